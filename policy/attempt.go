@@ -1,0 +1,103 @@
+// Package policy decides who is banned, and for how long.
+//
+// An Engine counts the attempts of each address in a sliding window. It does no I/O, starts no goroutine and never reads
+// the clock: time arrives with the attempts, so that replaying a recording next year gives the same bans. An Engine is
+// not safe for concurrent use; package daemon owns the only one.
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// An Attempt is one thing a remote address tried at FreeSWITCH's door, as one source reported it.
+type Attempt struct {
+	Addr      netip.Addr `json:"addr"` // the remote end; never IPv4-mapped, never the zero Addr
+	At        time.Time  `json:"at"`   // when FreeSWITCH saw it, not when we read it
+	Kind      Kind       `json:"kind"`
+	Source    Source     `json:"source"`
+	Method    Method     `json:"method,omitempty"`
+	User      string     `json:"user,omitempty"` // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
+	Domain    string     `json:"domain,omitempty"`
+	Profile   string     `json:"profile,omitempty"`
+	UserAgent string     `json:"user_agent,omitempty"`
+}
+
+// A Kind is what was tried. The set is closed and small: safe as a metric label.
+type Kind uint8
+
+// The kinds.
+const (
+	AuthFailure Kind = iota // credentials were presented and refused
+	Challenge               // no credentials yet: ordinary phones do this all day
+	AuthSuccess             // the password was right
+	Violation               // what mod_cti reports besides a failed registration: an irregular message, a number that is not allowed
+	numKinds
+)
+
+var kindNames = [numKinds]string{"auth_failure", "challenge", "auth_success", "violation"}
+
+// Kinds lists all kinds.
+func Kinds() []Kind { return []Kind{AuthFailure, Challenge, AuthSuccess, Violation} }
+
+func (k Kind) String() string { return kindNames[k] }
+
+// MarshalText and UnmarshalText write and read the name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the name.
+func (k *Kind) UnmarshalText(text []byte) error { return fromName(k, text, kindNames[:], "kind") }
+
+// A Source is who reported an attempt, or ordered a ban. The set is closed and small: safe as a metric label.
+type Source uint8
+
+// The sources.
+const (
+	Event    Source = iota // sofia's CUSTOM events on the event socket
+	Operator               // somebody with the fsban command
+	Kernel                 // an entry found in fsban's kernel set that the ledger did not know
+	CTILog                 // the file that mod_cti writes
+	numSources
+)
+
+var sourceNames = [numSources]string{"event", "operator", "kernel", "cti_log"}
+
+func (s Source) String() string { return sourceNames[s] }
+
+// MarshalText writes the name.
+func (s Source) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads the name.
+func (s *Source) UnmarshalText(text []byte) error { return fromName(s, text, sourceNames[:], "source") }
+
+// A Method is the SIP request that carried the attempt, where the source tells.
+type Method uint8
+
+// The methods.
+const (
+	AnyMethod Method = iota // not told
+	Register
+	Invite
+	numMethods
+)
+
+var methodNames = [numMethods]string{"", "REGISTER", "INVITE"}
+
+func (m Method) String() string { return methodNames[m] }
+
+// MarshalText writes the name.
+func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads the name.
+func (m *Method) UnmarshalText(text []byte) error { return fromName(m, text, methodNames[:], "method") }
+
+func fromName[T ~uint8](to *T, text []byte, names []string, what string) error {
+	for i, n := range names {
+		if n == string(text) {
+			*to = T(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %.40q is none of %q", what, text, names)
+}
