@@ -1,0 +1,209 @@
+package esl_test
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/percipia/eslgo"
+	"github.com/percipia/eslgo/command"
+
+	"fsban/detect"
+	"fsban/esl"
+	"fsban/internal/fakeswitch"
+)
+
+// BenchmarkEvents says what one event of FreeSWITCH costs, from the socket to what is made of it. Each sub-benchmark does
+// what the one before it does, and more; all of them read the same recorded bytes from a loopback connection: 1,000
+// addresses with a wrong password, so three events of each again and again. eslgo is the library's own connection.
+func BenchmarkEvents(b *testing.B) {
+	stream, at := failures(1000), time.UnixMicro(1795363922458042)
+	const events = 3 * 1000
+	size := len(stream) / events
+	for _, bench := range []struct {
+		name string
+		read func(b *testing.B, conn net.Conn) error
+	}{
+		{"discard", func(b *testing.B, conn net.Conn) error {
+			buf := make([]byte, 64<<10)
+			for left := b.N * size; left > 0; {
+				n, err := conn.Read(buf[:min(left, len(buf))])
+				if err != nil {
+					return err
+				}
+				left -= n
+			}
+			return nil
+		}},
+		{"frames", func(b *testing.B, conn net.Conn) error {
+			r := esl.NewReader(conn)
+			for range b.N {
+				if _, err := r.Next(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"events", func(b *testing.B, conn net.Conn) error {
+			return parse(b.N, conn, func(ev *esl.Event) {
+				for i := range wanted {
+					ev.Get(i)
+				}
+			})
+		}},
+		{"detect", func(b *testing.B, conn net.Conn) error {
+			d := detect.New()
+			return parse(b.N, conn, func(ev *esl.Event) { d.Event(ev, at) })
+		}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(size))
+			conn := feed(b, stream)
+			b.ResetTimer()
+			if err := bench.read(b, conn); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	b.Run("eslgo", func(b *testing.B) {
+		b.ReportAllocs()
+		b.SetBytes(int64(size))
+		benchmarkESLGo(b, stream)
+	})
+}
+
+// wanted are the headers that an event is read for.
+var wanted = []string{
+	"Event-Name", "Event-Subclass", "Event-Date-Timestamp", "profile-name", "network-ip", "network-port", "from-user",
+	"to-user", "to-host", "username", "user-agent", "auth-result", "registration-type",
+}
+
+// failures is what FreeSWITCH says when n addresses try a wrong password.
+func failures(n int) []byte {
+	var stream []byte
+	addr := netip.MustParseAddr("192.0.2.0")
+	for range n {
+		addr = addr.Next()
+		c := fakeswitch.Caller{Addr: addr}
+		stream = append(stream, fakeswitch.Frames(fakeswitch.WrongPassword, c, time.UnixMicro(1795363922458042))...)
+	}
+	return stream
+}
+
+func parse(n int, conn net.Conn, use func(*esl.Event)) error {
+	r, ev := esl.NewReader(conn), esl.NewEvent(detect.Fields)
+	for range n {
+		f, err := r.Next()
+		if err != nil {
+			return err
+		}
+		if err := ev.Parse(f.Body); err != nil {
+			return err
+		}
+		use(ev)
+	}
+	return nil
+}
+
+// feed returns a connection on which stream arrives again and again.
+func feed(b *testing.B, stream []byte) net.Conn {
+	addr := serve(b, func(conn net.Conn) {
+		for {
+			if _, err := conn.Write(stream); err != nil {
+				return
+			}
+		}
+	})
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// benchmarkESLGo has eslgo read the events and look at the same headers.
+func benchmarkESLGo(b *testing.B, stream []byte) {
+	addr := serve(b, func(conn net.Conn) {
+		greet(conn)
+		for {
+			if _, err := conn.Write(stream); err != nil {
+				return
+			}
+		}
+	})
+	opts := eslgo.DefaultInboundOptions
+	opts.Logger = nil
+	conn, err := opts.Dial(addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	var seen atomic.Int64
+	last := int64(b.N)
+	done := make(chan struct{})
+	conn.RegisterEventListener(eslgo.EventListenAll, func(ev *eslgo.Event) {
+		for _, name := range wanted {
+			ev.GetHeader(name)
+		}
+		if seen.Add(1) == last {
+			close(done)
+		}
+	})
+	b.ResetTimer()
+	if _, err := conn.SendCommand(b.Context(), command.Event{Format: "plain", Listen: []string{"ALL"}}); err != nil {
+		b.Fatal(err)
+	}
+	<-done
+	b.StopTimer()
+}
+
+// serve has handle talk to the first client of the address that it returns.
+func serve(tb testing.TB, handle func(net.Conn)) (addr string) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		handle(conn)
+	}()
+	tb.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+	return l.Addr().String()
+}
+
+// greet answers a login and a subscription.
+func greet(conn net.Conn) {
+	_, _ = io.WriteString(conn, "Content-Type: auth/request\n\n")
+	for _, answer := range []string{"+OK accepted", "+OK event listener enabled plain"} {
+		readCommand(conn)
+		_, _ = io.WriteString(conn, "Content-Type: command/reply\nReply-Text: "+answer+"\n\n")
+	}
+}
+
+// readCommand reads one command and its blank line, and nothing of what follows.
+func readCommand(conn net.Conn) (text string) {
+	for !strings.HasSuffix(strings.ReplaceAll(text, "\r", ""), "\n\n") {
+		var c [1]byte
+		if _, err := io.ReadFull(conn, c[:]); err != nil {
+			return text
+		}
+		text += string(c[:])
+	}
+	return strings.TrimSpace(text)
+}
