@@ -1,0 +1,225 @@
+// Package fakeswitch is a FreeSWITCH without telephones: it speaks the inbound event socket over TCP and replays what a
+// real one was recorded saying, with other callers, at other times. It misbehaves on request, as networks and servers do.
+//
+// Tests and `fsban demo` use it. It answers commands in the words of FreeSWITCH 1.11; events come in plain format only.
+package fakeswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Options say who may log in to a Switch, and see what. The zero value is a stock FreeSWITCH's: ClueCon, everything.
+type Options struct {
+	Password      string        // ClueCon when empty
+	User          string        // "user@domain" that may log in with userauth, with the same password; empty: nobody
+	AllowedEvents []string      // what that user may see, natives and subclasses; nil: everything, and the log
+	AllowedAPI    []string      // what that user may run; nil: everything
+	Heartbeat     time.Duration // a HEARTBEAT so often; 0: none
+	Queue         int           // bytes that may wait for one client, who is dropped beyond them; 64 MiB when 0
+}
+
+// A Switch is a pretended FreeSWITCH. Its methods may be called from any goroutine, before and during Serve.
+type Switch struct {
+	opts Options
+
+	mu       sync.Mutex
+	listener net.Listener
+	addr     string // of the last listener
+	clients  map[*client]struct{}
+	changed  chan struct{} // closed, and replaced, whenever something changes that a Wait method waits for
+	fault    Fault
+	replies  map[string]string
+	sequence uint64
+	dropped  uint64
+}
+
+// New returns a Switch. It starts nothing.
+func New(o Options) *Switch {
+	if o.Password == "" {
+		o.Password = "ClueCon"
+	}
+	if o.Queue == 0 {
+		o.Queue = 64 << 20
+	}
+	return &Switch{
+		opts:    o,
+		clients: make(map[*client]struct{}),
+		changed: make(chan struct{}),
+		replies: map[string]string{
+			"status":  string(mustRead("api-status.txt")),
+			"version": "FreeSWITCH Version 1.11.3-dev+git~20260821T141014Z~cc93a683ca~64bit (git cc93a68 2026-08-21 14:10:14Z 64bit)\n",
+		},
+	}
+}
+
+// Listen opens the event socket at addr (host:port; port 0 for any). After CloseListener it opens it again.
+func (s *Switch) Listen(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		l.Close()
+		return fmt.Errorf("listen on %s: listening on %s already", addr, s.addr)
+	}
+	s.listener, s.addr = l, l.Addr().String()
+	s.notify()
+	return nil
+}
+
+// CloseListener stops listening; those who are connected stay.
+func (s *Switch) CloseListener() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		s.listener.Close()
+		s.listener = nil
+	}
+}
+
+// Addr returns where the Switch listens, or did: host:port. It is empty before Listen.
+func (s *Switch) Addr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+// Serve answers clients until ctx ends. It returns ctx's error, after every goroutine that it started.
+func (s *Switch) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer context.AfterFunc(ctx, s.CloseListener)()
+	defer s.CloseListener()
+
+	if s.opts.Heartbeat > 0 {
+		running.Go(func() { s.beat(ctx) })
+	}
+	for {
+		var l net.Listener
+		if err := s.wait(ctx, func() bool { l = s.listener; return l != nil }); err != nil {
+			return err
+		}
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			running.Go(func() { s.serve(ctx, conn.(*net.TCPConn)) })
+		case !errors.Is(err, net.ErrClosed):
+			cancel()
+			return fmt.Errorf("accept on %s: %w", s.Addr(), err)
+		}
+	}
+}
+
+func (s *Switch) beat(ctx context.Context) {
+	ticker := time.NewTicker(s.opts.Heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case at := <-ticker.C:
+			s.Emit(Heartbeat, Caller{}, at)
+		}
+	}
+}
+
+// Emit sends the events of a situation to every client that listens to them. It never waits for a client: see Dropped.
+func (s *Switch) Emit(sit Situation, c Caller, at time.Time) {
+	r := recordingOf(sit)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range r.events {
+		s.sequence++
+		frame := r.appendFrame(nil, e, c, at, s.sequence)
+		for client := range s.clients {
+			if client.listens(e.name) {
+				client.send(frame)
+			}
+		}
+	}
+}
+
+// EmitRaw sends bytes as they are to every client that is logged in.
+func (s *Switch) EmitRaw(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		if c.loggedIn {
+			c.send(b)
+		}
+	}
+}
+
+// SetReply makes reply the answer to `api command`, arguments included. status and version are answered anyway.
+func (s *Switch) SetReply(command, reply string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replies[command] = reply
+}
+
+// Clients returns how many clients are connected, logged in or not.
+func (s *Switch) Clients() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.clients)
+}
+
+// Dropped returns how many clients were cut off because they did not read what waited for them.
+func (s *Switch) Dropped() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
+}
+
+// WaitClients waits until n clients are connected.
+func (s *Switch) WaitClients(ctx context.Context, n int) error {
+	return s.wait(ctx, func() bool { return len(s.clients) == n })
+}
+
+// WaitSubscribed waits until some client listens to all of names, natives and subclasses; without names, to anything.
+func (s *Switch) WaitSubscribed(ctx context.Context, names ...string) error {
+	return s.wait(ctx, func() bool {
+		for c := range s.clients {
+			ready := len(c.events) > 0
+			for _, name := range names {
+				ready = ready && c.listens(name)
+			}
+			if ready {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// wait waits until ready, which is called with the lock held.
+func (s *Switch) wait(ctx context.Context, ready func() bool) error {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		ok, changed := ready(), s.changed
+		s.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	return ctx.Err()
+}
+
+// notify wakes those who wait. The lock is held.
+func (s *Switch) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
