@@ -1,0 +1,81 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// testEnv holds the name of the test that Run has started this process for.
+const testEnv = "FSBAN_NETNS_TEST"
+
+// A tester is what Run needs of a *testing.T. The programs that use Command need no package testing this way.
+type tester interface {
+	Helper()
+	Name() string
+	Context() context.Context
+	Cleanup(func())
+	Logf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// Run runs f in namespaces of its own, prepared, by starting the test program once more for nothing but this test; what t
+// did before Run happens there again. Where namespaces or one of tools are missing the test fails: a test that is skipped
+// proves nothing.
+func Run[T tester](t T, f func(T), tools ...string) {
+	t.Helper()
+	if os.Getenv(testEnv) == t.Name() {
+		done, err := Prepare()
+		if err != nil {
+			t.Fatalf("prepare the namespaces: %v", err)
+		}
+		t.Cleanup(done)
+		for _, tool := range tools {
+			if _, err := exec.LookPath(tool); err != nil {
+				t.Fatalf("this test needs the program %s, and fails without it: %v", tool, err)
+			}
+		}
+		f(t)
+		return
+	}
+
+	// The program is to die with this process: with the thread that starts it, to be exact.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := Command(t.Context(), os.Args[0], arguments(t.Name())...)
+	// The race detector sleeps for a second at the end of each process, unless it is told otherwise.
+	cmd.Env = append(cmd.Env, testEnv+"="+t.Name(), "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
+	out, err := cmd.CombinedOutput()
+	exit := (*exec.ExitError)(nil)
+	switch {
+	case err != nil && !errors.As(err, &exit):
+		t.Fatalf("this test needs user and network namespaces, and fails without them: %v\n"+
+			"(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)", err)
+	case err != nil:
+		t.Fatalf("in namespaces of its own: %v\n%s", err, out)
+	case !bytes.Contains(out, []byte("--- PASS: "+t.Name()+" (")):
+		t.Fatalf("in namespaces of its own the test did not run to its end:\n%s", out)
+	}
+	t.Logf("in namespaces of its own:\n%s", out)
+}
+
+// arguments make a test program run exactly the test of that name.
+func arguments(name string) []string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	args := []string{"-test.v", "-test.run=" + strings.Join(parts, "/")}
+	for _, inherited := range []string{"test.timeout", "test.gocoverdir"} {
+		if f := flag.Lookup(inherited); f != nil && f.Value.String() != "" {
+			args = append(args, "-"+inherited+"="+f.Value.String())
+		}
+	}
+	return args
+}
