@@ -1,0 +1,146 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// The benchmarks run in namespaces of their own, on this machine's kernel:
+//
+//	go test -run '^$' -bench . ./firewall
+
+// quiet starts an enforcer that nothing disturbs, and returns the channel on which it reports what it applied.
+func quiet(b *testing.B) (*Enforcer, <-chan time.Duration) {
+	b.Helper()
+	useIPTables(b, "nft")
+	applied := make(chan time.Duration, 200_000)
+	book := newBook()
+	e := NewEnforcer(open(b, Options{}), EnforcerOptions{
+		Bans:    book.all,
+		Applied: func(_ bool, took time.Duration) { applied <- took },
+		Check:   time.Hour,
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = e.Run(b.Context())
+	}()
+	b.Cleanup(func() { <-done })
+	for !e.Status().Enforcing {
+		time.Sleep(time.Millisecond)
+	}
+	return e, applied
+}
+
+// nth returns the prefix number i of a large network.
+func nth(i int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+}
+
+// BenchmarkBan is one ban from the order to the kernel's word that it is in force.
+func BenchmarkBan(b *testing.B) {
+	e, applied := quiet(b)
+	var all []time.Duration
+	for i := 0; b.Loop(); i++ {
+		now := time.Now()
+		e.Ban(nth(i%1_000_000), now.Add(time.Hour), now)
+		all = append(all, <-applied)
+	}
+	slices.Sort(all)
+	for _, p := range []int{50, 99} {
+		b.ReportMetric(float64(all[len(all)*p/100].Nanoseconds()), fmt.Sprintf("p%d-ns", p))
+	}
+}
+
+// BenchmarkBans are many bans at once, into empty sets.
+func BenchmarkBans(b *testing.B) {
+	for _, n := range []int{5000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			e, applied := quiet(b)
+			for b.Loop() {
+				b.StopTimer()
+				command(b, "ipset flush fsban4")
+				b.StartTimer()
+				now := time.Now()
+				for i := range n {
+					e.Ban(nth(i), now.Add(time.Hour), now)
+				}
+				for range n {
+					<-applied
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCheck is a check that finds everything in its place, with a set of some size.
+func BenchmarkCheck(b *testing.B) {
+	for _, kind := range []string{"nft", "legacy"} {
+		b.Run(kind, func(b *testing.B) {
+			useIPTables(b, kind)
+			k := filled(b, 1000)
+			for b.Loop() {
+				if made, err := k.setup(); err != nil || len(made) > 0 {
+					b.Fatal(made, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkList is a listing of all entries.
+func BenchmarkList(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			useIPTables(b, "nft")
+			k := filled(b, n)
+			for b.Loop() {
+				if list, err := k.entries(); err != nil || len(list) != n {
+					b.Fatal(len(list), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkFull is a batch of bans that all find their set full.
+func BenchmarkFull(b *testing.B) {
+	useIPTables(b, "nft")
+	k := open(b, Options{MaxBans: 16})
+	if _, err := k.Teardown(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := k.setup(); err != nil {
+		b.Fatal(err)
+	}
+	ops := make([]op, 0, 10_016)
+	for i := range cap(ops) {
+		ops = append(ops, op{prefix: nth(i), add: true})
+	}
+	for b.Loop() {
+		if failed, err := k.apply(ops); len(failed) != 10_000 {
+			b.Fatal(len(failed), err)
+		}
+	}
+}
+
+// filled returns a backend that is set up, with n bans in force.
+func filled(b *testing.B, n int) *IPTables {
+	b.Helper()
+	k := open(b, Options{})
+	if _, err := k.setup(); err != nil {
+		b.Fatal(err)
+	}
+	command(b, "ipset flush")
+	ops := make([]op, 0, n)
+	for i := range n {
+		ops = append(ops, op{prefix: nth(i), add: true, until: time.Now().Add(time.Hour)})
+	}
+	if _, err := k.apply(ops); err != nil {
+		b.Fatal(err)
+	}
+	return k
+}

@@ -1,0 +1,609 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A kernel is a backend that can be told to fail. Its entries end by themselves, two seconds late, and it cannot hold
+// them for longer than a real one.
+type kernel struct {
+	mu       sync.Mutex
+	holds    map[netip.Prefix]time.Time
+	setups   []time.Time // when setup was called
+	listings int
+	batches  [][]op
+	lacks    []string // what setup will have to make
+	noSetup  error
+	noApply  error
+	refuses  map[netip.Prefix]error
+	during   func() // called once, while a batch is applied
+}
+
+func newKernel() *kernel {
+	return &kernel{holds: make(map[netip.Prefix]time.Time), refuses: make(map[netip.Prefix]error)}
+}
+
+// change runs f while the enforcer does not use k.
+func (k *kernel) change(f func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f()
+}
+
+func (*kernel) Name() string { return "kernel" }
+
+func (*kernel) Dropped() map[string]Dropped { return nil }
+
+func (k *kernel) setup() (made []string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.setups = append(k.setups, time.Now())
+	if k.noSetup != nil {
+		return nil, k.noSetup
+	}
+	made, k.lacks = k.lacks, nil
+	return made, nil
+}
+
+func (k *kernel) apply(ops []op) (failed []op, err error) {
+	k.mu.Lock()
+	during := k.during
+	k.during = nil
+	k.mu.Unlock()
+	if during != nil {
+		during()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.batches = append(k.batches, slices.Clone(ops))
+	if k.noApply != nil {
+		return ops, k.noApply
+	}
+	for _, o := range ops {
+		switch refused := k.refuses[o.prefix]; {
+		case refused != nil:
+			failed, err = append(failed, o), fmt.Errorf("add %v: %w", o.prefix, refused)
+		case o.add && !o.until.IsZero():
+			k.holds[o.prefix] = time.Now().Add(min(time.Until(o.until), maxTimeout))
+		case o.add:
+			k.holds[o.prefix] = time.Time{}
+		default:
+			delete(k.holds, o.prefix)
+		}
+	}
+	return failed, err
+}
+
+func (k *kernel) entries() ([]Entry, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.listings++
+	var list []Entry
+	for p, until := range k.holds {
+		if until.IsZero() || until.After(time.Now()) {
+			list = append(list, Entry{Prefix: p, Left: left(until, time.Now())})
+		}
+	}
+	return list, nil
+}
+
+func (k *kernel) size() (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.holds, func(_ netip.Prefix, until time.Time) bool {
+		return !until.IsZero() && time.Since(until) > 2*time.Second
+	})
+	return len(k.holds), nil
+}
+
+func (k *kernel) held() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	list := []string{}
+	for p := range k.holds {
+		list = append(list, p.Addr().String())
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+func (k *kernel) until(p string) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.holds[prefix(p)]
+}
+
+func (k *kernel) count() (holds, setups, listings int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.holds), len(k.setups), k.listings
+}
+
+var errBroken = errors.New("broken")
+
+func TestBansInForceAreSaidSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		if s := NewEnforcer(k, EnforcerOptions{}).Status(); s.Enforcing || s.Err == nil {
+			t.Errorf("before the first set-up: %+v", s)
+		}
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		began := time.Now()
+		if s := r.Status(); !s.Enforcing || s.Err != nil || !s.Since.Equal(began) || s.Backend != "kernel" {
+			t.Errorf("after it: %+v", s)
+		}
+		r.ban("192.0.2.7", time.Hour)
+		r.ban("192.0.2.8", Forever)
+		synctest.Wait()
+		r.unban("192.0.2.7")
+		synctest.Wait()
+		if got := k.held(); got != "192.0.2.8" {
+			t.Errorf("the kernel holds %q", got)
+		}
+		if bans, unbans := r.applied(); bans != 2 || unbans != 1 {
+			t.Errorf("%d bans and %d unbans were reported, want 2 and 1", bans, unbans)
+		}
+		time.Sleep(time.Hour)
+		if s := r.Status(); !s.Since.Equal(began) || s.Repairs+s.Restored+s.Failures != 0 || len(r.told()) != 1 {
+			t.Errorf("after a quiet hour: %+v, told %d times", s, len(r.told()))
+		}
+	})
+}
+
+func TestOrdersOutliveAKernelThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.noApply = errBroken })
+		for i := range 100 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		time.Sleep(time.Minute)
+		s := r.Status()
+		if s.Enforcing || !errors.Is(s.Err, errBroken) || s.Pending != 100 || s.Failures < 5 {
+			t.Errorf("while it fails: %+v", s)
+		}
+		if bans, _ := r.applied(); bans != 0 {
+			t.Errorf("%d bans were reported as in force", bans)
+		}
+		k.change(func() { k.noApply = nil })
+		time.Sleep(10 * time.Second)
+		if s := r.Status(); !s.Enforcing || s.Err != nil || s.Pending != 0 || s.Restored != 0 {
+			t.Errorf("afterwards: %+v", s)
+		}
+		bans, _ := r.applied()
+		if holds, _, _ := k.count(); bans != 100 || holds != 100 {
+			t.Errorf("%d bans reported, %d in the kernel, want 100", bans, holds)
+		}
+	})
+}
+
+func TestOrdersOutliveAFailedSetUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.noSetup, k.noApply = errBroken, errors.New("no set")
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r.ban("192.0.2.7", time.Hour)
+		time.Sleep(time.Second)
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, errBroken) || s.Pending != 1 {
+			t.Errorf("while it cannot be set up: %+v", s)
+		}
+		k.change(func() { k.noSetup, k.noApply = nil, nil })
+		time.Sleep(2 * time.Second)
+		if s := r.Status(); !s.Enforcing || s.Pending != 0 || k.held() != "192.0.2.7" {
+			t.Errorf("afterwards: %+v, the kernel holds %q", s, k.held())
+		}
+	})
+}
+
+func TestSetsAreFilledWhileRulesFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.noSetup = errBroken })
+		time.Sleep(time.Minute)
+		r.ban("192.0.2.7", time.Hour)
+		synctest.Wait()
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, errBroken) || k.held() != "192.0.2.7" {
+			t.Errorf("%+v, the kernel holds %q", s, k.held())
+		}
+	})
+}
+
+func TestNewerOrderWinsOverTheOneThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.noApply = errBroken })
+		r.ban("192.0.2.1", time.Hour)
+		r.ban("192.0.2.2", time.Hour)
+		r.ban("192.0.2.3", time.Hour)
+		synctest.Wait()
+		r.ban("192.0.2.1", 2*time.Hour)
+		r.unban("192.0.2.2")
+		want := time.Now().Add(2 * time.Hour)
+		time.Sleep(5 * time.Second)
+		if s := r.Status(); s.Pending != 3 {
+			t.Errorf("%d orders wait, want the newest of each of three prefixes", s.Pending)
+		}
+		k.change(func() { k.noApply, k.batches = nil, nil })
+		time.Sleep(10 * time.Second)
+		if until := k.until("192.0.2.1"); k.held() != "192.0.2.1 192.0.2.3" || !until.Equal(want) {
+			t.Errorf("the kernel holds %q, the first until %v", k.held(), until)
+		}
+		r.stop()
+		for _, o := range slices.Concat(k.batches...) {
+			if o.prefix == prefix("192.0.2.2") && o.add || o.prefix == prefix("192.0.2.1") && !o.until.Equal(want) {
+				t.Errorf("an order that was replaced came through: %+v", o)
+			}
+		}
+	})
+}
+
+func TestOrderGivenWhileAnOlderOneFailsIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() {
+			k.refuses[prefix("192.0.2.1")] = errBroken
+			k.during = func() { r.unban("192.0.2.1") }
+		})
+		r.ban("192.0.2.1", time.Hour)
+		synctest.Wait()
+		k.change(func() { delete(k.refuses, prefix("192.0.2.1")) })
+		time.Sleep(time.Minute)
+		if s := r.Status(); !s.Enforcing || s.Pending != 0 || k.held() != "" {
+			t.Errorf("%+v, the kernel holds %q, want nothing", s, k.held())
+		}
+	})
+}
+
+func TestRefusedBanHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.refuses[prefix("192.0.2.2")] = ErrSetFull })
+		for i := range 5 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		synctest.Wait()
+		if got := k.held(); got != "192.0.2.0 192.0.2.1 192.0.2.3 192.0.2.4" {
+			t.Errorf("the kernel holds %q", got)
+		}
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetFull) || s.Pending != 1 {
+			t.Errorf("%+v", s)
+		}
+		r.ban("192.0.2.9", time.Hour)
+		synctest.Wait()
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetFull) {
+			t.Errorf("a success hides that another ban is refused: %+v", s)
+		}
+		k.change(func() { clear(k.refuses) })
+		time.Sleep(10 * time.Second)
+		if s := r.Status(); !s.Enforcing || s.Pending != 0 || s.Restored != 0 || !strings.Contains(k.held(), "192.0.2.2") {
+			t.Errorf("with room again: %+v, the kernel holds %q", s, k.held())
+		}
+	})
+}
+
+func TestRefusedBansPutNoCheckOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.noApply = ErrSetFull })
+		for i := range 600 { // a minute of an attack on a full set
+			r.ban(fmt.Sprintf("192.0.%d.%d", i/256, i%256), time.Hour)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if _, n, _ := k.count(); n < 6 {
+			t.Errorf("%d checks in a minute", n)
+		}
+		if n := len(r.told()); n > 2 {
+			t.Errorf("the same reason was told %d times", n)
+		}
+	})
+}
+
+func TestTriesSlowDownToRetryMax(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.noSetup = errBroken
+		began := time.Now()
+		r := enforce(t, k, newBook(), EnforcerOptions{RetryMin: time.Second, RetryMax: 4 * time.Second})
+		time.Sleep(16 * time.Second)
+		k.change(func() { k.noSetup = nil })
+		time.Sleep(30 * time.Second)
+		r.stop()
+		var got []string
+		for _, at := range k.setups {
+			got = append(got, at.Sub(began).String())
+		}
+		if want := "0s 1s 3s 7s 11s 15s 19s 29s 39s"; strings.Join(got, " ") != want {
+			t.Errorf("checks at %v, want %s", got, want)
+		}
+	})
+}
+
+func TestStartRestoresAndAdopts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.holds[prefix("192.0.2.1")] = time.Now().Add(time.Hour)       // known
+		k.holds[prefix("192.0.2.2")] = time.Now().Add(time.Hour)       // of an earlier run
+		k.holds[prefix("192.0.2.3")] = time.Time{}                     // by hand
+		k.holds[prefix("192.0.2.4")] = time.Now().Add(2 * time.Second) // almost over
+		b := newBook()
+		b.write(prefix("192.0.2.1"), time.Now().Add(time.Hour))
+		b.write(prefix("192.0.2.5"), time.Now().Add(time.Hour)) // lost with a reboot
+		b.write(prefix("192.0.2.6"), time.Now())                // over
+		r := enforce(t, k, b, EnforcerOptions{})
+		synctest.Wait()
+		if got := k.held(); got != "192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4 192.0.2.5" {
+			t.Errorf("the kernel holds %q", got)
+		}
+		var adopted []string
+		for _, e := range r.adopted {
+			adopted = append(adopted, fmt.Sprint(e.Prefix.Addr(), " ", e.Left))
+		}
+		slices.Sort(adopted)
+		if want := []string{"192.0.2.2 1h0m0s", "192.0.2.3 -1ns"}; !slices.Equal(adopted, want) {
+			t.Errorf("adopted %q, want %q", adopted, want)
+		}
+		if s := r.Status(); !s.Enforcing || s.Restored != 0 {
+			t.Errorf("%+v", s)
+		}
+		if bans, _ := r.applied(); bans != 0 {
+			t.Errorf("%d restored bans were reported as new", bans)
+		}
+	})
+}
+
+func TestWhatSomebodyRemovedIsPutBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		damage            func(*kernel)
+		repairs, restored uint64
+	}{
+		"one entry":   {func(k *kernel) { delete(k.holds, prefix("192.0.2.1")) }, 0, 1},
+		"all entries": {func(k *kernel) { clear(k.holds) }, 0, 3},
+		"the rules":   {func(k *kernel) { k.lacks = []string{"rule", "jump"} }, 2, 0},
+		"everything":  {func(k *kernel) { clear(k.holds); k.lacks = []string{"set", "rule", "jump"} }, 3, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKernel()
+				r := enforce(t, k, newBook(), EnforcerOptions{})
+				for i := range 3 {
+					r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+				}
+				synctest.Wait()
+				k.change(func() { test.damage(k) })
+				time.Sleep(11 * time.Second)
+				if k.held() != "192.0.2.0 192.0.2.1 192.0.2.2" {
+					t.Errorf("the kernel holds %q", k.held())
+				}
+				if s := r.Status(); s.Repairs != test.repairs || s.Restored != test.restored || !s.Enforcing {
+					t.Errorf("%d repaired and %d restored, want %d and %d: %+v", s.Repairs, s.Restored, test.repairs, test.restored, s)
+				}
+				if told := r.told(); len(told) != 2 || told[1].Repairs != test.repairs || told[1].Restored != test.restored {
+					t.Errorf("told %+v, want the start and the repair", told)
+				}
+			})
+		})
+	}
+}
+
+func TestRefusedBansDoNotHideThatOthersAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		for i := range 20 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		synctest.Wait()
+		k.change(func() { k.refuses[prefix("192.0.2.99")] = errBroken })
+		r.ban("192.0.2.99", time.Hour)
+		synctest.Wait()
+		k.change(func() { clear(k.holds) })
+		time.Sleep(20 * time.Second)
+		if n, _, _ := k.count(); n != 20 {
+			t.Errorf("%d bans are in force, want 20", n)
+		}
+		if s := r.Status(); s.Pending != 1 || s.Restored != 20 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestUnbanIsNotUndoneByACheckRightBehindIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r.ban("192.0.2.1", time.Hour)
+		r.ban("192.0.2.2", time.Hour)
+		time.Sleep(10*time.Second - time.Nanosecond)
+		// The check comes between the two halves of an unban, and has reason to look closely.
+		r.Unban(prefix("192.0.2.1"), time.Now())
+		k.change(func() { delete(k.holds, prefix("192.0.2.2")) })
+		time.Sleep(time.Second)
+		r.book.strike(prefix("192.0.2.1"))
+		time.Sleep(time.Minute)
+		if k.held() != "192.0.2.2" || len(r.adopted) != 0 {
+			t.Errorf("the kernel holds %q, adopted %v", k.held(), r.adopted)
+		}
+	})
+}
+
+func TestBanLongerThanTheKernelCanHoldNeverEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		r.ban("192.0.2.1", 100*24*time.Hour)
+		end := time.Now().Add(100 * 24 * time.Hour)
+		for time.Now().Before(end) {
+			synctest.Wait()
+			if k.until("192.0.2.1").Before(time.Now()) {
+				t.Fatalf("it ended %v before its time", time.Until(end))
+			}
+			time.Sleep(time.Hour)
+		}
+		if s := r.Status(); s.Restored != 0 {
+			t.Errorf("%d bans were restored, want renewals alone", s.Restored)
+		}
+	})
+}
+
+func TestWrongEndIsPutRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.holds[prefix("192.0.2.1")] = time.Now().Add(time.Minute)
+		k.holds[prefix("192.0.2.2")] = time.Time{}
+		k.holds[prefix("192.0.2.3")] = time.Now().Add(time.Hour)
+		b := newBook()
+		until := time.Now().Add(24 * time.Hour)
+		b.write(prefix("192.0.2.1"), until)
+		b.write(prefix("192.0.2.2"), until)
+		b.write(prefix("192.0.2.3"), time.Time{})
+		enforce(t, k, b, EnforcerOptions{}).stop()
+		if !maps.Equal(k.holds, b.bans) {
+			t.Errorf("the kernel holds %v, want %v", k.holds, b.bans)
+		}
+	})
+}
+
+func TestBansThatEndNeedNoListing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		for i := range 500 {
+			r.ban(fmt.Sprintf("192.0.%d.%d", i/256, i%256), time.Duration(i)*time.Second+30*time.Second)
+		}
+		for range 600 {
+			time.Sleep(time.Second)
+			for p, until := range r.book.all() {
+				if !until.After(time.Now()) {
+					r.book.strike(p)
+				}
+			}
+		}
+		if _, _, n := k.count(); n != 1 || k.held() != "" {
+			t.Errorf("%d listings, want one at the start; the kernel holds %q", n, k.held())
+		}
+		if s := r.Status(); s.Restored != 0 || len(r.adopted) != 0 {
+			t.Errorf("%+v, adopted %v", s, r.adopted)
+		}
+	})
+}
+
+func TestChangesAreToldOnceAReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		time.Sleep(time.Minute)
+		k.change(func() { k.noSetup = fmt.Errorf("first try: %w", errBroken) })
+		time.Sleep(time.Minute)
+		k.change(func() { k.noSetup = fmt.Errorf("next try: %w", errBroken) })
+		time.Sleep(time.Minute)
+		k.change(func() { k.noSetup = errors.New("something else") })
+		time.Sleep(time.Minute)
+		k.change(func() { k.noSetup = nil })
+		time.Sleep(time.Minute)
+		var got []string
+		for _, s := range r.told() {
+			got = append(got, fmt.Sprint(s.Enforcing, " ", s.Err))
+		}
+		if want := []string{"true <nil>", "false first try: broken", "false something else", "true <nil>"}; !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	})
+}
+
+func TestEndOfRunTriesWhatIsPendingOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		k.change(func() { k.refuses[prefix("192.0.2.1")] = errBroken })
+		r.ban("192.0.2.1", time.Hour)
+		synctest.Wait()
+		k.change(func() { clear(k.refuses) })
+		r.ban("192.0.2.2", time.Hour)
+		r.stop()
+		if got := k.held(); got != "192.0.2.1 192.0.2.2" {
+			t.Errorf("the kernel holds %q", got)
+		}
+	})
+}
+
+// Many callers and a kernel that fails at random: in the end it holds what the book says.
+func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			k := newKernel()
+			r := enforce(t, k, newBook(), EnforcerOptions{})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var callers sync.WaitGroup
+			for c := range uint64(4) {
+				callers.Go(func() {
+					rnd := rand.New(rand.NewPCG(seed, c))
+					for ctx.Err() == nil {
+						p := fmt.Sprintf("192.0.%d.%d", c, rnd.IntN(20)) // two decisions on one prefix never overlap
+						if rnd.IntN(2) == 0 {
+							r.ban(p, time.Hour)
+						} else {
+							r.unban(p)
+						}
+						time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond)
+					}
+				})
+			}
+			rnd := rand.New(rand.NewPCG(seed, 99))
+			for ctx.Err() == nil {
+				k.change(func() {
+					k.noApply, k.noSetup = nil, nil
+					clear(k.refuses)
+					switch rnd.IntN(6) {
+					case 0:
+						k.noApply = errBroken
+					case 1:
+						k.noSetup = errBroken
+					case 2:
+						k.refuses[prefix(fmt.Sprintf("192.0.%d.%d", rnd.IntN(4), rnd.IntN(20)))] = errBroken
+					case 3:
+						clear(k.holds)
+						k.lacks = []string{"set"}
+					}
+				})
+				time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+			}
+			callers.Wait()
+			k.change(func() { k.noApply, k.noSetup = nil, nil; clear(k.refuses) })
+			time.Sleep(30 * time.Second)
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			if !maps.EqualFunc(k.holds, r.book.bans, func(a, b time.Time) bool { return a.Sub(b).Abs() < drift }) {
+				t.Errorf("seed %d: the kernel holds %v, the book says %v", seed, k.holds, r.book.bans)
+			}
+			if s := r.Status(); !s.Enforcing || s.Pending != 0 || len(r.adopted) != 0 {
+				t.Errorf("seed %d: %+v, adopted %v", seed, s, r.adopted)
+			}
+		})
+	}
+}

@@ -1,0 +1,283 @@
+package firewall
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
+)
+
+// The names of what fsban makes in the kernel, and of nothing else.
+const (
+	ChainName = "FSBAN"
+	SetIPv4   = "fsban4"
+	SetIPv6   = "fsban6"
+)
+
+// Options say where and how a backend bans.
+type Options struct {
+	Hooks   []Hook // default raw/PREROUTING: before connection tracking, so that established flows stop too
+	MaxBans int    // size of each set; default 1,000,000
+}
+
+// IPTables bans through one ipset and one iptables rule a family.
+type IPTables struct {
+	opts     Options
+	families []*family
+	sets     *ipsets
+
+	mu      sync.Mutex // guards dropped, which any goroutine may read
+	dropped map[string]Dropped
+}
+
+// A family is IPv4 or IPv6 with its own iptables, chain and set.
+type family struct {
+	name  string // ipv4, ipv6: the label of metrics
+	set   string
+	id    uint8
+	ipt   *iptables.IPTables // nil where the host does not speak IPv6: a set is kept all the same, and needs no rule
+	unfit error              // why the set must be left alone: it could not be made, or is somebody else's
+	seen  Dropped            // the rules' counters as last read
+	total Dropped            // of all rules that this process has read
+}
+
+// Dropped counts what fsban's rules threw away.
+type Dropped struct{ Packets, Bytes uint64 }
+
+// lockWait is how many seconds one iptables may wait for the lock of another.
+const lockWait = 5
+
+// NewIPTables finds the host's iptables. It changes nothing.
+func NewIPTables(opts Options) (*IPTables, error) {
+	if len(opts.Hooks) == 0 {
+		opts.Hooks = []Hook{{"raw", "PREROUTING"}}
+	}
+	opts.MaxBans = cmp.Or(opts.MaxBans, 1_000_000)
+	b := &IPTables{opts: opts, dropped: make(map[string]Dropped)}
+	b.families = []*family{
+		{name: "ipv4", set: SetIPv4, id: unix.AF_INET},
+		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6},
+	}
+	for _, f := range b.families {
+		proto := iptables.ProtocolIPv4
+		if f.id == unix.AF_INET6 {
+			if !hostHasIPv6() {
+				continue
+			}
+			proto = iptables.ProtocolIPv6
+		}
+		var err error
+		if f.ipt, err = iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait)); err != nil {
+			return nil, fmt.Errorf("find iptables for %s (install the package iptables): %w", f.name, err)
+		}
+	}
+	var err error
+	b.sets, err = dialIPSet()
+	return b, err
+}
+
+// hostHasIPv6 tells whether the kernel speaks IPv6 at all: one started with ipv6.disable=1 has no ip6tables either.
+func hostHasIPv6() bool {
+	_, err := os.Stat("/proc/net/if_inet6")
+	return err == nil
+}
+
+// Name returns "iptables".
+func (b *IPTables) Name() string { return "iptables" }
+
+// Close ends the connection to the kernel. Everything stays in force.
+func (b *IPTables) Close() error { return b.sets.close() }
+
+// Dropped returns what the rules threw away since this process started, by family, as of the last check.
+func (b *IPTables) Dropped() map[string]Dropped {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.dropped)
+}
+
+// setup makes whatever is missing of sets, chains, rules and jumps, in an order that never opens a gap, and returns what
+// it had to make. A family that fails does not hold up the other one.
+func (b *IPTables) setup() (made []string, err error) {
+	for _, f := range b.families {
+		m, e := b.setupSet(f)
+		made, err = append(made, m...), cmp.Or(err, e)
+		if f.unfit != nil || f.ipt == nil {
+			continue
+		}
+		m, e = f.setupRules(b.opts.Hooks)
+		made, err = append(made, m...), cmp.Or(err, e)
+		b.mu.Lock()
+		b.dropped[f.name] = f.total
+		b.mu.Unlock()
+	}
+	return made, err
+}
+
+func (b *IPTables) setupSet(f *family) (made []string, err error) {
+	info, err := f.inspect(b.sets)
+	if errors.Is(err, errNoSet) {
+		if err = b.sets.create(f.set, f.id, uint32(b.opts.MaxBans)); err == nil {
+			made = []string{"set " + f.set}
+		}
+		f.unfit = err
+		return made, err
+	}
+	f.unfit = err
+	if err != nil || info.maxElem == uint32(b.opts.MaxBans) || int(info.elements) > b.opts.MaxBans {
+		return nil, err
+	}
+	return nil, b.resize(f)
+}
+
+// inspect reads the header of the family's set. The error wraps errNoSet or ErrSetClash where it is not there or somebody
+// else's.
+func (f *family) inspect(sets *ipsets) (setInfo, error) {
+	info, err := sets.info(f.set)
+	if err == nil && (info.typeName != setType || info.family != f.id || !info.timeouts) {
+		err = fmt.Errorf("ipset %s is of type %s: %w", f.set, info.typeName, ErrSetClash)
+	}
+	return info, err
+}
+
+// resize puts the entries of a set into a new one of the configured size and swaps the two: no packet sees a gap.
+func (b *IPTables) resize(f *family) error {
+	fresh := f.set + "-new"
+	if err := b.sets.destroy(fresh); err != nil && !errors.Is(err, errNoSet) {
+		return err
+	}
+	entries, err := b.sets.entries(f.set)
+	if err != nil {
+		return err
+	}
+	if err := b.sets.create(fresh, f.id, uint32(b.opts.MaxBans)); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(entries, batch) {
+		if err := b.sets.add(fresh, part); err != nil {
+			return err
+		}
+	}
+	if err := b.sets.swap(f.set, fresh); err != nil {
+		return err
+	}
+	return b.sets.destroy(fresh)
+}
+
+// apply carries out ops: bans and unbans. It returns those that failed, and why the first of them did.
+func (b *IPTables) apply(ops []op) (failed []op, err error) {
+	for _, f := range b.families {
+		var adds, dels []op
+		for _, o := range ops {
+			switch {
+			case o.prefix.Addr().Is4() != (f.id == unix.AF_INET):
+			case f.unfit != nil:
+				failed, err = append(failed, o), cmp.Or(err, f.unfit)
+			case o.add:
+				adds = append(adds, o)
+			default:
+				dels = append(dels, o)
+			}
+		}
+		for _, part := range []struct {
+			ops    []op
+			change func(string, []Entry) error
+		}{{dels, b.sets.del}, {adds, b.sets.add}} {
+			bad, e := inBatches(f.set, part.ops, part.change)
+			failed, err = append(failed, bad...), cmp.Or(err, e)
+		}
+	}
+	return failed, err
+}
+
+// inBatches applies ops many to a message. A message that the kernel refuses is tried again entry by entry, so that one
+// bad entry does not hold up the others.
+func inBatches(set string, ops []op, change func(string, []Entry) error) (failed []op, first error) {
+	now := time.Now()
+	entries := make([]Entry, 0, min(len(ops), batch))
+	for part := range slices.Chunk(ops, batch) {
+		entries = entries[:0]
+		for _, o := range part {
+			entries = append(entries, Entry{Prefix: o.prefix, Left: left(o.until, now)})
+		}
+		if err := change(set, entries); err == nil {
+			continue
+		}
+		for i, o := range part {
+			if err := change(set, entries[i:i+1]); err != nil {
+				failed, first = append(failed, o), cmp.Or(first, err)
+			}
+		}
+	}
+	return failed, first
+}
+
+// entries lists what the kernel holds, which takes about 2 µs an entry. Any goroutine may call it.
+func (b *IPTables) entries() ([]Entry, error) {
+	// A connection of its own: a long dump must not hold up the bans.
+	sets, err := dialIPSet()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sets.close() }()
+	var all []Entry
+	err = b.eachSet(sets, func(f *family, _ setInfo) error {
+		entries, err := sets.entries(f.set)
+		all = append(all, entries...)
+		return err
+	})
+	return all, err
+}
+
+// size returns how many entries the kernel holds, without listing them.
+func (b *IPTables) size() (int, error) {
+	total := 0
+	err := b.eachSet(b.sets, func(_ *family, info setInfo) error {
+		total += int(info.elements)
+		return nil
+	})
+	return total, err
+}
+
+// eachSet calls do for each set of fsban's that is there.
+func (b *IPTables) eachSet(sets *ipsets, do func(*family, setInfo) error) error {
+	for _, f := range b.families {
+		info, err := f.inspect(sets)
+		if errors.Is(err, errNoSet) || errors.Is(err, ErrSetClash) {
+			continue
+		}
+		if err == nil {
+			err = do(f, info)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Teardown removes everything that fsban ever made, wherever its hooks were, and nothing else. What is not there is no
+// error. It returns what it removed, also when some of it failed.
+func (b *IPTables) Teardown() (removed []string, err error) {
+	for _, f := range b.families {
+		if f.ipt != nil {
+			r, e := f.teardownRules()
+			removed, err = append(removed, r...), errors.Join(err, e)
+		}
+		for _, set := range []string{f.set, f.set + "-new"} {
+			switch e := b.sets.destroy(set); {
+			case e == nil:
+				removed = append(removed, "set "+set)
+			case !errors.Is(e, errNoSet):
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return removed, err
+}

@@ -1,0 +1,518 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSetUpMakesWhatIsMissingAndNothingTwice(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		b := open(t, Options{})
+		made, err := b.setup()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"set fsban4", "ipv4 chain raw/FSBAN", "rule of ipv4 chain raw/FSBAN", "jump from ipv4 raw/PREROUTING",
+			"set fsban6", "ipv6 chain raw/FSBAN", "rule of ipv6 chain raw/FSBAN", "jump from ipv6 raw/PREROUTING",
+		}
+		if !slices.Equal(made, want) {
+			t.Errorf("made %q", made)
+		}
+		before := rules(t)
+		for _, fresh := range []*IPTables{b, open(t, Options{})} {
+			if made, err = fresh.setup(); err != nil || len(made) > 0 {
+				t.Errorf("the second time it made %q, %v", made, err)
+			}
+		}
+		if after := rules(t); after != before {
+			t.Errorf("the second time changed\n%sto\n%s", before, after)
+		}
+		for _, line := range []string{"-A PREROUTING -j FSBAN", "-A FSBAN -m set --match-set fsban4 src -j DROP", "-A FSBAN -m set --match-set fsban6 src -j DROP"} {
+			if !strings.Contains(before, line+"\n") {
+				t.Errorf("no %q in\n%s", line, before)
+			}
+		}
+	})
+}
+
+func TestHooksAreWhereTheyShouldBe(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		b := open(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}, {"filter", "FORWARD"}, {"mangle", "INPUT"}}})
+		for range 2 {
+			if _, err := b.setup(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, program := range []string{"iptables", "ip6tables"} {
+			for _, hook := range []string{"raw -S PREROUTING", "filter -S INPUT", "filter -S FORWARD", "mangle -S INPUT"} {
+				if out := command(t, program+" -t "+hook); strings.Count(out, "-j FSBAN") != 1 {
+					t.Errorf("%s -t %s prints %q", program, hook, out)
+				}
+			}
+		}
+	})
+}
+
+func TestHookThatDoesNotExistIsAnError(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		_, err := open(t, Options{Hooks: []Hook{{"filter", "NOWHERE"}}}).setup()
+		if err == nil || !strings.Contains(err.Error(), "filter/NOWHERE") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestWithoutIptablesTheErrorSaysWhatToInstall(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if _, err := NewIPTables(Options{}); err == nil || !strings.Contains(err.Error(), "install the package iptables") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestEarlierRunIsAdoptedAndStays(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		first := start(t, Options{})
+		first.ban("192.0.2.1", time.Hour)
+		first.ban("2001:db8::/64", Forever)
+		first.settle()
+		first.stop()
+		command(t, "ipset add fsban4 198.51.100.0/24 timeout 100")
+		before := rules(t)
+
+		second := start(t, Options{})
+		var got []string
+		for _, e := range second.adopted {
+			switch {
+			case e.Left == Forever:
+				got = append(got, e.Prefix.String()+" forever")
+			default:
+				got = append(got, fmt.Sprint(e.Prefix, " ", math.Ceil(e.Left.Minutes()), "m"))
+			}
+		}
+		slices.Sort(got)
+		if want := []string{"192.0.2.1/32 60m", "198.51.100.0/24 2m", "2001:db8::/64 forever"}; !slices.Equal(got, want) {
+			t.Errorf("adopted %q, want %q", got, want)
+		}
+		second.stop()
+		if after := rules(t); after != before {
+			t.Errorf("the second start changed\n%sto\n%s", before, after)
+		}
+	})
+}
+
+func TestTimeoutsAreWhatWasAsked(t *testing.T) {
+	for ask, want := range map[time.Duration]uint32{
+		Forever:                      0,
+		0:                            1,
+		time.Nanosecond:              1,
+		time.Second:                  1,
+		time.Second + 1:              2,
+		24 * time.Hour:               86400,
+		maxTimeout - 1:               2147483,
+		maxTimeout + time.Nanosecond: 2147483,
+		10 * 365 * 24 * time.Hour:    2147483,
+		math.MaxInt64:                2147483,
+		-time.Hour:                   1,
+	} {
+		if got := kernelSeconds(ask); got != want {
+			t.Errorf("%v is %d s in the kernel, want %d", ask, got, want)
+		}
+	}
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{})
+		for address, d := range map[string]time.Duration{
+			"192.0.2.1": Forever, "192.0.2.2": 90 * time.Second, "192.0.2.3": 10 * 365 * 24 * time.Hour,
+			"2001:db8::1": Forever, "2001:db8:1::/64": 24 * time.Hour,
+		} {
+			r.ban(address, d)
+		}
+		r.settle()
+		got := saved(t, SetIPv4)
+		maps.Copy(got, saved(t, SetIPv6))
+		want := make(map[netip.Prefix]Entry)
+		for address, left := range map[string]time.Duration{
+			"192.0.2.1": Forever, "192.0.2.2": 90 * time.Second, "192.0.2.3": maxTimeout,
+			"2001:db8::1": Forever, "2001:db8:1::/64": 24 * time.Hour,
+		} {
+			want[prefix(address)] = Entry{Prefix: prefix(address), Left: left}
+		}
+		if !maps.EqualFunc(want, got, alike) {
+			t.Errorf("ipset lists\n%v, want\n%v", got, want)
+		}
+	})
+}
+
+func TestBanAgainGetsTheNewEnd(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{})
+		for _, d := range []time.Duration{time.Hour, time.Minute, Forever, 2 * time.Hour} {
+			r.ban("192.0.2.1", d)
+			r.settle()
+			entries, err := r.Entries()
+			if err != nil || len(entries) != 1 {
+				t.Fatal(entries, err)
+			}
+			if got := entries[0].Left; got != d && (d == Forever || d-got > 2*time.Second || got > d) {
+				t.Errorf("%v left of %v", got, d)
+			}
+		}
+	})
+}
+
+func TestUnbanOfWhatIsNotBannedIsNoError(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{})
+		r.unban("192.0.2.1")
+		r.unban("2001:db8::/64")
+		r.settle()
+		if s := r.Status(); !s.Enforcing || s.Failures > 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestThousandsOfBansAtOnce(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{})
+		want := []string{}
+		for i := range 5000 {
+			p := fmt.Sprintf("198.18.%d.%d/32", i/256, i%256)
+			if i%2 == 1 {
+				p = fmt.Sprintf("2001:db8:%x::/64", i)
+			}
+			want = append(want, p)
+			r.ban(p, time.Hour+time.Duration(i)*time.Second)
+		}
+		r.settle()
+		slices.Sort(want)
+		if got := inKernel(t, r.backend); !slices.Equal(got, want) {
+			t.Errorf("%d entries, want %d", len(got), len(want))
+		}
+		for _, p := range want[:4990] {
+			r.unban(p)
+		}
+		r.settle()
+		if got := inKernel(t, r.backend); !slices.Equal(got, want[4990:]) {
+			t.Errorf("%q are left, want %q", got, want[4990:])
+		}
+	})
+}
+
+func TestOneBadEntryHoldsUpNoOther(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		b := open(t, Options{})
+		if _, err := b.setup(); err != nil {
+			t.Fatal(err)
+		}
+		var ops []op
+		want := []string{}
+		for i := range 1500 {
+			p := fmt.Sprintf("198.18.%d.%d/32", i/256, i%256)
+			ops = append(ops, op{prefix: netip.MustParsePrefix(p), add: true})
+			want = append(want, p)
+		}
+		bad := op{prefix: netip.MustParsePrefix("0.0.0.0/0"), add: true}
+		failed, err := b.apply(slices.Insert(ops, 700, bad))
+		if len(failed) != 1 || failed[0] != bad {
+			t.Errorf("%v failed, want %v", failed, bad)
+		}
+		if err == nil || err.Error() != "ipset add fsban4 0.0.0.0/0: the kernel takes no prefix of length 0" {
+			t.Errorf("%v", err)
+		}
+		slices.Sort(want)
+		if got := inKernel(t, b); !slices.Equal(got, want) {
+			t.Errorf("%d entries, want %d", len(got), len(want))
+		}
+	})
+}
+
+func TestFullSetIsSaidAndFilledWhenThereIsRoom(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{MaxBans: 16})
+		for i := range 16 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		r.settle()
+		for i := range 4 {
+			r.ban(fmt.Sprintf("192.0.2.%d", 100+i), time.Hour)
+		}
+		r.ban("2001:db8::/64", time.Hour)
+		r.ban("192.0.2.15", 2*time.Hour) // is in it, and only gets a new end
+		r.until("full", func() bool { return r.Status().Pending == 4 })
+		r.until("saying so", func() bool { return !r.Status().Enforcing })
+		s := r.Status()
+		if !errors.Is(s.Err, ErrSetFull) || !strings.Contains(s.Err.Error(), "fsban4 192.0.2.10") || !strings.Contains(s.Err.Error(), "firewall.max_bans") {
+			t.Errorf("%v", s.Err)
+		}
+		if bans, _ := r.applied(); bans != 18 {
+			t.Errorf("%d bans are said to be in force, want 18", bans)
+		}
+		for i := range 4 {
+			r.unban(fmt.Sprintf("192.0.2.%d", i))
+		}
+		r.until("enforcing", func() bool { return r.Status().Enforcing })
+		if got := inKernel(t, r.backend); len(got) != 17 || !slices.Contains(got, "192.0.2.103/32") || slices.Contains(got, "192.0.2.0/32") {
+			t.Errorf("the kernel holds %q", got)
+		}
+	})
+}
+
+func TestResizeKeepsEveryEntryWithItsEndAndCounters(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		server := listen(t, "203.0.113.1")
+		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
+		first := start(t, Options{MaxBans: 5000})
+		for i := range 3000 {
+			first.ban(fmt.Sprintf("198.18.%d.%d", i/256, i%256), time.Hour)
+		}
+		first.ban("198.51.100.7", Forever)
+		first.settle()
+		for range 3 {
+			send(t, banned)
+		}
+		first.until("counted", func() bool { return first.packets("198.51.100.7") == 3 })
+		first.stop()
+		old, err := first.Entries()
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		// While the sets are exchanged the banned address does not stop sending, and nothing of it arrives. It leaves room
+		// in the queue of the loopback, which all namespaces share.
+		quit, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+					_, _ = banned.Write([]byte("INVITE"))
+					time.Sleep(20 * time.Microsecond)
+				}
+			}
+		}()
+		b := open(t, Options{MaxBans: 9000})
+		if made, err := b.setup(); err != nil || len(made) > 0 {
+			t.Errorf("made %q, %v", made, err)
+		}
+		close(quit)
+		<-done
+		send(t, allowed)
+		if from := server.next(); from != "198.51.100.8" {
+			t.Errorf("a packet of %s arrived", from)
+		}
+
+		info, err := b.sets.info(SetIPv4)
+		if err != nil || info.maxElem != 9000 || info.elements != 3001 || !info.counters {
+			t.Errorf("%+v, %v", info, err)
+		}
+		fresh, err := b.entries()
+		if err != nil || len(fresh) != len(old) {
+			t.Fatalf("%d entries, want %d, %v", len(fresh), len(old), err)
+		}
+		order := func(a, b Entry) int { return a.Prefix.Compare(b.Prefix) }
+		slices.SortFunc(old, order)
+		slices.SortFunc(fresh, order)
+		for i, e := range fresh {
+			was := old[i]
+			sameEnd := e.Left == was.Left || was.Left != Forever && (was.Left-e.Left).Abs() <= 3*time.Second
+			if e.Prefix != was.Prefix || !sameEnd || e.Packets < was.Packets || e.Bytes < was.Bytes {
+				t.Fatalf("%+v was %+v", e, was)
+			}
+		}
+		if left := command(t, "ipset list -n"); left != "fsban4\nfsban6\n" {
+			t.Errorf("sets %q", left)
+		}
+	})
+}
+
+func TestSetSmallerThanItsEntriesKeepsItsSize(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{MaxBans: 100})
+		for i := range 50 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		r.settle()
+		r.stop()
+		b := open(t, Options{MaxBans: 20})
+		if _, err := b.setup(); err != nil {
+			t.Error(err)
+		}
+		if got := inKernel(t, b); len(got) != 50 {
+			t.Errorf("%d entries are left of 50", len(got))
+		}
+	})
+}
+
+func TestForeignSetOfTheSameNameIsLeftAlone(t *testing.T) {
+	for name, create := range map[string]string{
+		"another type":   "ipset create fsban4 hash:ip timeout 0",
+		"another family": "ipset create fsban4 hash:net family inet6 timeout 0",
+		"no timeouts":    "ipset create fsban4 hash:net",
+	} {
+		t.Run(name, func(t *testing.T) {
+			onKernel(t, func(t *testing.T) {
+				command(t, create)
+				before := command(t, "ipset save fsban4")
+				r := enforce(t, open(t, Options{}), newBook(), EnforcerOptions{RetryMin: 10 * time.Millisecond})
+				r.ban("192.0.2.1", time.Hour)
+				r.ban("2001:db8::1", time.Hour)
+				r.until("tried", func() bool { return r.Status().Failures > 1 })
+				if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetClash) || s.Pending != 1 {
+					t.Errorf("%+v", s)
+				}
+				if after := command(t, "ipset save fsban4"); after != before {
+					t.Errorf("changed to %s", after)
+				}
+				if got := inKernel(t, r.backend); !slices.Equal(got, []string{"2001:db8::1/128"}) {
+					t.Errorf("the kernel holds %q", got)
+				}
+				command(t, "ipset destroy fsban4")
+				r.until("enforcing", func() bool { return r.Status().Enforcing })
+				if got := inKernel(t, r.backend); !slices.Equal(got, []string{"192.0.2.1/32", "2001:db8::1/128"}) {
+					t.Errorf("the kernel holds %q", got)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatOthersRemoveIsMadeAgain(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		r := start(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}}})
+		r.ban("192.0.2.1", time.Hour)
+		r.ban("192.0.2.2", Forever)
+		r.ban("2001:db8::/64", time.Hour)
+		r.settle()
+		whole := rules(t)
+		for _, test := range []struct {
+			name              string
+			commands          []string
+			repairs, restored uint64
+		}{
+			{"a table flushed", []string{"iptables -t raw -F"}, 2, 0},
+			{"another table flushed", []string{"ip6tables -F"}, 2, 0},
+			{"a jump deleted", []string{"ip6tables -t raw -D PREROUTING -j FSBAN"}, 1, 0},
+			{"a rule deleted", []string{"iptables -D FSBAN 1"}, 1, 0},
+			{"a chain removed", []string{"iptables -t raw -F", "iptables -t raw -X FSBAN"}, 3, 0},
+			{"an entry deleted", []string{"ipset del fsban4 192.0.2.2"}, 0, 1},
+			{"a set flushed", []string{"ipset flush fsban4"}, 0, 2},
+			{"a set destroyed", []string{"ip6tables -t raw -F FSBAN", "ip6tables -F FSBAN", "ipset destroy fsban6"}, 3, 1},
+		} {
+			before := r.Status()
+			r.betweenChecks(test.commands...)
+			r.until("repaired after "+test.name, func() bool {
+				s := r.Status()
+				return s.Repairs >= before.Repairs+test.repairs && s.Restored >= before.Restored+test.restored && s.Enforcing && s.Pending == 0
+			})
+			s := r.Status()
+			if repairs, restored := s.Repairs-before.Repairs, s.Restored-before.Restored; repairs != test.repairs || restored != test.restored {
+				t.Errorf("%s: %d repaired and %d restored, want %d and %d", test.name, repairs, restored, test.repairs, test.restored)
+			}
+			if now := rules(t); now != whole {
+				t.Errorf("%s: made\n%sfrom\n%s", test.name, now, whole)
+			}
+		}
+	})
+}
+
+func TestEntryAddedByHandIsAdopted(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{})
+		command(t, "ipset add fsban4 192.0.2.9 timeout 0")
+		r.until("adopted", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.adopted) == 1 && r.adopted[0].Prefix == prefix("192.0.2.9") && r.adopted[0].Left == Forever
+		})
+	})
+}
+
+func TestTeardownRemovesWhatFsbanMadeAndNothingElse(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		for _, line := range []string{
+			"ipset create foreign hash:net", "ipset add foreign 192.0.2.0/24", "ipset create fsban hash:ip timeout 60",
+			"iptables -t raw -N FSBAN-OTHER", "ip6tables -t raw -N FSBAN-OTHER", "iptables -t raw -A PREROUTING -j FSBAN-OTHER",
+			"iptables -t raw -A FSBAN-OTHER -m set --match-set foreign src -j DROP",
+			"iptables -A INPUT -p udp --dport 5060 -j ACCEPT", "iptables -P FORWARD DROP",
+			"iptables -t mangle -A PREROUTING -j MARK --set-mark 1",
+			"ip6tables -A INPUT -p tcp --dport 22 -j ACCEPT", "ip6tables -t raw -A PREROUTING -p icmpv6 -j ACCEPT",
+		} {
+			command(t, line)
+		}
+		before := rules(t)
+		b := open(t, Options{})
+		if removed, err := b.Teardown(); err != nil || len(removed) > 0 {
+			t.Errorf("with nothing there it removed %q, %v", removed, err)
+		}
+		r := start(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}, {"mangle", "FORWARD"}, {"raw", "FSBAN-OTHER"}}})
+		r.ban("192.0.2.1", time.Hour)
+		r.ban("2001:db8::/64", Forever)
+		r.settle()
+		r.stop()
+		command(t, "iptables -A OUTPUT -j FSBAN") // of a configuration that is no more
+		command(t, "ipset create fsban4-new hash:net timeout 0")
+		removed, err := b.Teardown()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, want := range []string{"jump from ipv4 raw/PREROUTING", "jump from ipv4 raw/FSBAN-OTHER", "jump from ipv4 filter/OUTPUT", "ipv6 chain mangle/FSBAN", "set fsban4", "set fsban4-new", "set fsban6"} {
+			if !slices.Contains(removed, want) {
+				t.Errorf("%q is not among what it removed: %q", want, removed)
+			}
+		}
+		if after := rules(t); after != before {
+			t.Errorf("it left\n%sof\n%s", after, before)
+		}
+	})
+}
+
+func TestTeardownGoesOnAfterAFailure(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		b := open(t, Options{})
+		if _, err := b.setup(); err != nil {
+			t.Fatal(err)
+		}
+		command(t, "iptables -A INPUT -m set --match-set fsban4 src -j LOG")
+		_, err := b.Teardown()
+		if err == nil || err.Error() != "ipset destroy fsban4: the set is in use by a rule" {
+			t.Errorf("%v", err)
+		}
+		if got := rules(t); strings.Contains(got, "FSBAN") || strings.Contains(got, "fsban6") {
+			t.Errorf("it left\n%s", got)
+		}
+	})
+}
+
+func TestDryRunTouchesNothing(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		before := rules(t)
+		r := enforce(t, NewDryRun(), newBook(), EnforcerOptions{Check: 10 * time.Millisecond})
+		r.ban("192.0.2.1", time.Hour)
+		r.ban("192.0.2.2", Forever)
+		r.ban("2001:db8::/64", time.Hour)
+		r.unban("192.0.2.1")
+		r.until("applied", func() bool {
+			bans, unbans := r.applied()
+			return r.Status().Pending == 0 && bans > 0 && bans+unbans >= 3
+		})
+		if got := inKernel(t, r.backend); !slices.Equal(got, []string{"192.0.2.2/32", "2001:db8::/64"}) {
+			t.Errorf("it would have banned %q", got)
+		}
+		if s := r.Status(); !s.Enforcing || s.Backend != "dry-run" || len(s.Dropped) > 0 {
+			t.Errorf("%+v", s)
+		}
+		if after := rules(t); after != before {
+			t.Errorf("it made\n%s", after)
+		}
+	})
+}

@@ -1,0 +1,254 @@
+package firewall
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fsban/internal/netns"
+)
+
+// onKernels runs f on the real kernel in namespaces of its own, once with each kind of iptables.
+func onKernels(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			parallel(t)
+			netns.Run(t, func(t *testing.T) {
+				useIPTables(t, kind)
+				f(t)
+			}, "iptables-"+kind, "ip6tables-"+kind, "ipset")
+		})
+	}
+}
+
+// onKernel is onKernels where the kind of iptables makes no difference.
+func onKernel(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	parallel(t)
+	netns.Run(t, func(t *testing.T) {
+		useIPTables(t, "nft")
+		f(t)
+	}, "iptables-nft", "ip6tables-nft", "ipset")
+}
+
+// parallel runs the processes of several tests side by side. In its process a test is alone, and may change PATH.
+func parallel(t *testing.T) {
+	if !netns.Inside() {
+		t.Parallel()
+	}
+}
+
+// useIPTables makes iptables the one of that kind, whatever the host's is.
+func useIPTables(t testing.TB, kind string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save"} {
+			path, err := exec.LookPath(name + "-" + kind + suffix)
+			if err == nil {
+				err = os.Symlink(path, filepath.Join(dir, name+suffix))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// open returns a backend that is closed with the test.
+func open(t testing.TB, opts Options) *IPTables {
+	t.Helper()
+	b, err := NewIPTables(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+// start opens a backend, runs an enforcer on it and waits until it is enforcing.
+func start(t testing.TB, opts Options) *rig {
+	t.Helper()
+	r := enforce(t, &gate{backend: open(t, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
+	r.until("enforcing", func() bool { return r.Status().Enforcing })
+	return r
+}
+
+// A gate keeps the enforcer from checking while a test changes the kernel.
+type gate struct {
+	backend
+	mu     sync.Mutex
+	checks int
+}
+
+func (g *gate) setup() ([]string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.checks++
+	return g.backend.setup()
+}
+
+// checked waits until the enforcer has checked everything once more.
+func (r *rig) checked() {
+	r.t.Helper()
+	checks := func() int {
+		g := r.backend.(*gate)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.checks
+	}
+	before := checks()
+	r.until("checked", func() bool { return checks() >= before+2 && r.Status().Pending == 0 })
+}
+
+// betweenChecks runs the commands of a test while nothing is repaired.
+func (r *rig) betweenChecks(lines ...string) {
+	r.t.Helper()
+	g := r.backend.(*gate)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, line := range lines {
+		command(r.t, line)
+	}
+}
+
+// until waits for something that is about to happen.
+func (r *rig) until(what string, happened func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !happened(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not %s after 10 s: %+v", what, r.Status())
+		}
+	}
+}
+
+// settle waits until the kernel has taken all orders.
+func (r *rig) settle() {
+	r.t.Helper()
+	r.until("settled", func() bool { return r.Status().Pending == 0 })
+}
+
+// command runs a program and returns what it printed.
+func command(t testing.TB, line string) string {
+	t.Helper()
+	words := strings.Fields(line)
+	out, err := exec.CommandContext(t.Context(), words[0], words[1:]...).Output()
+	if failed, ok := err.(*exec.ExitError); ok {
+		err = fmt.Errorf("%w: %s", err, failed.Stderr)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return string(out)
+}
+
+var (
+	comments   = regexp.MustCompile(`(?m)^#.*\n`)
+	counters   = regexp.MustCompile(`\[\d+:\d+\]| (packets|bytes) \d+| timeout [1-9]\d*| initval \S+`)
+	emptyTable = regexp.MustCompile(`\*\w+\n(:\w+ ACCEPT \n)*COMMIT\n`)
+)
+
+// rules prints the packet filter and the sets of this namespace without what changes by itself. A table with nothing but
+// its built-in chains is nothing: iptables makes one when it is asked what is in it.
+func rules(t testing.TB) string {
+	t.Helper()
+	s := command(t, "iptables-save") + command(t, "ip6tables-save") + command(t, "ipset save")
+	s = counters.ReplaceAllString(comments.ReplaceAllString(s, ""), "")
+	return emptyTable.ReplaceAllString(s, "")
+}
+
+// A server is a UDP socket that tells who reaches it.
+type server struct {
+	t    testing.TB
+	conn *net.UDPConn
+	addr netip.AddrPort
+}
+
+// listen opens a UDP socket on address, which loopback is given.
+func listen(t testing.TB, address string) *server {
+	t.Helper()
+	assign(t, address)
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &server{t, conn, conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+}
+
+// dial returns a socket of address, which loopback is given, to the server.
+func (s *server) dial(address string) *net.UDPConn {
+	s.t.Helper()
+	assign(s.t, address)
+	from := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 0))
+	conn, err := net.DialUDP("udp", from, net.UDPAddrFromAddrPort(s.addr))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func assign(t testing.TB, address string) {
+	t.Helper()
+	if err := netns.Assign(prefix(address)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// send sends one packet of 20 bytes, with the headers 48 of IPv4 and 68 of IPv6.
+func send(t testing.TB, conn *net.UDPConn) {
+	t.Helper()
+	if _, err := conn.Write([]byte("REGISTER sip:x SIP/2")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// next returns the address whose packet arrives next.
+func (s *server) next() string {
+	s.t.Helper()
+	_ = s.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, from, err := s.conn.ReadFromUDPAddrPort(make([]byte, 64))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return from.Addr().Unmap().String()
+}
+
+// reply answers whom s has just heard.
+func (s *server) reply(to *net.UDPConn) {
+	s.t.Helper()
+	if _, err := s.conn.WriteToUDPAddrPort([]byte("SIP/2.0 401"), to.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+		s.t.Fatal(err)
+	}
+	_ = to.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := to.Read(make([]byte, 64)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// packets is what the kernel has thrown away of one ban.
+func (r *rig) packets(p string) uint64 {
+	r.t.Helper()
+	entries, err := r.Entries()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Prefix == prefix(p) {
+			return e.Packets
+		}
+	}
+	r.t.Fatalf("%s is not in the kernel", p)
+	return 0
+}
