@@ -1,0 +1,441 @@
+// Package ledger keeps who is banned, since when, until when, and why: in memory for whoever asks, and on disk for the
+// next start.
+//
+// Changes are written in batches by Run, off the path of a decision. The kernel holds a ban from its first moment, so a
+// crash between the two loses nothing but the evidence: the next start finds the entry in the kernel and adopts it.
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"fsban/policy"
+)
+
+// A Ban is one banned prefix.
+type Ban struct {
+	Prefix   netip.Prefix     `json:"prefix"`
+	Since    time.Time        `json:"since"`
+	Until    time.Time        `json:"until,omitzero"` // zero: until somebody unbans
+	Rule     string           `json:"rule"`           // "operator" and "kernel" where no rule banned
+	Attempts int              `json:"attempts,omitempty"`
+	Source   policy.Source    `json:"source"`
+	By       string           `json:"by,omitempty"`       // which operator
+	Reason   string           `json:"reason,omitempty"`   // what the operator wrote
+	Evidence []policy.Attempt `json:"evidence,omitempty"` // the last attempts, oldest first
+}
+
+// Over tells whether the ban has ended at now.
+func (b *Ban) Over(now time.Time) bool { return !b.Until.IsZero() && !b.Until.After(now) }
+
+// Left returns how long the ban lasts from now on: policy.Forever for one without end.
+func (b *Ban) Left(now time.Time) time.Duration {
+	if b.Until.IsZero() {
+		return policy.Forever
+	}
+	return b.Until.Sub(now)
+}
+
+// flushEvery is how long a change may wait for company before it is written.
+const flushEvery = 100 * time.Millisecond
+
+var bucket = []byte("bans")
+
+// A Ledger may be used from several goroutines. Bans in memory carry no evidence once it is on disk; Load fetches it.
+type Ledger struct {
+	path string
+	db   *bbolt.DB
+
+	mu      sync.RWMutex
+	bans    map[netip.Prefix]*Ban
+	v4      int                   // how many of them are IPv4
+	pending map[netip.Prefix]*Ban // to be written; nil: to be deleted. Never more than prefixes changed since the last batch
+	failed  error                 // of the last batch
+	errors  uint64
+	damage  error // what the database panicked with: it is not touched any more
+	setAway string
+	wake    chan struct{}
+
+	flushing sync.Mutex // batches are written in the order in which they were taken
+}
+
+// Open opens the ledger at path, making it if need be, and drops the bans that have ended at now. A file that is damaged
+// is set aside under another name, which SetAside tells, and a new one begun. A file that another process holds, or that
+// may not be read, is an error.
+func Open(path string, now time.Time) (*Ledger, error) {
+	l := &Ledger{
+		path:    path,
+		bans:    make(map[netip.Prefix]*Ban),
+		pending: make(map[netip.Prefix]*Ban),
+		wake:    make(chan struct{}, 1),
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("state directory (state.directory): %w", err)
+	}
+	err := l.load(now)
+	if err == nil {
+		return l, nil
+	}
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("state file %s is held by another process: is a second fsban running?", path)
+	}
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return nil, fmt.Errorf("state file (state.directory): %w", err)
+	}
+	l.setAway = fmt.Sprintf("%s.damaged-%d", path, now.Unix())
+	if renameErr := os.Rename(path, l.setAway); renameErr != nil {
+		return nil, fmt.Errorf("state file %s is damaged (%w) and cannot be set aside: %w", path, err, renameErr)
+	}
+	clear(l.bans)
+	l.v4, l.damage = 0, nil
+	if err := l.load(now); err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// load opens the file and reads every ban.
+func (l *Ledger) load(now time.Time) error {
+	err := l.guard(func() (err error) {
+		if l.db, err = bbolt.Open(l.path, 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
+			return err
+		}
+		return l.read(now)
+	})
+	if err != nil && l.db != nil {
+		_ = l.Close()
+	}
+	return err
+}
+
+// guard makes an error of whatever a damaged file makes the database do, a fault of a mapped page included. After a panic
+// the database may hold its own locks for ever: it is left as it is, until the process ends.
+func (l *Ledger) guard(f func() error) (err error) {
+	if err := l.damaged(); err != nil {
+		return err
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("damaged: %v", p)
+			l.mu.Lock()
+			l.damage = err
+			l.mu.Unlock()
+		}
+	}()
+	return f()
+}
+
+func (l *Ledger) damaged() error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.damage
+}
+
+// read reads the bans that last, and drops those that are over.
+func (l *Ledger) read(now time.Time) error {
+	return l.db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucket)
+		if err != nil {
+			return err
+		}
+		var over [][]byte
+		err = b.ForEach(func(k, v []byte) error {
+			ban := new(Ban)
+			if err := json.Unmarshal(v, &withoutEvidence{Ban: ban}); err != nil {
+				return fmt.Errorf("damaged: ban %x: %w", k, err)
+			}
+			if !ban.Prefix.IsValid() || string(k) != string(fileKey(ban.Prefix)) {
+				return fmt.Errorf("damaged: ban %x is of %v", k, ban.Prefix)
+			}
+			if ban.Over(now) {
+				over = append(over, slices.Clone(k))
+				return nil
+			}
+			l.put(ban.Prefix, ban)
+			return nil
+		})
+		for _, k := range over {
+			err = errors.Join(err, b.Delete(k))
+		}
+		return err
+	})
+}
+
+// withoutEvidence reads a ban and passes over its evidence, which is most of it.
+type withoutEvidence struct {
+	*Ban
+	Evidence skipped `json:"evidence"`
+}
+
+type skipped struct{}
+
+func (*skipped) UnmarshalJSON([]byte) error { return nil }
+
+// SetAside returns where a damaged file was moved by Open, or "".
+func (l *Ledger) SetAside() string { return l.setAway }
+
+// Add records b, in place of an earlier ban of the same prefix.
+func (l *Ledger) Add(b Ban) {
+	l.mu.Lock()
+	l.change(b.Prefix, &b)
+	l.mu.Unlock()
+}
+
+// Remove ends the ban of prefix and returns it.
+func (l *Ledger) Remove(prefix netip.Prefix) (Ban, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, ok := l.bans[prefix]
+	if !ok {
+		return Ban{}, false
+	}
+	l.change(prefix, nil)
+	return *b, true
+}
+
+// change makes b, or nothing, the ban of prefix, and has that written. The caller holds the lock.
+func (l *Ledger) change(prefix netip.Prefix, b *Ban) {
+	l.put(prefix, b)
+	l.pending[prefix] = b
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Ledger) put(prefix netip.Prefix, b *Ban) {
+	before := len(l.bans)
+	if b == nil {
+		delete(l.bans, prefix)
+	} else {
+		l.bans[prefix] = b
+	}
+	if prefix.Addr().Is4() {
+		l.v4 += len(l.bans) - before
+	}
+}
+
+// Get returns the ban of exactly prefix.
+func (l *Ledger) Get(prefix netip.Prefix) (Ban, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	b, ok := l.bans[prefix]
+	if !ok {
+		return Ban{}, false
+	}
+	return *b, true
+}
+
+// Load returns the ban of prefix with its evidence.
+func (l *Ledger) Load(prefix netip.Prefix) (Ban, error) {
+	ban, ok := l.Get(prefix)
+	if !ok {
+		return Ban{}, fmt.Errorf("%v is not banned", prefix)
+	}
+	if ban.Evidence != nil {
+		return ban, nil
+	}
+	var stored Ban
+	err := l.guard(func() error {
+		return l.db.View(func(tx *bbolt.Tx) error {
+			if v := tx.Bucket(bucket).Get(fileKey(prefix)); v != nil {
+				return json.Unmarshal(v, &stored)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return ban, fmt.Errorf("read the evidence against %v: %w", prefix, err)
+	}
+	if stored.Since.Equal(ban.Since) { // the file may have an earlier ban still
+		ban.Evidence = stored.Evidence
+	}
+	return ban, nil
+}
+
+// List returns all bans, by start.
+func (l *Ledger) List() []Ban {
+	l.mu.RLock()
+	list := make([]Ban, 0, len(l.bans))
+	for _, b := range l.bans {
+		list = append(list, *b)
+	}
+	l.mu.RUnlock()
+	slices.SortFunc(list, func(a, b Ban) int {
+		return cmp.Or(a.Since.Compare(b.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
+	return list
+}
+
+// Each calls f for every ban until it returns false: prefix and end.
+func (l *Ledger) Each(f func(netip.Prefix, time.Time) bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for p, b := range l.bans {
+		if !f(p, b.Until) {
+			return
+		}
+	}
+}
+
+// Count returns the number of bans by family.
+func (l *Ledger) Count() (v4, v6 int) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.v4, len(l.bans) - l.v4
+}
+
+// Expire ends the bans that are over at now and returns them.
+func (l *Ledger) Expire(now time.Time) []Ban {
+	var over []Ban
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p, b := range l.bans {
+		if b.Over(now) {
+			over = append(over, *b)
+			l.change(p, nil)
+		}
+	}
+	return over
+}
+
+// Err returns why the last write failed, nil when it did not, and how many writes have failed.
+func (l *Ledger) Err() (error, uint64) { //nolint:staticcheck // the count belongs to the error
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.failed, l.errors
+}
+
+// Run writes changes until ctx ends, then the last of them, and closes the file.
+func (l *Ledger) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			err := l.Flush()
+			return errors.Join(err, l.Close())
+		case <-l.wake:
+		}
+		timer.Reset(flushEvery)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+			if err := l.Flush(); err != nil {
+				l.retry(ctx, timer)
+			}
+		}
+	}
+}
+
+// retry waits before a batch that failed is tried again.
+func (l *Ledger) retry(ctx context.Context, timer *time.Timer) {
+	timer.Reset(50 * flushEvery)
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close closes a ledger whose Run was never called.
+func (l *Ledger) Close() error {
+	if l.damaged() != nil {
+		return nil
+	}
+	return l.db.Close()
+}
+
+// Flush writes what is pending. What could not be written stays pending.
+func (l *Ledger) Flush() error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	l.mu.Lock()
+	batch := l.pending
+	l.pending = make(map[netip.Prefix]*Ban)
+	l.mu.Unlock()
+	if len(batch) == 0 {
+		return nil
+	}
+	err := l.write(batch)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = err
+	if err != nil {
+		l.errors++
+		for p, b := range batch {
+			if _, newer := l.pending[p]; !newer {
+				l.pending[p] = b
+			}
+		}
+		return err
+	}
+	for p, b := range batch {
+		if b != nil && l.bans[p] == b {
+			light := *b
+			light.Evidence = nil
+			l.bans[p] = &light
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) write(batch map[netip.Prefix]*Ban) error {
+	err := l.guard(func() error {
+		return l.db.Update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(bucket)
+			// In order: each key out of order moves all those behind it.
+			for _, p := range slices.SortedFunc(maps.Keys(batch), netip.Prefix.Compare) {
+				ban := batch[p]
+				if ban == nil {
+					if err := b.Delete(fileKey(p)); err != nil {
+						return err
+					}
+					continue
+				}
+				v, err := json.Marshal(ban)
+				if err != nil {
+					delete(batch, p) // it never will be written, and must not hold up the others
+					return fmt.Errorf("ban of %v: %w", p, err)
+				}
+				if err := b.Put(fileKey(p), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("write %d bans to the state file %s: %w", len(batch), l.path, err)
+	}
+	return nil
+}
+
+// fileKey is the prefix's address and length, so that the file is sorted by address.
+func fileKey(p netip.Prefix) []byte {
+	a := p.Addr().As16()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return append(a[:], byte(bits))
+}
