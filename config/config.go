@@ -1,0 +1,220 @@
+// Package config is fsban's configuration: what may be set, what holds by default, and what is wrong with a file.
+//
+// Parse reports every problem at once, each with its line and dotted key, and never half applies a file. A file need
+// only say what differs from Default.
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"fsban/firewall"
+	"fsban/policy"
+)
+
+// Path is where `fsban run` looks when it is not told otherwise.
+const Path = "/etc/fsban/config.yaml"
+
+// PasswordEnv holds the event socket's password where neither file nor configuration should.
+const PasswordEnv = "FSBAN_FREESWITCH_PASSWORD"
+
+// A Config is a whole configuration. The yaml tags are the keys of the file; config.example.yaml explains each.
+type Config struct {
+	FreeSWITCH FreeSWITCH `yaml:"freeswitch"`
+	Policy     Policy     `yaml:"policy"`
+	Firewall   Firewall   `yaml:"firewall"`
+	State      State      `yaml:"state"`
+	Control    Control    `yaml:"control"`
+	HTTP       HTTP       `yaml:"http"`
+	Log        Log        `yaml:"log"`
+}
+
+// FreeSWITCH says where the event socket is and how to log in.
+type FreeSWITCH struct {
+	Address      string `yaml:"address"`
+	User         string `yaml:"user"`
+	Password     Secret `yaml:"password"`
+	PasswordFile string `yaml:"password_file"`
+}
+
+// Policy says who is banned and for how long, in fail2ban's words.
+type Policy struct {
+	FindTime   Duration       `yaml:"findtime"`
+	MaxRetry   int            `yaml:"maxretry"`
+	BanTime    Duration       `yaml:"bantime"`
+	IgnoreIP   []netip.Prefix `yaml:"ignoreip"`
+	IgnoreSelf bool           `yaml:"ignoreself"`
+	IPv4Prefix int            `yaml:"ipv4_prefix"`
+	IPv6Prefix int            `yaml:"ipv6_prefix"`
+	MaxTracked int            `yaml:"max_tracked"`
+}
+
+// Firewall says how bans reach the kernel.
+type Firewall struct {
+	Backend string   `yaml:"backend"`
+	Chains  []string `yaml:"chains"`
+	MaxBans int      `yaml:"max_bans"`
+	Check   Duration `yaml:"check"`
+}
+
+// State says where bans are kept over a restart.
+type State struct {
+	Directory string `yaml:"directory"`
+}
+
+// Control says where the fsban command finds the daemon.
+type Control struct {
+	Socket string `yaml:"socket"`
+}
+
+// HTTP says where metrics and health are served.
+type HTTP struct {
+	Listen        string `yaml:"listen"`
+	WebConfigFile string `yaml:"web_config_file"`
+}
+
+// Log says what is logged, to standard error.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Backends of firewall.backend.
+const (
+	BackendIPTables = "iptables"
+	BackendDryRun   = "dry-run"
+)
+
+// A Duration is a time.Duration that is written with a unit, days and weeks included, or as "forever".
+type Duration time.Duration
+
+func (d Duration) String() string {
+	switch t := time.Duration(d); {
+	case t == policy.Forever:
+		return "forever"
+	case t >= 24*time.Hour && t%(24*time.Hour) == 0:
+		return fmt.Sprintf("%dd", t/(24*time.Hour))
+	default:
+		s := t.String()
+		for _, zero := range []string{"m0s", "h0m"} {
+			if strings.HasSuffix(s, zero) {
+				s = s[:len(s)-2]
+			}
+		}
+		return s
+	}
+}
+
+// A Secret is text that is never printed.
+type Secret string
+
+const hidden = "(hidden)"
+
+func (Secret) String() string { return hidden }
+
+// Format hides the secret from every verb, also those that do not fit it.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
+
+// MarshalText keeps the secret out of every encoding.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// LogValue keeps the secret out of logs.
+func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// Default returns the configuration that holds where a file says nothing: the jail of the reference deployment (maxretry
+// 5, findtime 300, bantime 86400), against a FreeSWITCH with its own defaults.
+func Default() Config {
+	return Config{
+		FreeSWITCH: FreeSWITCH{Address: "127.0.0.1:8021", Password: "ClueCon"},
+		Policy: Policy{
+			FindTime:   Duration(5 * time.Minute),
+			MaxRetry:   5,
+			BanTime:    Duration(24 * time.Hour),
+			IgnoreIP:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			IgnoreSelf: true,
+			IPv4Prefix: 32,
+			IPv6Prefix: 64,
+			MaxTracked: 1_000_000,
+		},
+		Firewall: Firewall{Backend: BackendIPTables, Chains: []string{"raw/PREROUTING"}, MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
+		State:    State{Directory: "/var/lib/fsban"},
+		Control:  Control{Socket: "/run/fsban/fsban.sock"},
+		HTTP:     HTTP{Listen: "127.0.0.1:9738"},
+		Log:      Log{Level: "info", Format: "text"},
+	}
+}
+
+// Load reads the file at path, or Default where path is Path and there is no such file, and resolves the password: the
+// environment before password_file before password.
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+	case os.IsNotExist(err) && path == Path:
+		data = nil
+	default:
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(path, data)
+	if err != nil {
+		return Config{}, err
+	}
+	if err := c.resolvePassword(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+func (c *Config) resolvePassword() error {
+	from := PasswordEnv
+	if p := os.Getenv(PasswordEnv); p != "" {
+		c.FreeSWITCH.Password = Secret(p)
+	} else if f := c.FreeSWITCH.PasswordFile; f != "" {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("freeswitch.password_file: %w", err)
+		}
+		c.FreeSWITCH.Password = Secret(strings.TrimRight(string(data), "\r\n"))
+		if from = "freeswitch.password_file"; c.FreeSWITCH.Password == "" {
+			return fmt.Errorf("freeswitch.password_file: %s is empty", f)
+		}
+	}
+	if strings.ContainsAny(string(c.FreeSWITCH.Password), "\r\n") {
+		return fmt.Errorf("%s: the password has more than one line", from)
+	}
+	return nil
+}
+
+// Hooks returns firewall.chains, which Parse has checked.
+func (f *Firewall) Hooks() []firewall.Hook {
+	hooks := make([]firewall.Hook, 0, len(f.Chains))
+	for _, c := range f.Chains {
+		if h, err := firewall.ParseHook(c); err == nil {
+			hooks = append(hooks, h)
+		}
+	}
+	return hooks
+}
+
+// Rule returns the rule that the policy describes.
+func (p *Policy) Rule() policy.Rule {
+	return policy.Rule{
+		Name:     "auth",
+		Kinds:    []policy.Kind{policy.AuthFailure},
+		FindTime: time.Duration(p.FindTime),
+		MaxRetry: p.MaxRetry,
+		BanTime:  time.Duration(p.BanTime),
+	}
+}
+
+// SlogLevel returns log.level, which Parse has checked.
+func (l *Log) SlogLevel() slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.Level))
+	return level
+}
