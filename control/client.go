@@ -1,0 +1,100 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"syscall"
+	"time"
+)
+
+// A Client talks to the daemon behind a unix socket.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a Client of the socket at path.
+func NewClient(path string) *Client {
+	return &Client{path: path, http: &http.Client{
+		Timeout: time.Minute,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}},
+	}}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns what the daemon knows about itself.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.do(ctx, http.MethodGet, pathStatus, nil, &s)
+}
+
+// Bans returns all bans, by start; with evidence the last attempts of each.
+func (c *Client) Bans(ctx context.Context, evidence bool) (b []Ban, err error) {
+	path := pathBans
+	if evidence {
+		path += "?evidence"
+	}
+	return b, c.do(ctx, http.MethodGet, path, nil, &b)
+}
+
+// Ban orders a ban and returns it.
+func (c *Client) Ban(ctx context.Context, r BanRequest) (b Ban, err error) {
+	return b, c.do(ctx, http.MethodPost, pathBans, r, &b)
+}
+
+// Unban ends the ban of exactly p and returns it.
+func (c *Client) Unban(ctx context.Context, p netip.Prefix) (b Ban, err error) {
+	return b, c.do(ctx, http.MethodDelete, pathBans+"?prefix="+url.QueryEscape(p.String()), nil, &b)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body, to any) error {
+	var data bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&data).Encode(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fsban"+path, &data)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.dialError(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		var e apiError
+		if json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&e) != nil || e.Error == "" {
+			e.Error = "the daemon does not know this request: is it of another version? (" + resp.Status + ")"
+		}
+		return &RefusedError{e.Error}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(to); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// dialError says what a missing or closed socket means.
+func (c *Client) dialError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no fsban is running here (nobody answers on %s): systemctl start fsban, or --socket for another one", c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("only root may talk to fsban (%s): use sudo", c.path)
+	}
+	return fmt.Errorf("talk to fsban on %s: %w", c.path, err)
+}

@@ -1,0 +1,187 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon is what a Server needs of the daemon.
+type daemon interface {
+	Status(context.Context) (Status, error)
+	Bans(ctx context.Context, evidence bool) ([]Ban, error)
+	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
+	Unban(ctx context.Context, p netip.Prefix, by string) (Ban, error)
+}
+
+// A RefusedError is an answer of the daemon that says no: the request was understood and cannot be done.
+type RefusedError struct{ Text string }
+
+func (e *RefusedError) Error() string { return e.Text }
+
+// maxRequest bounds a request's body, in bytes.
+const maxRequest = 64 << 10
+
+// A Server answers on a unix socket.
+type Server struct {
+	path   string
+	daemon daemon
+	log    *slog.Logger
+}
+
+// NewServer returns a Server for the socket at path. It opens nothing.
+func NewServer(path string, d daemon, log *slog.Logger) *Server {
+	return &Server{path: path, daemon: d, log: log}
+}
+
+// Listen makes the socket. A dead one that an earlier run left is replaced; one that somebody answers on is an error.
+func (s *Server) Listen() (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
+		return nil, fmt.Errorf("control socket (control.socket): %w", err)
+	}
+	l, err := net.Listen("unix", s.path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if conn, dialErr := net.DialTimeout("unix", s.path, time.Second); dialErr == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("control socket %s: another fsban is running", s.path)
+		}
+		if err := os.Remove(s.path); err != nil {
+			return nil, fmt.Errorf("control socket (control.socket): %w", err)
+		}
+		l, err = net.Listen("unix", s.path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control socket (control.socket): %w", err)
+	}
+	if err := os.Chmod(s.path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket (control.socket): %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Serve answers on l until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, r *http.Request) {
+		status, err := s.daemon.Status(r.Context())
+		answer(w, status, err)
+	})
+	mux.HandleFunc("GET "+pathBans, func(w http.ResponseWriter, r *http.Request) {
+		bans, err := s.daemon.Bans(r.Context(), r.URL.Query().Has("evidence"))
+		answer(w, bans, err)
+	})
+	mux.HandleFunc("POST "+pathBans, func(w http.ResponseWriter, r *http.Request) {
+		var req BanRequest
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&req); err != nil {
+			answer(w, nil, &RefusedError{"request: " + err.Error()})
+			return
+		}
+		ban, err := s.daemon.Ban(r.Context(), req, peerOf(r))
+		answer(w, ban, err)
+	})
+	mux.HandleFunc("DELETE "+pathBans, func(w http.ResponseWriter, r *http.Request) {
+		prefix, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
+		if err != nil {
+			answer(w, nil, &RefusedError{"request: " + err.Error()})
+			return
+		}
+		ban, err := s.daemon.Unban(r.Context(), prefix, peerOf(r))
+		answer(w, ban, err)
+	})
+	srv := &http.Server{
+		Handler:           onlyAdmins(mux),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    maxRequest,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			_ = srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return ctx.Err()
+	}
+	return fmt.Errorf("control socket %s: %w", s.path, err)
+}
+
+type peerKey struct{}
+
+// withPeer remembers who is at the other end of a connection, as the kernel says it.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	if raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, cred)
+}
+
+func onlyAdmins(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+		if !ok || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+			writeJSON(w, http.StatusForbidden, apiError{"only root may talk to fsban: use sudo"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func peerOf(r *http.Request) string {
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		return "unknown"
+	}
+	return fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	var refused *RefusedError
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusOK, body)
+	case errors.As(err, &refused):
+		writeJSON(w, http.StatusConflict, apiError{refused.Text})
+	default:
+		writeJSON(w, http.StatusServiceUnavailable, apiError{err.Error()})
+	}
+}
+
+func writeJSON(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(body)
+}
