@@ -1,0 +1,230 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"fsban/config"
+	"fsban/control"
+	"fsban/firewall"
+	"fsban/ledger"
+	"fsban/policy"
+)
+
+// api answers the control socket.
+type api struct{ *Daemon }
+
+// Status returns what the daemon knows about itself.
+func (a api) Status(ctx context.Context) (control.Status, error) {
+	var never policy.NeverBan
+	if err := a.do(ctx, func(l *loop) { never = l.engine.NeverBan() }); err != nil {
+		return control.Status{}, err
+	}
+	why := a.unready()
+	v4, v6 := a.ledger.Count()
+	p := &a.cfg.Policy
+	s := control.Status{
+		Version:  a.opts.Version,
+		Started:  a.started,
+		Ready:    len(why) == 0,
+		Problems: append([]string{}, why...),
+		Sources:  []control.Source{a.sourceStatus()},
+		Firewall: a.firewallStatus(),
+		Policy: control.Policy{
+			FindTime: p.FindTime.String(), MaxRetry: p.MaxRetry, BanTime: p.BanTime.String(), NeverBan: never.Strings(),
+			Tracked: int(a.tracked.Load()), Evicted: uint64(a.evicted.Load()), Spared: a.spared.Load(),
+		},
+		Bans:     control.Bans{IPv4: v4, IPv6: v6, Made: a.made.Load(), Refused: a.refused.Load()},
+		Attempts: make(map[string]uint64),
+	}
+	for _, k := range policy.Kinds() {
+		s.Attempts[k.String()] = a.counts[k].Load()
+	}
+	s.Problems = append(s.Problems, a.troubles(&s)...)
+	return s, nil
+}
+
+// troubles are the problems beside not being ready.
+func (a api) troubles(s *control.Status) []string {
+	var list []string
+	if aside := a.ledger.SetAside(); aside != "" {
+		list = append(list, "the state file was damaged at the start: set aside as "+aside)
+	}
+	if err, _ := a.ledger.Err(); err != nil {
+		list = append(list, "bans are in force but not on disk: "+err.Error())
+	}
+	for _, src := range s.Sources {
+		if len(src.NotAllowed) > 0 {
+			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", src.NotAllowed))
+		}
+		if src.Dropped > 0 {
+			list = append(list, fmt.Sprintf("%d attempts were lost: the decision queue was full", src.Dropped))
+		}
+	}
+	if s.Bans.Refused > 0 {
+		list = append(list, fmt.Sprintf("%d bans were refused: raise firewall.max_bans", s.Bans.Refused))
+	}
+	return list
+}
+
+func (a api) sourceStatus() control.Source {
+	state := a.client.State()
+	s := control.Source{
+		Name: policy.Event.String(), Address: a.cfg.FreeSWITCH.Address, Up: state.Up, Since: state.Since,
+		Retry: state.Retry, Connects: state.Connects, Dropped: a.dropped.Load(), NotAllowed: state.Denied,
+	}
+	if state.Err != nil {
+		s.Error = state.Err.Error()
+	}
+	if us := a.lastEvent.Load(); us > 0 {
+		s.LastEvent = time.UnixMicro(us)
+	}
+	return s
+}
+
+func (a api) firewallStatus() control.Firewall {
+	state := a.enforcer.Status()
+	f := control.Firewall{
+		Backend: state.Backend, Enforcing: state.Enforcing, Since: state.Since, Pending: state.Pending,
+		Repairs: state.Repairs, Restored: state.Restored, Failures: state.Failures, Dropped: make(map[string]control.Dropped),
+	}
+	if state.Err != nil {
+		f.Error = state.Err.Error()
+	}
+	for family, n := range state.Dropped {
+		f.Dropped[family] = control.Dropped(n)
+	}
+	return f
+}
+
+// Bans returns all bans, with what the kernel counted for each.
+func (a api) Bans(_ context.Context, evidence bool) ([]control.Ban, error) {
+	entries, err := a.enforcer.Entries()
+	if err != nil {
+		return nil, err
+	}
+	inKernel := make(map[netip.Prefix]firewall.Entry, len(entries))
+	for _, e := range entries {
+		inKernel[e.Prefix] = e
+	}
+	now := time.Now()
+	list := []control.Ban{}
+	for _, b := range a.ledger.List() {
+		if b.Over(now) {
+			continue
+		}
+		if evidence {
+			if b, err = a.ledger.Load(b.Prefix); err != nil {
+				return nil, err
+			}
+		}
+		w := wire(&b)
+		if e, ok := inKernel[b.Prefix]; ok {
+			w.InKernel = true
+			w.Dropped = control.Dropped{Packets: e.Packets, Bytes: e.Bytes}
+		}
+		list = append(list, w)
+	}
+	return list, nil
+}
+
+// Ban bans a prefix because an operator says so.
+func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.Ban, error) {
+	if !r.Prefix.IsValid() {
+		return control.Ban{}, &control.RefusedError{Text: "no prefix to ban"}
+	}
+	prefix, err := config.ParsePrefix(r.Prefix.String())
+	if err != nil {
+		return control.Ban{}, &control.RefusedError{Text: err.Error()}
+	}
+	if prefix.Bits() == 0 {
+		return control.Ban{}, &control.RefusedError{Text: prefix.String() + " is everybody"}
+	}
+	now := time.Now()
+	b := ledger.Ban{Prefix: prefix, Since: now, Rule: ruleOperator, Source: policy.Operator, By: by, Reason: cut(r.Reason)}
+	duration := r.Time
+	if duration == 0 {
+		duration = time.Duration(a.cfg.Policy.BanTime)
+	}
+	switch {
+	case duration == policy.Forever:
+	case duration < time.Second:
+		return control.Ban{}, &control.RefusedError{Text: "a ban lasts at least 1s"}
+	default:
+		b.Until = now.Add(duration)
+	}
+	var refused error
+	err = a.do(ctx, func(l *loop) {
+		if entry, never := l.engine.NeverBan().Match(prefix); never && !r.Force {
+			refused = &control.RefusedError{Text: fmt.Sprintf("%v is never banned, because of %v: --force bans it all the same", prefix, entry)}
+			return
+		}
+		if banErr := l.ban(b, now); banErr != nil {
+			refused = &control.RefusedError{Text: banErr.Error()}
+		}
+	})
+	if err == nil {
+		err = refused
+	}
+	return wire(&b), err
+}
+
+// Unban ends a ban because an operator says so.
+func (a api) Unban(ctx context.Context, p netip.Prefix, by string) (control.Ban, error) {
+	prefix, err := config.ParsePrefix(p.String())
+	if err != nil {
+		return control.Ban{}, &control.RefusedError{Text: err.Error()}
+	}
+	var (
+		b     ledger.Ban
+		found bool
+		near  []netip.Prefix
+	)
+	err = a.do(ctx, func(l *loop) {
+		if b, found = l.covering(prefix); !found {
+			near = l.overlapping(prefix, 3)
+			return
+		}
+		l.unban(b, causeOperator, by)
+	})
+	if err == nil && !found {
+		text := prefix.String() + " is not banned"
+		if len(near) > 0 {
+			text += fmt.Sprintf(", but it overlaps with %v: name the prefix as fsban list shows it", near)
+		}
+		err = &control.RefusedError{Text: text}
+	}
+	return wire(&b), err
+}
+
+// overlapping returns up to limit bans that share an address with p.
+func (l *loop) overlapping(p netip.Prefix, limit int) []netip.Prefix {
+	var list []netip.Prefix
+	l.ledger.Each(func(q netip.Prefix, _ time.Time) bool {
+		if q.Overlaps(p) {
+			list = append(list, q)
+		}
+		return len(list) < limit
+	})
+	return list
+}
+
+// maxReason bounds an operator's words, in bytes.
+const maxReason = 200
+
+func cut(s string) string { return s[:min(len(s), maxReason)] }
+
+func wire(b *ledger.Ban) control.Ban {
+	w := control.Ban{
+		Prefix: b.Prefix, Since: b.Since, Until: b.Until, Rule: b.Rule, Source: b.Source.String(), Attempts: b.Attempts, By: b.By, Reason: b.Reason,
+	}
+	for _, a := range b.Evidence {
+		w.Evidence = append(w.Evidence, control.Attempt{
+			Addr: a.Addr, At: a.At, Kind: a.Kind.String(), Source: a.Source.String(), Method: a.Method.String(),
+			User: a.User, Domain: a.Domain, Profile: a.Profile, UserAgent: a.UserAgent,
+		})
+	}
+	return w
+}

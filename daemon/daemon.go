@@ -1,0 +1,396 @@
+// Package daemon puts the rooms together: it owns all lifetimes, the queue between reading and deciding, and the decision
+// loop.
+//
+// One attempt's way is esl.Client → detect.Detector (both in the reader's goroutine) → a bounded queue → policy.Engine
+// and ledger.Ledger (in the decision loop) → firewall.Enforcer → kernel.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"fsban/config"
+	"fsban/control"
+	"fsban/detect"
+	"fsban/esl"
+	"fsban/firewall"
+	"fsban/ledger"
+	"fsban/policy"
+)
+
+// queueSize is how many attempts may wait for the decision loop: most of a second of the worst flood that a FreeSWITCH
+// can report. Beyond it attempts are dropped and counted; reading never waits.
+const queueSize = 8192
+
+// Options are what a Daemon needs beside its configuration.
+type Options struct {
+	Log               *slog.Logger
+	Version, Revision string
+
+	tune func(*esl.Options) // for tests: less patience
+}
+
+// A Daemon is one running fsban.
+type Daemon struct {
+	cfg     config.Config
+	log     *slog.Logger
+	opts    Options
+	started time.Time
+
+	ledger   *ledger.Ledger
+	backend  interface{ Close() error }
+	enforcer *firewall.Enforcer
+	client   *esl.Client
+	detector *detect.Detector
+	registry *prometheus.Registry
+	metrics  *metrics
+
+	attempts chan sighting
+	requests chan func(*loop)
+	changed  chan struct{} // something that unready looks at has changed
+	newPeer  chan struct{} // peer has changed
+
+	lastError        string       // of the event socket, as last logged; the reader's own
+	lastEvent        atomic.Int64 // unix microseconds
+	tracked, evicted atomic.Int64
+	counts           [4]atomic.Uint64 // attempts by kind
+	dropped          atomic.Uint64
+	spared           atomic.Uint64
+	made, refused    atomic.Uint64
+
+	mu   sync.Mutex
+	peer netip.Addr // of the event socket
+}
+
+// A sighting is an attempt on its way to the decision loop.
+type sighting struct {
+	policy.Attempt
+	read time.Time
+}
+
+// Run runs fsban with cfg until ctx ends. It returns nil after an orderly end: every ban stays in force and on disk.
+func Run(ctx context.Context, cfg config.Config, opts Options) error {
+	d, err := open(cfg, opts)
+	if err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// open acquires what can fail at once: state file and firewall. It starts nothing.
+func open(cfg config.Config, opts Options) (*Daemon, error) {
+	d := &Daemon{
+		cfg: cfg, log: opts.Log, opts: opts, started: time.Now(),
+		detector: detect.New(),
+		registry: prometheus.NewRegistry(),
+		attempts: make(chan sighting, queueSize),
+		requests: make(chan func(*loop)),
+		changed:  make(chan struct{}, 1),
+		newPeer:  make(chan struct{}, 1),
+	}
+	var err error
+	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
+		return nil, err
+	}
+	if aside := d.ledger.SetAside(); aside != "" {
+		d.log.Error("state file was damaged: set aside, and begun anew from the kernel", "file", aside)
+	}
+	if err := d.openFirewall(); err != nil {
+		return nil, errors.Join(err, d.ledger.Close())
+	}
+	socket := esl.Options{
+		User:       cfg.FreeSWITCH.User,
+		Password:   string(cfg.FreeSWITCH.Password),
+		Fields:     detect.Fields,
+		Events:     []string{"HEARTBEAT"},
+		Subclasses: detect.Subclasses,
+		Required:   detect.Required,
+		OnEvent:    d.onEvent,
+		OnState:    d.onState,
+	}
+	if opts.tune != nil {
+		opts.tune(&socket)
+	}
+	d.client = esl.NewClient(cfg.FreeSWITCH.Address, socket)
+	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision, cfg.Policy.Rule().Name)
+	return d, nil
+}
+
+func (d *Daemon) openFirewall() error {
+	opts := firewall.EnforcerOptions{
+		Bans:    func() iter.Seq2[netip.Prefix, time.Time] { return d.ledger.Each },
+		Adopt:   d.adopt,
+		Applied: d.onApplied,
+		Changed: d.onFirewall,
+		Check:   time.Duration(d.cfg.Firewall.Check),
+	}
+	if d.cfg.Firewall.Backend == config.BackendDryRun {
+		b := firewall.NewDryRun()
+		d.backend, d.enforcer = b, firewall.NewEnforcer(b, opts)
+		return nil
+	}
+	b, err := firewall.NewIPTables(firewall.Options{Hooks: d.cfg.Firewall.Hooks(), MaxBans: d.cfg.Firewall.MaxBans})
+	if err != nil {
+		return err
+	}
+	d.backend, d.enforcer = b, firewall.NewEnforcer(b, opts)
+	return nil
+}
+
+// run starts everything and ends it in the order of the data: sources first, then decisions, then kernel and disk, so
+// that what was read is still decided, and what was decided is still enforced and written.
+func (d *Daemon) run(ctx context.Context) error {
+	server := control.NewServer(d.cfg.Control.Socket, api{d}, d.log)
+	controlListener, err := server.Listen()
+	if err != nil {
+		return errors.Join(err, d.ledger.Close(), d.backend.Close())
+	}
+	httpListener, err := d.listenHTTP()
+	if err != nil {
+		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.backend.Close())
+	}
+
+	loop := d.newLoop()
+	keepers, stopKeepers := newStage(ctx) // kernel and disk
+	keepers.run("firewall", d.enforcer.Run)
+	keepers.run("ledger", d.ledger.Run)
+	deciders, stopDeciders := newStage(ctx)
+	deciders.run("decisions", loop.run)
+
+	sources, ctx := errgroup.WithContext(ctx)
+	sources.Go(func() error { return d.client.Run(ctx) })
+	sources.Go(func() error { return server.Serve(ctx, controlListener) })
+	sources.Go(func() error { return d.watchOwn(ctx) })
+	sources.Go(func() error { return d.announce(ctx) })
+	if httpListener != nil {
+		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
+	}
+	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg.FreeSWITCH.Address,
+		"backend", d.cfg.Firewall.Backend, "findtime", d.cfg.Policy.FindTime, "maxretry", d.cfg.Policy.MaxRetry, "bantime", d.cfg.Policy.BanTime)
+	err = ignoreCanceled(sources.Wait())
+	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+	err = errors.Join(err, stopDeciders(), stopKeepers(), d.backend.Close())
+	d.log.Info("fsban has stopped: its bans stay in force")
+	return err
+}
+
+// A stage is a group of goroutines that outlives the context it was made from: it ends when it is told to.
+type stage struct {
+	ctx   context.Context
+	group *errgroup.Group
+}
+
+func newStage(parent context.Context) (stage, func() error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	s := stage{ctx, new(errgroup.Group)}
+	return s, func() error {
+		cancel()
+		return ignoreCanceled(s.group.Wait())
+	}
+}
+
+func (s stage) run(name string, f func(context.Context) error) {
+	s.group.Go(func() error {
+		if err := ignoreCanceled(f(s.ctx)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// onEvent runs in the reader's goroutine: detect, hand over, never wait.
+func (d *Daemon) onEvent(ev *esl.Event) {
+	now := time.Now()
+	d.lastEvent.Store(now.UnixMicro())
+	a, outcome := d.detector.Event(ev, now)
+	d.metrics.events[outcome].Inc()
+	if outcome != detect.Attempt && outcome != detect.ClockAdrift {
+		return
+	}
+	d.metrics.attempts[a.Kind].Inc()
+	d.counts[a.Kind].Add(1)
+	select {
+	case d.attempts <- sighting{a, now}:
+	default:
+		d.dropped.Add(1)
+		d.metrics.dropped.Inc()
+	}
+}
+
+func (d *Daemon) onState(s esl.State) {
+	switch {
+	case s.Up:
+		d.metrics.connects.Inc()
+		d.log.Info("event socket is up", "address", d.cfg.FreeSWITCH.Address, "connects", s.Connects)
+		if len(s.Denied) > 0 {
+			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", s.Denied)
+		}
+		if peer, ok := s.Peer.(*net.TCPAddr); ok {
+			d.mu.Lock()
+			d.peer = peer.AddrPort().Addr().Unmap()
+			d.mu.Unlock()
+			select {
+			case d.newPeer <- struct{}{}:
+			default:
+			}
+		}
+		d.lastError = ""
+	case s.Err != nil:
+		d.metrics.sourceErrs[s.Err.Reason].Inc()
+		level := slog.LevelWarn
+		switch {
+		case s.Err.Error() == d.lastError:
+			level = slog.LevelDebug // said once; the state is in status and metrics
+		case s.Err.Reason.Permanent():
+			level = slog.LevelError
+		}
+		d.lastError = s.Err.Error()
+		d.log.Log(context.Background(), level, s.Err.Error(), "reason", s.Err.Reason, "retry", time.Until(s.Retry).Round(time.Millisecond))
+	}
+	d.wake()
+}
+
+func (d *Daemon) onFirewall(s firewall.Status) {
+	if s.Enforcing {
+		d.log.Info("firewall is enforcing", "backend", s.Backend, "repairs", s.Repairs)
+	} else {
+		d.log.Error("firewall is not enforcing: trying again", "backend", s.Backend, "error", s.Err)
+	}
+	d.wake()
+}
+
+func (d *Daemon) onApplied(ban bool, took time.Duration) {
+	if ban {
+		d.metrics.latency.Observe(took.Seconds())
+	}
+}
+
+func (d *Daemon) wake() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+// unready returns why fsban does not protect right now: nothing when it does.
+func (d *Daemon) unready() []string {
+	var why []string
+	if s := d.enforcer.Status(); !s.Enforcing {
+		why = append(why, fmt.Sprintf("bans are not enforced: %v", s.Err))
+	}
+	if s := d.client.State(); !s.Up {
+		if s.Err != nil {
+			why = append(why, "no source of attempts is alive: "+s.Err.Error())
+		} else {
+			why = append(why, "no source of attempts is alive yet")
+		}
+	}
+	return why
+}
+
+// announce tells systemd when fsban is ready, and what is wrong while it is not.
+func (d *Daemon) announce(ctx context.Context) error {
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.changed:
+		}
+		why := d.unready()
+		switch {
+		case len(why) > 0:
+			_, _ = sd.SdNotify(false, "STATUS="+why[0])
+		case !told:
+			told = true
+			d.log.Info("ready", "after", time.Since(d.started).Round(time.Millisecond))
+			_, _ = sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS=protecting")
+		default:
+			_, _ = sd.SdNotify(false, "STATUS=protecting")
+		}
+	}
+}
+
+// watchOwn keeps the addresses of this host, and of the event socket, on the never-ban list.
+func (d *Daemon) watchOwn(ctx context.Context) error {
+	if !d.cfg.Policy.IgnoreSelf {
+		return nil
+	}
+	ticker := time.NewTicker(30 * time.Second)
+	defer ticker.Stop()
+	for {
+		never := d.neverBan()
+		err := d.do(ctx, func(l *loop) {
+			if !slices.Equal(never.Strings(), l.engine.NeverBan().Strings()) {
+				l.setNeverBan(never)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		case <-d.newPeer:
+		}
+	}
+}
+
+// neverBan returns the never-ban list as of now.
+func (d *Daemon) neverBan() policy.NeverBan {
+	if !d.cfg.Policy.IgnoreSelf {
+		return policy.NewNeverBan(d.cfg.Policy.IgnoreIP)
+	}
+	var own []netip.Prefix
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		d.log.Warn("cannot list this host's own addresses", "error", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				addr = addr.Unmap()
+				own = append(own, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+		}
+	}
+	d.mu.Lock()
+	if d.peer.IsValid() {
+		own = append(own, netip.PrefixFrom(d.peer, d.peer.BitLen()))
+	}
+	d.mu.Unlock()
+	return policy.NewNeverBan(d.cfg.Policy.IgnoreIP, own)
+}
+
+func (d *Daemon) listenHTTP() (net.Listener, error) {
+	if d.cfg.HTTP.Listen == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", d.cfg.HTTP.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("metrics (http.listen): %w", err)
+	}
+	return l, nil
+}

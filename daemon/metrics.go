@@ -1,0 +1,171 @@
+package daemon
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"fsban/detect"
+	"fsban/esl"
+	"fsban/policy"
+)
+
+// metrics are all that fsban exports, in one place. Every label set is closed and made at the start, so that zero is
+// visible. No address, user or call-id is ever a label.
+type metrics struct {
+	attempts   [4]prometheus.Counter // by policy.Kind; all from source event so far
+	events     map[detect.Outcome]prometheus.Counter
+	dropped    prometheus.Counter
+	spared     prometheus.Counter
+	whileBan   prometheus.Counter
+	bans       map[string]prometheus.Counter // by rule
+	refused    prometheus.Counter
+	unbans     map[string]prometheus.Counter // by cause
+	adopted    prometheus.Counter
+	latency    prometheus.Histogram
+	connects   prometheus.Counter
+	sourceErrs map[esl.Reason]prometheus.Counter
+}
+
+// The causes of an unban, and the names that stand where no rule banned.
+const (
+	causeExpired  = "expired"
+	causeOperator = "operator"
+	causeNeverBan = "never_ban"
+
+	ruleOperator = "operator"
+	ruleKernel   = "kernel"
+)
+
+func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, rules ...string) *metrics {
+	m := &metrics{
+		events:     make(map[detect.Outcome]prometheus.Counter),
+		bans:       make(map[string]prometheus.Counter),
+		unbans:     make(map[string]prometheus.Counter),
+		sourceErrs: make(map[esl.Reason]prometheus.Counter),
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+		reg.MustRegister(v)
+		return v
+	}
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	counterOf := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
+	}
+
+	// What happens.
+	attempts := vec("fsban_attempts_total", "Attempts that were understood, by kind, and the source that told of them.", "source", "kind")
+	for _, k := range policy.Kinds() {
+		m.attempts[k] = attempts.WithLabelValues(policy.Event.String(), k.String())
+	}
+	events := vec("fsban_events_total", "Events read from the event socket, by what became of them.", "outcome")
+	for _, o := range detect.Outcomes {
+		m.events[o] = events.WithLabelValues(string(o))
+	}
+	counterOf("fsban_frames_skipped_total", "Frames of the event socket of an unknown type.",
+		func() float64 { return float64(d.client.Skipped()) })
+	m.dropped = counter("fsban_attempts_dropped_total", "Attempts lost because the decision queue was full.")
+	m.spared = counter("fsban_attempts_spared_total", "Attempts that would have counted against an address that is never banned.")
+	m.whileBan = counter("fsban_attempts_while_banned_total", "Attempts of an address that was banned already.")
+
+	// Bans.
+	bans := vec("fsban_bans_total", "Bans made, by rule. Bans that a restart restores are not counted again.", "rule")
+	for _, r := range append(rules, ruleOperator) {
+		m.bans[r] = bans.WithLabelValues(r)
+	}
+	m.refused = counter("fsban_bans_refused_total", "Bans not made because firewall.max_bans was reached.")
+	m.adopted = counter("fsban_bans_adopted_total", "Entries found in the kernel's set that fsban did not know, and took over.")
+	unbans := vec("fsban_unbans_total", "Bans that ended, by cause.", "cause")
+	for _, c := range []string{causeExpired, causeOperator, causeNeverBan} {
+		m.unbans[c] = unbans.WithLabelValues(c)
+	}
+	banned := prometheus.NewDesc("fsban_banned_prefixes", "Prefixes that are banned now.", []string{"family"}, nil)
+	m.latency = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "fsban_ban_latency_seconds",
+		Help:    "Time from reading the attempt that led to a ban until the kernel held the ban.",
+		Buckets: []float64{.00005, .0001, .0002, .0005, .001, .002, .005, .01, .05, .1, .5, 1, 5},
+	})
+	reg.MustRegister(m.latency)
+
+	// Sources.
+	gauge("fsban_event_socket_up", "1 while fsban is logged in to the event socket and subscribed.",
+		func() float64 { return boolean(d.client.State().Up) })
+	m.connects = counter("fsban_event_socket_connects_total", "How often the event socket came up.")
+	failures := vec("fsban_event_socket_errors_total", "Connections that failed or ended, by reason.", "reason")
+	for _, r := range esl.Reasons {
+		m.sourceErrs[r] = failures.WithLabelValues(string(r))
+	}
+	gauge("fsban_last_event_timestamp_seconds", "When the last event was read; 0 for never.",
+		func() float64 { return float64(d.lastEvent.Load()) / 1e6 })
+
+	// Policy.
+	gauge("fsban_tracked_addresses", "Addresses with attempts in their window.", func() float64 { return float64(d.tracked.Load()) })
+	counterOf("fsban_tracked_evicted_total", "Addresses forgotten because policy.max_tracked others were seen since.",
+		func() float64 { return float64(d.evicted.Load()) })
+
+	// The kernel and the disk.
+	gauge("fsban_firewall_enforcing", "1 while every ban asked for is in the kernel or on its way.",
+		func() float64 { return boolean(d.enforcer.Status().Enforcing) })
+	gauge("fsban_firewall_pending", "Bans and unbans that the kernel has not taken yet.",
+		func() float64 { return float64(d.enforcer.Status().Pending) })
+	counterOf("fsban_firewall_failures_total", "Operations on the kernel that failed. They are repeated.",
+		func() float64 { return float64(d.enforcer.Status().Failures) })
+	counterOf("fsban_firewall_repairs_total", "Rules, chains and sets of fsban's that were missing in the kernel, and were made again.",
+		func() float64 { return float64(d.enforcer.Status().Repairs) })
+	counterOf("fsban_firewall_restored_total", "Bans that were missing in the kernel, and were put back.",
+		func() float64 { return float64(d.enforcer.Status().Restored) })
+	counterOf("fsban_ledger_failures_total", "Writes of the state file that failed. They are repeated.",
+		func() float64 { _, n := d.ledger.Err(); return float64(n) })
+	gauge("fsban_ready", "1 while fsban enforces bans and at least one source is alive.",
+		func() float64 { return boolean(len(d.unready()) == 0) })
+
+	reg.MustRegister(&families{d, banned,
+		prometheus.NewDesc("fsban_dropped_packets_total", "Packets that fsban's rules threw away, since fsban started.", []string{"family"}, nil),
+		prometheus.NewDesc("fsban_dropped_bytes_total", "Bytes that fsban's rules threw away, since fsban started.", []string{"family"}, nil),
+	})
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "fsban_build_info",
+		Help:        "1, with the version as labels.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()},
+	}, func() float64 { return 1 }))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// families exports what is counted by address family.
+type families struct {
+	d                      *Daemon
+	banned, packets, bytes *prometheus.Desc
+}
+
+func (f *families) Describe(ch chan<- *prometheus.Desc) {
+	ch <- f.banned
+	ch <- f.packets
+	ch <- f.bytes
+}
+
+func (f *families) Collect(ch chan<- prometheus.Metric) {
+	v4, v6 := f.d.ledger.Count()
+	dropped := f.d.enforcer.Status().Dropped
+	for family, n := range map[string]int{"ipv4": v4, "ipv6": v6} {
+		ch <- prometheus.MustNewConstMetric(f.banned, prometheus.GaugeValue, float64(n), family)
+		ch <- prometheus.MustNewConstMetric(f.packets, prometheus.CounterValue, float64(dropped[family].Packets), family)
+		ch <- prometheus.MustNewConstMetric(f.bytes, prometheus.CounterValue, float64(dropped[family].Bytes), family)
+	}
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
