@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fsban/control"
+	"fsban/internal/fakeswitch"
+	"fsban/internal/netns"
+)
+
+func newDemo() *cobra.Command {
+	var d demo
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "See it work: a night's attacks against a real daemon, on no host but its own",
+		Long: `Play a night's attacks in about 20 seconds: a password guesser, an extension scan, ordinary phones, and an office with one
+wrong password. The daemon is the real one, and so are iptables, the kernel set and the packets, in network namespaces of
+their own: nothing outside is touched, and no privilege is needed. FreeSWITCH is played by recorded events.
+
+The exit code is 0 when the attackers were banned and nobody else was. Where the system refuses namespaces, the same is
+shown as a dry run.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d.out = &lines{out: cmd.OutOrStdout()}
+			if netns.Inside() || d.dryRun {
+				return d.run(cmd.Context())
+			}
+			return d.enter(cmd.Context())
+		},
+	}
+	c.Flags().BoolVar(&d.stay, "stay", false, "go on after the night, until interrupted")
+	c.Flags().DurationVar(&d.night, "night", 20*time.Second, "how long the night is")
+	c.Flags().BoolVar(&d.dryRun, "dry-run", false, "decide and show everything, ban nothing")
+	return c
+}
+
+// A demo is one run of `fsban demo`.
+type demo struct {
+	stay   bool
+	dryRun bool
+	night  time.Duration
+	out    *lines
+	self   string
+	dir    string // configuration, state and sockets
+}
+
+// lines lets several goroutines print, each a line at a time.
+type lines struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (l *lines) printf(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.out, format+"\n", args...)
+}
+
+// enter runs the demo once more, in namespaces of its own.
+func (d *demo) enter(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	// Interrupts reach the child from the terminal, and a termination is passed on; it then ends in order.
+	cmd := netns.Command(context.WithoutCancel(ctx), self, os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Start()
+	if err != nil {
+		d.out.printf("This system refuses namespaces (%v): the same as a dry run, without packets and without a kernel.\n", err)
+		d.dryRun = true
+		return d.run(ctx)
+	}
+	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })()
+	err = cmd.Wait()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return errors.New("the demo did not show what it should")
+	}
+	return err
+}
+
+// The addresses of the demo, from the ranges reserved for documentation.
+var (
+	switchAddr  = netip.MustParseAddr("192.0.2.10")
+	guesserAddr = netip.MustParseAddr("203.0.113.66")
+	scannerAddr = netip.MustParseAddr("203.0.113.99")
+	officeAddr  = netip.MustParseAddr("203.0.113.50")
+)
+
+// run plays the night, inside.
+func (d *demo) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(d.dir) }()
+
+	freeswitch := fakeswitch.New(fakeswitch.Options{Heartbeat: 5 * time.Second})
+	if err := freeswitch.Listen("127.0.0.1:0"); err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = freeswitch.Serve(ctx) })
+
+	config := filepath.Join(d.dir, "config.yaml")
+	if err := os.WriteFile(config, d.config(freeswitch.Addr()), 0o600); err != nil {
+		return err
+	}
+	daemon, err := d.startDaemon(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer daemon.stop()
+	if err := daemon.ready(ctx, freeswitch, filepath.Join(d.dir, "fsban.sock")); err != nil {
+		return err
+	}
+
+	n := &night{freeswitch: freeswitch, out: d.out, packets: !d.dryRun}
+	if err := n.play(ctx, d.night); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	err = d.show(ctx, config, n)
+	if d.stay && err == nil {
+		d.out.printf("\nIt stays up. In another terminal:\n  %s --socket %s status\n  ... list, ban 203.0.113.7, unban 203.0.113.66\nInterrupt to end it.", d.self, filepath.Join(d.dir, "fsban.sock"))
+		n.quiet = true
+		return n.play(ctx, 0)
+	}
+	return err
+}
+
+func (d *demo) prepare() (err error) {
+	if d.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if d.dir, err = os.MkdirTemp("", "fsban-demo-"); err != nil {
+		return err
+	}
+	if d.dryRun {
+		return nil
+	}
+	if _, err := netns.Prepare(); err != nil {
+		return err
+	}
+	return netns.Assign(netip.PrefixFrom(switchAddr, 32), netip.MustParsePrefix("203.0.113.1/24"))
+}
+
+// config is what the demo's daemon is told: its own places, and the defaults for all that matters.
+func (d *demo) config(eventSocket string) []byte {
+	backend, listen := "iptables", "127.0.0.1:9738"
+	if d.dryRun {
+		backend, listen = "dry-run", "127.0.0.1:19738"
+	}
+	return fmt.Appendf(nil, "freeswitch: {address: %q}\nfirewall: {backend: %s, check: 2s}\nstate: {directory: %q}\ncontrol: {socket: %q}\nhttp: {listen: %q}\n",
+		eventSocket, backend, d.dir, filepath.Join(d.dir, "fsban.sock"), listen)
+}
+
+// A child is the daemon of the demo.
+type child struct {
+	cmd  *exec.Cmd
+	done chan error // the daemon's end, once
+}
+
+func (d *demo) startDaemon(ctx context.Context, config string) (*child, error) {
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.self, "run", "--config", config)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	d.out.printf("$ fsban run")
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c := &child{cmd, make(chan error, 1)}
+	go func() {
+		for s := bufio.NewScanner(stderr); s.Scan(); {
+			_, text, _ := strings.Cut(s.Text(), " ") // without the time
+			d.out.printf("      fsban | %s", text)
+		}
+		c.done <- cmd.Wait()
+	}()
+	return c, nil
+}
+
+// ready waits until the daemon protects.
+func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := freeswitch.WaitSubscribed(ctx); err != nil {
+		return fmt.Errorf("the daemon did not connect: %w", err)
+	}
+	client := control.NewClient(socket)
+	defer client.Close()
+	for {
+		s, err := client.Status(ctx)
+		if err == nil && s.Ready {
+			return nil
+		}
+		select {
+		case err := <-c.done:
+			return fmt.Errorf("the daemon ended: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon did not get ready: %v (%w)", s.Problems, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (c *child) stop() {
+	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	<-c.done
+}
+
+// show prints what an operator would look at afterwards, and returns an error if it is not what it should be.
+func (d *demo) show(ctx context.Context, config string, n *night) error {
+	for _, args := range [][]string{{"status"}, {"list"}} {
+		if err := d.command(ctx, d.self, append([]string{"--config", config}, args...)...); err != nil {
+			return err
+		}
+	}
+	if !d.dryRun {
+		// The kernel's own word. The ipset program is for people: fsban does not need it.
+		for _, line := range []string{"iptables -t raw -v -n -L FSBAN", "ipset list fsban4"} {
+			words := strings.Fields(line)
+			if _, err := exec.LookPath(words[0]); err == nil {
+				if err := d.command(ctx, words[0], words[1:]...); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	client := control.NewClient(filepath.Join(d.dir, "fsban.sock"))
+	defer client.Close()
+	if err := d.metrics(ctx); err != nil {
+		return err
+	}
+	bans, err := client.Bans(ctx, false)
+	if err != nil {
+		return err
+	}
+	return d.verdict(bans, n)
+}
+
+func (d *demo) command(ctx context.Context, path string, args ...string) error {
+	shown := slices.Clone(args)
+	if path == d.self {
+		path, shown = d.self, args[2:]
+	}
+	d.out.printf("\n$ %s %s", filepath.Base(path), strings.Join(shown, " "))
+	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	d.out.printf("%s", strings.TrimRight(string(out), "\n"))
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", filepath.Base(path), strings.Join(shown, " "), err)
+	}
+	return nil
+}
+
+func (d *demo) metrics(ctx context.Context) error {
+	listen := "127.0.0.1:9738"
+	if d.dryRun {
+		listen = "127.0.0.1:19738"
+	}
+	d.out.printf("\n$ curl -s http://%s/metrics | grep -E 'fsban_(attempts_total|bans_total|banned|dropped)'", listen)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+"/metrics", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	for s := bufio.NewScanner(resp.Body); s.Scan(); {
+		for _, prefix := range []string{"fsban_attempts_total", "fsban_bans_total", "fsban_banned", "fsban_dropped"} {
+			if strings.HasPrefix(s.Text(), prefix) {
+				d.out.printf("%s", s.Text())
+			}
+		}
+	}
+	return nil
+}
+
+// verdict compares what happened with what should have.
+func (d *demo) verdict(bans []control.Ban, n *night) error {
+	var banned []string
+	for i := range bans {
+		if bans[i].InKernel {
+			banned = append(banned, bans[i].Prefix.String())
+		}
+	}
+	slices.Sort(banned)
+	want := []string{guesserAddr.String() + "/32", scannerAddr.String() + "/32"}
+	if !slices.Equal(banned, want) {
+		return fmt.Errorf("banned are %v, should be %v", banned, want)
+	}
+	if d.dryRun {
+		d.out.printf("\nThe two attackers would be banned, each at the fifth failure; the phones and the office would not.")
+		return nil
+	}
+	var dropped uint64
+	for i := range bans {
+		dropped += bans[i].Dropped.Packets
+	}
+	answered := n.answeredAfterBan()
+	if dropped == 0 || answered > 0 {
+		return fmt.Errorf("the kernel dropped %d packets of the banned, and FreeSWITCH answered %d", dropped, answered)
+	}
+	d.out.printf("\nThe two attackers are banned, each at the fifth failure; %d packets that they sent since were dropped before anything\nsaw them. The phones and the office were not touched.", dropped)
+	return nil
+}

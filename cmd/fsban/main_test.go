@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"fsban/control"
+	"fsban/internal/fakeswitch"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main}) }
+
+// Each script shows what a user sees. Beside fsban it may say:
+//
+//	freeswitch              start a FreeSWITCH; its event socket is $FREESWITCH
+//	wrong ADDRESS N         N wrong passwords from ADDRESS
+//	ready SOCKET            wait until the daemon behind SOCKET protects
+//	bans SOCKET N           wait until it holds N bans
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			// A socket's path is short.
+			dir, err := os.MkdirTemp("", "fsban")
+			e.Defer(func() { _ = os.RemoveAll(dir) })
+			e.Setenv("DIR", dir)
+			e.Setenv("TZ", "UTC")
+			return err
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"freeswitch": startFreeSWITCH,
+			"wrong": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[1])
+				ts.Check(err)
+				for range n {
+					switchOf(ts).Emit(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr(args[0]), User: "1000"}, time.Now())
+				}
+			},
+			"ready": func(ts *testscript.TestScript, _ bool, args []string) {
+				wait(ts, args[0], "ready", func(c *control.Client) bool {
+					s, err := c.Status(context.Background())
+					return err == nil && s.Ready
+				})
+			},
+			"bans": func(ts *testscript.TestScript, _ bool, args []string) {
+				wait(ts, args[0], args[1]+" bans", func(c *control.Client) bool {
+					b, err := c.Bans(context.Background(), false)
+					return err == nil && strconv.Itoa(len(b)) == args[1]
+				})
+			},
+		},
+	})
+}
+
+func startFreeSWITCH(ts *testscript.TestScript, _ bool, _ []string) {
+	fs := fakeswitch.New(fakeswitch.Options{})
+	ts.Check(fs.Listen("127.0.0.1:0"))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- fs.Serve(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		<-done
+	})
+	ts.Setenv("FREESWITCH", fs.Addr())
+	switches[fs.Addr()] = fs
+}
+
+// switches are the FreeSWITCHes of the scripts, by address. Scripts run one after the other.
+var switches = make(map[string]*fakeswitch.Switch)
+
+func switchOf(ts *testscript.TestScript) *fakeswitch.Switch { return switches[ts.Getenv("FREESWITCH")] }
+
+func wait(ts *testscript.TestScript, socket, what string, ok func(*control.Client) bool) {
+	client := control.NewClient(socket)
+	defer client.Close()
+	for deadline := time.Now().Add(10 * time.Second); !ok(client); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("never came true: %s", what)
+		}
+	}
+}

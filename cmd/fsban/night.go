@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"fsban/internal/fakeswitch"
+)
+
+// A night is what the demo plays: peers that send real packets to FreeSWITCH's SIP port, behind which recorded events
+// answer for FreeSWITCH.
+type night struct {
+	freeswitch *fakeswitch.Switch
+	out        *lines
+	packets    bool // real packets; without, what would arrive is taken for arrived
+	quiet      bool
+	began      time.Time
+
+	mu       sync.Mutex
+	failures map[netip.Addr]int // answered with 403
+}
+
+// maxRetry is the demo's policy: fsban's default.
+const maxRetry = 5
+
+// A peer is somebody who sends requests.
+type peer struct {
+	name    string
+	addr    netip.Addr
+	agent   string
+	first   time.Duration // when the first request comes
+	every   time.Duration
+	request func(n int) (user string, s fakeswitch.Situation, ok bool)
+}
+
+func peers() []peer {
+	list := []peer{
+		{"guesser", guesserAddr, "friendly-scanner", time.Second, 900 * time.Millisecond,
+			func(int) (string, fakeswitch.Situation, bool) { return "1001", fakeswitch.WrongPassword, true }},
+		{"scanner", scannerAddr, "sipvicious", 6 * time.Second, 700 * time.Millisecond,
+			func(n int) (string, fakeswitch.Situation, bool) {
+				return fmt.Sprint(100 + n), fakeswitch.UnknownUser, true
+			}},
+		{"office", officeAddr, "Yealink SIP-T54W", 3 * time.Second, 4 * time.Second,
+			func(n int) (string, fakeswitch.Situation, bool) {
+				return "2001", []fakeswitch.Situation{fakeswitch.WrongPassword, fakeswitch.WrongPassword, fakeswitch.Success, fakeswitch.Refresh}[min(n, 3)], true
+			}},
+	}
+	for i := range 4 {
+		list = append(list, peer{"phone", netip.AddrFrom4([4]byte{203, 0, 113, byte(21 + i)}), "Grandstream GXP2170", time.Duration(500+1700*i) * time.Millisecond, 5 * time.Second,
+			func(n int) (string, fakeswitch.Situation, bool) {
+				// An expired nonce now and then, as every phone has.
+				return fmt.Sprint(3001 + i), []fakeswitch.Situation{fakeswitch.Success, fakeswitch.Refresh, fakeswitch.StaleNonce}[n%3], true
+			}})
+	}
+	return list
+}
+
+// answers are what FreeSWITCH says in each situation.
+var answers = map[fakeswitch.Situation]string{
+	fakeswitch.WrongPassword: "403 Forbidden", fakeswitch.UnknownUser: "403 Forbidden", fakeswitch.Success: "200 OK", fakeswitch.Refresh: "200 OK",
+	fakeswitch.StaleNonce: "401 Unauthorized",
+}
+
+// play lets the peers act for a while; 0 is until ctx ends.
+func (n *night) play(ctx context.Context, long time.Duration) error {
+	n.began = time.Now()
+	n.failures = make(map[netip.Addr]int)
+	if long > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, long)
+		defer cancel()
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	var door *net.UDPConn
+	if n.packets {
+		var err error
+		if door, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(switchAddr, 5060))); err != nil {
+			return err
+		}
+		defer func() { _ = door.Close() }()
+		running.Go(func() { n.answer(door) })
+		defer context.AfterFunc(ctx, func() { _ = door.Close() })()
+	}
+	for _, p := range peers() {
+		running.Go(func() { n.act(ctx, p) })
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// act is one peer's night.
+func (n *night) act(ctx context.Context, p peer) {
+	var conn *net.UDPConn
+	if n.packets {
+		var err error
+		conn, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.addr, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(switchAddr, 5060)))
+		if err != nil {
+			n.out.printf("%s: %v", p.name, err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+	}
+	timer := time.NewTimer(p.first)
+	defer timer.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(p.every)
+		}
+		user, situation, ok := p.request(i)
+		if !ok {
+			return
+		}
+		n.say(p, user, n.send(conn, p, user, situation))
+	}
+}
+
+// send asks FreeSWITCH for something and returns its answer.
+func (n *night) send(conn *net.UDPConn, p peer, user string, s fakeswitch.Situation) string {
+	if !n.packets {
+		n.happens(netip.AddrPortFrom(p.addr, 5060), user, p.agent, s)
+		return answers[s]
+	}
+	request := strings.Join([]string{string(s), user, p.agent}, "\n")
+	if _, err := conn.Write([]byte(request)); err != nil {
+		return "no answer: " + err.Error()
+	}
+	buf := make([]byte, 200)
+	_ = conn.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
+	size, err := conn.Read(buf)
+	if err != nil {
+		return "no answer: the packet was dropped"
+	}
+	return string(buf[:size])
+}
+
+// answer is FreeSWITCH's SIP port: whatever arrives becomes events and an answer.
+func (n *night) answer(door *net.UDPConn) {
+	buf := make([]byte, 2000)
+	for {
+		size, from, err := door.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		parts := strings.SplitN(string(buf[:size]), "\n", 3)
+		situation := fakeswitch.Situation(parts[0])
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		n.happens(from, parts[1], parts[2], situation)
+		_, _ = door.WriteToUDPAddrPort([]byte(answers[situation]), from)
+	}
+}
+
+func (n *night) happens(from netip.AddrPort, user, agent string, s fakeswitch.Situation) {
+	if strings.HasPrefix(answers[s], "403") {
+		n.mu.Lock()
+		n.failures[from.Addr()]++
+		n.mu.Unlock()
+	}
+	n.freeswitch.Emit(s, fakeswitch.Caller{Addr: from.Addr(), Port: from.Port(), User: user, UserAgent: agent}, time.Now())
+}
+
+func (n *night) say(p peer, user, answer string) {
+	if n.quiet {
+		return
+	}
+	n.out.printf("%5.1fs  %-8s %-13s REGISTER %-5s %s", time.Since(n.began).Seconds(), p.name, p.addr, user, answer)
+}
+
+// answeredAfterBan returns how many failures FreeSWITCH answered beyond the ones that a ban takes.
+func (n *night) answeredAfterBan() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	over := 0
+	for _, failures := range n.failures {
+		over += max(0, failures-maxRetry)
+	}
+	return over
+}

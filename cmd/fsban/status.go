@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fsban/control"
+)
+
+func newStatus(s *settings) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Are we protected, and what needs a human?",
+		Long:  "Show on one screen whether fsban protects, what it hears, what it has banned, and what is wrong. The exit code is 1 when it does not protect.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := s.client()
+			defer client.Close()
+			status, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), status)
+			} else {
+				printStatus(cmd.OutOrStdout(), &status, time.Now())
+			}
+			if err == nil && !status.Ready {
+				err = errors.New("not protecting")
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func printStatus(out io.Writer, s *control.Status, now time.Time) {
+	state := "PROTECTING"
+	if !s.Ready {
+		state = "NOT PROTECTING"
+	}
+	fmt.Fprintf(out, "fsban %s  %s  up %s\n", s.Version, state, short(now.Sub(s.Started)))
+	for _, p := range s.Problems {
+		fmt.Fprintf(out, "  ! %s\n", p)
+	}
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(out, "  %-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	for _, src := range s.Sources {
+		line := fmt.Sprintf("%s %s: ", src.Name, src.Address)
+		switch {
+		case src.Up:
+			line += "up for " + short(now.Sub(src.Since))
+		case src.Retry.After(now):
+			line += "down, next try in " + short(src.Retry.Sub(now)+time.Second)
+		default:
+			line += "down"
+		}
+		if !src.LastEvent.IsZero() {
+			line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
+		}
+		row("source", "%s", line)
+	}
+	f := &s.Firewall
+	enforcing := "enforcing"
+	if !f.Enforcing {
+		enforcing = "NOT enforcing"
+	}
+	line := fmt.Sprintf("%s, %s", f.Backend, enforcing)
+	if f.Pending > 0 {
+		line += fmt.Sprintf(", %d changes pending", f.Pending)
+	}
+	if f.Repairs > 0 || f.Restored > 0 {
+		line += fmt.Sprintf(", repaired %d rules or sets, restored %d bans", f.Repairs, f.Restored)
+	}
+	row("firewall", "%s", line)
+	var packets uint64
+	for _, d := range f.Dropped {
+		packets += d.Packets
+	}
+	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", s.Bans.IPv4+s.Bans.IPv6, s.Bans.IPv4, s.Bans.IPv6, s.Bans.Made, packets)
+	row("seen", "%d failures, %d challenges, %d successes, %d from addresses never banned",
+		s.Attempts["auth_failure"], s.Attempts["challenge"], s.Attempts["auth_success"], s.Policy.Spared)
+	row("policy", "%d failures in %s: banned for %s; %d addresses watched", s.Policy.MaxRetry, s.Policy.FindTime, s.Policy.BanTime, s.Policy.Tracked)
+	row("never ban", "%s", strings.Join(s.Policy.NeverBan, ", "))
+}
