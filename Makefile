@@ -1,0 +1,57 @@
+# make run    build fsban and see it work, in namespaces of its own
+# make test   install what the tests need, and run them all
+# make check  test, and everything that reads the code for mistakes
+# make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
+
+# Debian keeps iptables and ipset where a user's PATH does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: build run test check bench
+.PHONY: tools-run tools-test
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/fsban ./cmd/fsban
+
+run: tools-run build
+	bin/fsban demo
+
+test: tools-test
+	@fmt=$$(gofmt -l .); [ -z "$$fmt" ] || { echo "gofmt has to be run on:"; echo "$$fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -race -timeout 15m ./...
+
+check: test
+	$(GO) mod verify
+	$(STATICCHECK) ./...
+	$(GOLANGCI) run ./...
+	@out=$$($(GOVULNCHECK) ./... 2>&1); code=$$?; echo "$$out"; case "$$out" in \
+		*"fetching vulnerabilities"*) echo "govulncheck: its database cannot be reached from here: not checked" ;; \
+		*) exit $$code ;; esac
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./esl ./policy ./daemon
+
+# need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
+define need
+	@missing=; for t in $(1); do command -v $$t >/dev/null 2>&1 || missing="$$missing $$t"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		echo "installing $(2), for:$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	else \
+		echo "missing:$$missing. Install: $(2)"; $(3); \
+	fi
+endef
+
+tools-run:
+	$(call need,iptables ip6tables ipset,iptables ipset,true)
+
+tools-test:
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset gcc,iptables ipset gcc libc6-dev,exit 1)

@@ -1,0 +1,100 @@
+// Package house_test holds the layout of the repository: which room may know which.
+package house_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport is, for each room, what it may import beside the standard library, and why. Data flows one way: whoever is not
+// listed is not known. Tests may import what they like.
+var mayImport = map[string][]string{
+	"esl":     {"github.com/percipia/eslgo/command"}, // the words of the commands; reading is our own
+	"detect":  {"fsban/esl", "fsban/policy"},         // from an event to an attempt
+	"policy":  {},                                    // pure
+	"ledger":  {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
+	"config":  {"fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
+	"control": {"golang.org/x/sys/unix"},                              // who is at the other end of the socket
+	"firewall": {
+		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
+	},
+	"daemon": {
+		"fsban/config", "fsban/control", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/policy",
+		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
+		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",
+		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",
+	},
+	"cmd/fsban": {
+		"fsban/config", "fsban/control", "fsban/daemon", "fsban/firewall", "fsban/policy", "fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
+		"github.com/spf13/cobra",
+	},
+	"internal/captures":   {},
+	"internal/fakeswitch": {},
+	"internal/netns":      {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},
+}
+
+// onlyIn are packages of the standard library that only some rooms may use, and why.
+var onlyIn = map[string][]string{
+	"os/exec": {"firewall", "cmd/fsban", "internal/netns"}, // programs are run by the firewall; the demo runs fsban
+	"unsafe":  {},
+}
+
+func TestEachRoomImportsOnlyWhatItMay(t *testing.T) {
+	seen := make(map[string]bool)
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && path != "." || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		room := filepath.ToSlash(filepath.Dir(path))
+		allowed, known := mayImport[room]
+		if !known {
+			t.Errorf("%s: %s is a room that this test does not know", path, room)
+			return nil
+		}
+		seen[room] = true
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if rooms, restricted := onlyIn[name]; restricted && !slices.Contains(rooms, room) {
+				t.Errorf("%s imports %s", path, name)
+			}
+			if isStandard(name) || slices.Contains(allowed, name) {
+				continue
+			}
+			t.Errorf("%s imports %s: %s may not know it", path, name, room)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room := range mayImport {
+		if !seen[room] {
+			t.Errorf("there is no room %s", room)
+		}
+	}
+}
+
+// isStandard tells whether a package is the standard library's: the first element of its path has no dot, and is not ours.
+func isStandard(name string) bool {
+	first, _, _ := strings.Cut(name, "/")
+	return first != "fsban" && !strings.Contains(first, ".")
+}
