@@ -52,7 +52,7 @@ func (a api) troubles(s *control.Status) []string {
 	if aside := a.ledger.SetAside(); aside != "" {
 		list = append(list, "the state file was damaged at the start: set aside as "+aside)
 	}
-	if err, _ := a.ledger.Err(); err != nil {
+	if _, err := a.ledger.Failures(); err != nil {
 		list = append(list, "bans are in force but not on disk: "+err.Error())
 	}
 	for _, src := range s.Sources {

@@ -124,7 +124,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	counterOf("fsban_firewall_restored_total", "Bans that were missing in the kernel, and were put back.",
 		func() float64 { return float64(d.enforcer.Status().Restored) })
 	counterOf("fsban_ledger_failures_total", "Writes of the state file that failed. They are repeated.",
-		func() float64 { _, n := d.ledger.Err(); return float64(n) })
+		func() float64 { n, _ := d.ledger.Failures(); return float64(n) })
 	gauge("fsban_ready", "1 while fsban enforces bans and at least one source is alive.",
 		func() float64 { return boolean(len(d.unready()) == 0) })
 

@@ -211,7 +211,7 @@ func TestFileTruncatedInUseCrashesNothing(t *testing.T) {
 	if _, err := l.Load(netip.MustParsePrefix("10.0.0.1/32")); err == nil {
 		t.Error("it could be read")
 	}
-	if err, failed := l.Err(); err == nil || failed != 2 {
+	if failed, err := l.Failures(); err == nil || failed != 2 {
 		t.Errorf("%v after %d failures", err, failed)
 	}
 	if n := len(l.List()); n != 201 {

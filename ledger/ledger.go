@@ -315,11 +315,11 @@ func (l *Ledger) Expire(now time.Time) []Ban {
 	return over
 }
 
-// Err returns why the last write failed, nil when it did not, and how many writes have failed.
-func (l *Ledger) Err() (error, uint64) { //nolint:staticcheck // the count belongs to the error
+// Failures returns how many writes have failed, and why the last write did; nil when it did not.
+func (l *Ledger) Failures() (uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.failed, l.errors
+	return l.errors, l.failed
 }
 
 // Run writes changes until ctx ends, then the last of them, and closes the file.

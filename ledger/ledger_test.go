@@ -262,7 +262,7 @@ func TestChangesThatCannotBeWrittenStayPending(t *testing.T) {
 		if err := l.Flush(); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
-		if err, failed := l.Err(); err == nil || err.Error() != want || failed != n+1 {
+		if failed, err := l.Failures(); err == nil || err.Error() != want || failed != n+1 {
 			t.Errorf("%v after %d failures", err, failed)
 		}
 	}
@@ -272,7 +272,7 @@ func TestChangesThatCannotBeWrittenStayPending(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, l)
-	if err, failed := l.Err(); err != nil || failed != 3 {
+	if failed, err := l.Failures(); err != nil || failed != 3 {
 		t.Errorf("%v after %d failures", err, failed)
 	}
 	l = open(t, path, start)
@@ -336,7 +336,7 @@ func TestRunTriesAgainWhatItCouldNotWrite(t *testing.T) {
 		go func() { done <- l.Run(ctx) }()
 		l.Add(ban("192.0.2.1/32", time.Hour))
 		time.Sleep(time.Minute)
-		if err, failed := l.Err(); err == nil || failed < 10 || failed > 14 {
+		if failed, err := l.Failures(); err == nil || failed < 10 || failed > 14 {
 			t.Errorf("%d tries in a minute, the last: %v", failed, err)
 		}
 		cancel()
@@ -437,7 +437,7 @@ func TestManyGoroutinesLoseNothing(t *testing.T) {
 					break
 				}
 				l.Count()
-				_, _ = l.Err()
+				_, _ = l.Failures()
 			}
 		})
 	}

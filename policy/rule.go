@@ -50,7 +50,7 @@ func NewNeverBan(lists ...[]netip.Prefix) NeverBan {
 		if slices.ContainsFunc(n.prefixes, covers) {
 			continue
 		}
-		n.prefixes = slices.DeleteFunc(n.prefixes, func(q netip.Prefix) bool { return p.Overlaps(q) })
+		n.prefixes = slices.DeleteFunc(n.prefixes, p.Overlaps)
 		n.prefixes = append(n.prefixes, p)
 	}
 	return n
