@@ -110,7 +110,7 @@ func (l *loop) ban(b ledger.Ban, cause time.Time) error {
 	l.enforcer.Ban(b.Prefix, b.Until, cause)
 	l.made.Add(1)
 	l.metrics.bans[b.Rule].Inc()
-	l.log.Info("banned", "addr", b.Prefix, "rule", b.Rule, "attempts", b.Attempts, "bantime", bantime(&b), "source", b.Source, "user", lastUser(b.Evidence), operator(b.By))
+	l.log.Info("banned", "addr", b.Prefix, "rule", b.Rule, "attempts", b.Attempts, "bantime", bantime(&b), "source", b.Source, text("user", lastUser(b.Evidence)), text("by", b.By))
 	return nil
 }
 
@@ -120,7 +120,7 @@ func (l *loop) unban(b ledger.Ban, cause, by string) {
 	l.ledger.Remove(b.Prefix)
 	l.engine.Forget(b.Prefix)
 	l.metrics.unbans[cause].Inc()
-	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, operator(by))
+	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, text("by", by))
 }
 
 // setNeverBan puts a never-ban list into force. It ends the bans that a rule made of addresses that are on it now: one that
@@ -156,12 +156,12 @@ func (d *Daemon) adopt(entries []firewall.Entry) {
 	d.log.Warn("took over bans that were in the kernel and not in the state file", "bans", len(entries), "first", entries[0].Prefix)
 }
 
-// operator names who gave an order, where somebody did.
-func operator(by string) slog.Attr {
-	if by == "" {
+// text is an attribute that a log line lacks where there is nothing to say.
+func text(key, value string) slog.Attr {
+	if value == "" {
 		return slog.Attr{}
 	}
-	return slog.String("by", by)
+	return slog.String(key, value)
 }
 
 func bantime(b *ledger.Ban) any {

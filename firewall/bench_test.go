@@ -76,7 +76,7 @@ func BenchmarkBans(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is a check that finds everything in its place, with a set of some size.
+// BenchmarkCheck is a check that finds everything in its place.
 func BenchmarkCheck(b *testing.B) {
 	for _, kind := range []string{"nft", "legacy"} {
 		b.Run(kind, func(b *testing.B) {
@@ -134,6 +134,7 @@ func filled(b *testing.B, n int) *IPTables {
 	if _, err := k.setup(); err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { _, _ = k.Teardown() })
 	command(b, "ipset flush")
 	ops := make([]op, 0, n)
 	for i := range n {

@@ -192,19 +192,25 @@ func (e *Enforcer) unstick() {
 
 // drain applies what is pending. What fails is kept for the next try.
 func (e *Enforcer) drain() error {
-	e.mu.Lock()
-	taken := e.pending
-	if len(taken) > 0 {
-		e.pending = make(map[netip.Prefix]op)
-	}
-	e.taken = len(taken)
-	e.mu.Unlock()
 	var err error
-	if len(taken) > 0 {
-		err = e.apply(taken)
+	if orders := e.take(); orders != nil {
+		err = e.apply(orders)
 	}
 	e.conclude()
 	return err
+}
+
+// take returns what is pending, if anything, and leaves nothing.
+func (e *Enforcer) take() map[netip.Prefix]op {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.pending) == 0 {
+		return nil
+	}
+	orders := e.pending
+	e.pending = make(map[netip.Prefix]op)
+	e.taken = len(orders)
+	return orders
 }
 
 func (e *Enforcer) apply(taken map[netip.Prefix]op) error {

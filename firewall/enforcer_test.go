@@ -26,8 +26,8 @@ type kernel struct {
 	lacks    []string // what setup will have to make
 	noSetup  error
 	noApply  error
-	refuses  map[netip.Prefix]error
-	during   func() // called once, while a batch is applied
+	refuses  map[netip.Prefix]error // bans
+	during   func()                 // called once, while a batch is applied
 }
 
 func newKernel() *kernel {
@@ -72,7 +72,7 @@ func (k *kernel) apply(ops []op) (failed []op, err error) {
 	}
 	for _, o := range ops {
 		switch refused := k.refuses[o.prefix]; {
-		case refused != nil:
+		case o.add && refused != nil:
 			failed, err = append(failed, o), fmt.Errorf("add %v: %w", o.prefix, refused)
 		case o.add && !o.until.IsZero():
 			k.holds[o.prefix] = time.Now().Add(min(time.Until(o.until), maxTimeout))
@@ -427,6 +427,22 @@ func TestRefusedBansDoNotHideThatOthersAreGone(t *testing.T) {
 		}
 		if s := r.Status(); s.Pending != 1 || s.Restored != 20 {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestRefusedBansNeedNoListing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.refuses[prefix("192.0.2.99")] = errBroken
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r.ban("192.0.2.99", time.Hour)
+		for i := range 50 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		time.Sleep(10 * time.Minute)
+		if holds, setups, n := k.count(); n != 1 || setups < 50 || holds != 50 {
+			t.Errorf("%d listings in %d checks, want one; %d bans in force", n, setups, holds)
 		}
 	})
 }

@@ -366,8 +366,8 @@ func TestForeignSetOfTheSameNameIsLeftAlone(t *testing.T) {
 				r := enforce(t, open(t, Options{}), newBook(), EnforcerOptions{RetryMin: 10 * time.Millisecond})
 				r.ban("192.0.2.1", time.Hour)
 				r.ban("2001:db8::1", time.Hour)
-				r.until("tried", func() bool { return r.Status().Failures > 1 })
-				if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetClash) || s.Pending != 1 {
+				r.until("refused", func() bool { return errors.Is(r.Status().Err, ErrSetClash) })
+				if s := r.Status(); s.Enforcing || s.Pending != 1 {
 					t.Errorf("%+v", s)
 				}
 				if after := command(t, "ipset save fsban4"); after != before {

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -52,14 +53,12 @@ func useIPTables(t testing.TB, kind string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"iptables", "ip6tables"} {
-		for _, suffix := range []string{"", "-save"} {
-			path, err := exec.LookPath(name + "-" + kind + suffix)
-			if err == nil {
-				err = os.Symlink(path, filepath.Join(dir, name+suffix))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+		path, err := exec.LookPath(name + "-" + kind)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(dir, name))
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -143,7 +142,7 @@ func command(t testing.TB, line string) string {
 	t.Helper()
 	words := strings.Fields(line)
 	out, err := exec.CommandContext(t.Context(), words[0], words[1:]...).Output()
-	if failed, ok := err.(*exec.ExitError); ok {
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
 		err = fmt.Errorf("%w: %s", err, failed.Stderr)
 	}
 	if err != nil {
@@ -152,19 +151,20 @@ func command(t testing.TB, line string) string {
 	return string(out)
 }
 
-var (
-	comments   = regexp.MustCompile(`(?m)^#.*\n`)
-	counters   = regexp.MustCompile(`\[\d+:\d+\]| (packets|bytes) \d+| timeout [1-9]\d*| initval \S+`)
-	emptyTable = regexp.MustCompile(`\*\w+\n(:\w+ ACCEPT \n)*COMMIT\n`)
-)
+// changing is what sets print that changes by itself.
+var changing = regexp.MustCompile(` packets \d+ bytes \d+| timeout [1-9]\d*| initval \S+`)
 
-// rules prints the packet filter and the sets of this namespace without what changes by itself. A table with nothing but
-// its built-in chains is nothing: iptables makes one when it is asked what is in it.
+// rules prints the packet filter and the sets of this namespace.
 func rules(t testing.TB) string {
 	t.Helper()
-	s := command(t, "iptables-save") + command(t, "ip6tables-save") + command(t, "ipset save")
-	s = counters.ReplaceAllString(comments.ReplaceAllString(s, ""), "")
-	return emptyTable.ReplaceAllString(s, "")
+	var s strings.Builder
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, table := range tables {
+			fmt.Fprintf(&s, "%s -t %s\n%s", program, table, command(t, program+" -t "+table+" -S"))
+		}
+	}
+	s.WriteString(changing.ReplaceAllString(command(t, "ipset save"), ""))
+	return s.String()
 }
 
 // A server is a UDP socket that tells who reaches it.

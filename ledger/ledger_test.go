@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -31,11 +32,10 @@ func ban(p string, d time.Duration) Ban {
 	b := Ban{
 		Prefix: prefix, Since: start, Rule: "auth", Attempts: 5, Source: policy.Event,
 		Evidence: []policy.Attempt{
-			{Addr: prefix.Addr(), At: start.Add(-time.Second), Kind: policy.AuthFailure, Method: policy.Register, User: "1001", Domain: "pbx.example", UserAgent: "friendly \"scanner\"\x00\xff"},
+			{Addr: prefix.Addr(), At: start.Add(-time.Second), Kind: policy.AuthFailure, Method: policy.Register, User: "1001", Domain: "pbx.example", UserAgent: "friendly \"scanner\"\n\x00"},
 			{Addr: prefix.Addr(), At: start, Kind: policy.AuthFailure, Method: policy.Invite, User: "1002", Profile: "internal"},
 		},
 	}
-	b.Evidence[0].UserAgent = "friendly \"scanner\"\n"
 	if d != policy.Forever {
 		b.Until = start.Add(d)
 	}
@@ -296,6 +296,35 @@ func TestBanThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
 	}
 	flush(t, l)
 	if got := prefixes(open(t, path, start)); got != "192.0.2.1/32" {
+		t.Errorf("there are %s", got)
+	}
+}
+
+func TestChangeDuringAWriteThatFailsIsTheOneThatStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fsban.db")
+	l := open(t, path, start)
+	bad := ban("192.0.2.2/32", time.Hour)
+	bad.Since = time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC)
+	l.Add(bad)
+	l.Add(ban("192.0.2.1/32", time.Hour))
+	other, err := l.db.Begin(true) // which Flush has to wait for
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	go func() { failed <- l.Flush() }()
+	for waiting(l) > 0 {
+		runtime.Gosched()
+	}
+	l.Remove(netip.MustParsePrefix("192.0.2.1/32"))
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("the bad ban could be written")
+	}
+	flush(t, l)
+	if got := prefixes(open(t, path, start)); got != "" {
 		t.Errorf("there are %s", got)
 	}
 }
