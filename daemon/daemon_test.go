@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,12 +26,17 @@ import (
 	"fsban/esl"
 	"fsban/internal/captures"
 	"fsban/internal/fakeswitch"
+	"fsban/internal/netns"
 	"fsban/policy"
 )
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childEnv); path != "" {
 		os.Exit(childMain(path))
+	}
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() != "" {
+		os.Exit(netns.Main(m))
 	}
 	goleak.VerifyTestMain(m)
 }

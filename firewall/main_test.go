@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
@@ -22,30 +21,9 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if flag.Lookup("test.bench").Value.String() != "" {
-		benchmark(m)
+		os.Exit(netns.Main(m))
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// benchmark runs the whole program once more in namespaces of its own, where benchmarks have a kernel to play with.
-func benchmark(m *testing.M) {
-	if netns.Inside() {
-		done, err := netns.Prepare()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		code := m.Run()
-		done()
-		os.Exit(code)
-	}
-	cmd := netns.Command(context.Background(), os.Args[0], os.Args[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "benchmarks in namespaces of their own:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
 }
 
 // A book is what should be banned, in place of the ledger.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -63,6 +64,27 @@ func Run[T tester](t T, f func(T), tools ...string) {
 		t.Fatalf("in namespaces of its own the test did not run to its end:\n%s", out)
 	}
 	t.Logf("in namespaces of its own:\n%s", out)
+}
+
+// Main runs a whole test program once more in namespaces of its own, prepared, and returns its exit code: for TestMain, where
+// benchmarks need a kernel to play with.
+func Main(m interface{ Run() int }) int {
+	if Inside() {
+		done, err := Prepare()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "prepare the namespaces:", err)
+			return 1
+		}
+		defer done()
+		return m.Run()
+	}
+	cmd := Command(context.Background(), os.Args[0], os.Args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "in namespaces of its own:", err)
+		return 1
+	}
+	return 0
 }
 
 // arguments make a test program run exactly the test of that name.
