@@ -16,7 +16,8 @@ import (
 // listed is not known. Tests may import what they like.
 var mayImport = map[string][]string{
 	"esl":     {"github.com/percipia/eslgo/command"}, // the words of the commands; reading is our own
-	"detect":  {"fsban/esl", "fsban/policy"},         // from an event to an attempt
+	"ctilog":  {"golang.org/x/sys/unix"},             // inotify
+	"detect":  {"fsban/esl", "fsban/policy"},         // from an event or a line to an attempt
 	"policy":  {},                                    // pure
 	"ledger":  {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
 	"config":  {"fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
@@ -31,7 +32,9 @@ var mayImport = map[string][]string{
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",
 	},
 	"cmd/fsban": {
-		"fsban/config", "fsban/control", "fsban/daemon", "fsban/firewall", "fsban/policy", "fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
+		"fsban/config", "fsban/control", "fsban/daemon", "fsban/firewall",
+		"fsban/detect", "fsban/esl", "fsban/policy", // replay's: the daemon's way without its doings
+		"fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
 		"github.com/spf13/cobra",
 	},
 	"internal/captures":   {},

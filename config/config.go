@@ -205,7 +205,7 @@ func (f *Firewall) Hooks() []firewall.Hook {
 func (p *Policy) Rule() policy.Rule {
 	return policy.Rule{
 		Name:     "auth",
-		Kinds:    []policy.Kind{policy.AuthFailure},
+		Kinds:    []policy.Kind{policy.AuthFailure, policy.Violation},
 		FindTime: time.Duration(p.FindTime),
 		MaxRetry: p.MaxRetry,
 		BanTime:  time.Duration(p.BanTime),

@@ -298,7 +298,7 @@ func TestHooksAndLevelAreWhatTheFileSays(t *testing.T) {
 	if c.Log.SlogLevel() != slog.LevelDebug {
 		t.Errorf("level %v", c.Log.SlogLevel())
 	}
-	if r := c.Policy.Rule(); r.FindTime != 5*time.Minute || r.MaxRetry != 5 || r.BanTime != 24*time.Hour || len(r.Kinds) != 1 {
+	if r := c.Policy.Rule(); r.FindTime != 5*time.Minute || r.MaxRetry != 5 || r.BanTime != 24*time.Hour || !slices.Equal(r.Kinds, []policy.Kind{policy.AuthFailure, policy.Violation}) {
 		t.Errorf("rule %+v", r)
 	}
 }

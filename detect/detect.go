@@ -225,6 +225,12 @@ func (c *credentials) matches(a *policy.Attempt, port uint16) bool {
 	return c.addr == a.Addr && c.port == port && apart.Abs() <= sameMoment
 }
 
+// EventTime returns FreeSWITCH's own time of ev.
+func EventTime(ev *esl.Event) (time.Time, bool) {
+	us, err := strconv.ParseInt(string(ev.Get(eventTime)), 10, 64)
+	return time.UnixMicro(us), err == nil
+}
+
 // eventAt reads Event-Date-Timestamp, microseconds since 1970.
 func eventAt(text []byte, now time.Time) (at time.Time, adrift bool) {
 	us, err := strconv.ParseInt(string(text), 10, 64)

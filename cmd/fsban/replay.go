@@ -1,0 +1,430 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fsban/config"
+	"fsban/detect"
+	"fsban/esl"
+	"fsban/policy"
+)
+
+func newReplay(s *settings) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "replay [FILE...]",
+		Short: "What would have been banned? Play a log through the configuration",
+		Long: `Play recordings through the configuration, in their own time, and say who would have been banned, when, by which rule,
+and after which attempts. Nothing is banned and no daemon is asked.
+
+A FILE, plain or gzipped, or standard input without one, is mod_cti's cti_fail2ban.log, a console log of FreeSWITCH in
+which mod_cti repeats it, or what FreeSWITCH sent to a client of its event socket ("event plain"). What was not understood
+is counted and shown. Of a console log take the result for a hint: its lines can hold whatever a peer sent.`,
+		Example: "  fsban replay /ddt/fs/log/cti_fail2ban.log*\n  fsban replay --config new.yaml < cti_fail2ban.log",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := config.Load(s.config)
+			if err != nil {
+				return err
+			}
+			r := newReplayer(&cfg.Policy)
+			r.progress = progressOf(cmd.ErrOrStderr())
+			if len(args) == 0 {
+				args = []string{"-"}
+			}
+			inputs, err := oldestFirst(args, cmd.InOrStdin())
+			for _, in := range inputs {
+				if err == nil {
+					err = r.play(in)
+				}
+				err = errors.Join(err, in.close())
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), r.result())
+			}
+			return r.print(cmd.OutOrStdout())
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+// maxExamples and maxExample bound what is shown of what was not understood.
+const (
+	maxExamples = 5
+	maxExample  = 120 // bytes
+)
+
+// maxLine is the longest line that is read, as ctilog has it; the rest of a longer one is passed over.
+const maxLine = 64 << 10
+
+// A replayer decides about recordings, in virtual time: the time of the newest attempt.
+type replayer struct {
+	detector *detect.Detector
+	engine   *policy.Engine
+	event    *esl.Event
+	progress func(done, total int64)
+
+	banned   map[netip.Prefix]time.Time // until; zero: without end
+	bans     []replayBan
+	attempts map[policy.Kind]int
+	spared   int
+	while    int // attempts of addresses that were banned already
+	read     int // lines and events
+	unknown  int
+	examples []string
+}
+
+// A replayBan is a ban that would have been made.
+type replayBan struct {
+	Prefix   netip.Prefix     `json:"prefix"`
+	Since    time.Time        `json:"since"`
+	Until    time.Time        `json:"until,omitzero"`
+	Rule     string           `json:"rule"`
+	Attempts int              `json:"attempts"`
+	Evidence []policy.Attempt `json:"evidence"`
+}
+
+func newReplayer(p *config.Policy) *replayer {
+	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
+	return &replayer{
+		detector: detect.New(), event: esl.NewEvent(detect.Fields),
+		engine:   policy.NewEngine(p.Rule(), policy.NewNeverBan(p.IgnoreIP), opts),
+		banned:   make(map[netip.Prefix]time.Time),
+		attempts: make(map[policy.Kind]int),
+	}
+}
+
+// An input is one recording.
+type input struct {
+	name  string
+	raw   *counter      // what is read from the disk
+	text  *bufio.Reader // unzipped
+	file  *os.File      // nil for standard input
+	size  int64         // of file
+	first time.Time     // of its first record; zero where that is not known
+}
+
+// peek is how far into a recording its first time is looked for.
+const peek = 256 << 10
+
+func openInput(name string, stdin io.Reader) (in *input, err error) {
+	in = &input{name: name, raw: &counter{Reader: stdin}}
+	if name != "-" {
+		if in.file, err = os.Open(name); err != nil {
+			return nil, err
+		}
+		in.raw.Reader = in.file
+		if info, err := in.file.Stat(); err == nil {
+			in.size = info.Size()
+		}
+	}
+	in.text = bufio.NewReaderSize(in.raw, peek)
+	if magic, _ := in.text.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		z, err := gzip.NewReader(in.text)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), in.close())
+		}
+		in.text = bufio.NewReaderSize(z, peek)
+	}
+	in.first = in.firstTime()
+	return in, nil
+}
+
+func (in *input) close() error {
+	if in.file == nil {
+		return nil
+	}
+	return in.file.Close()
+}
+
+// isFrames tells what an event socket sent from a log.
+func (in *input) isFrames() bool {
+	head, _ := in.text.Peek(len("Content-"))
+	return string(head) == "Content-"
+}
+
+// firstTime looks ahead for the first time that the recording tells.
+func (in *input) firstTime() time.Time {
+	head, _ := in.text.Peek(peek)
+	if in.isFrames() {
+		ev := esl.NewEvent(detect.Fields)
+		for r := esl.NewReader(bytes.NewReader(head)); ; {
+			f, err := r.Next()
+			if err != nil {
+				return time.Time{}
+			}
+			if f.Type == esl.EventPlain && ev.Parse(f.Body) == nil {
+				if at, ok := detect.EventTime(ev); ok {
+					return at
+				}
+			}
+		}
+	}
+	d := detect.New()
+	for line := range bytes.Lines(head) {
+		a, outcome := d.CTILine(line, time.Time{})
+		if outcome == detect.NotUnderstood {
+			a, outcome = d.CTIConsoleLine(line, time.Time{})
+		}
+		if outcome == detect.Attempt {
+			return a.At
+		}
+	}
+	return time.Time{}
+}
+
+// oldestFirst opens recordings in the order of their first times: a shell's * names the newest log first. What it opened
+// is returned with an error too.
+func oldestFirst(names []string, stdin io.Reader) ([]*input, error) {
+	var inputs []*input
+	for _, name := range names {
+		in, err := openInput(name, stdin)
+		if err != nil {
+			return inputs, err
+		}
+		inputs = append(inputs, in)
+	}
+	slices.SortStableFunc(inputs, func(a, b *input) int { return a.first.Compare(b.first) })
+	return inputs, nil
+}
+
+// play plays one recording.
+func (r *replayer) play(in *input) error {
+	if r.progress != nil && in.size > 0 {
+		in.raw.tell = func(done int64) { r.progress(done, in.size) }
+	}
+	play := r.lines
+	if in.isFrames() {
+		play = r.frames
+	}
+	if err := play(in.text); err != nil {
+		return fmt.Errorf("%s: %w", in.name, err)
+	}
+	return nil
+}
+
+// lines plays a log.
+func (r *replayer) lines(in *bufio.Reader) error {
+	var long []byte
+	for {
+		line, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			if len(long) == 0 {
+				long = append(long, line[:maxLine]...)
+			}
+			continue
+		}
+		if len(long) > 0 {
+			line, long = long, long[:0]
+		}
+		if len(line) > 0 {
+			r.line(line[:min(len(line), maxLine)])
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *replayer) line(line []byte) {
+	r.read++
+	a, outcome := r.detector.CTILine(line, time.Time{})
+	if outcome == detect.NotUnderstood {
+		a, outcome = r.detector.CTIConsoleLine(line, time.Time{})
+	}
+	// A record without a time cannot be placed in the recording's.
+	if outcome != detect.Attempt {
+		r.notUnderstood(line)
+		return
+	}
+	r.decide(&a)
+}
+
+// frames plays what an event socket sent.
+func (r *replayer) frames(in *bufio.Reader) error {
+	reader := esl.NewReader(in)
+	for {
+		f, err := reader.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case f.Type != esl.EventPlain:
+			continue
+		}
+		r.read++
+		if err := r.event.Parse(f.Body); err != nil {
+			r.notUnderstood(f.Body)
+			continue
+		}
+		at, ok := detect.EventTime(r.event)
+		a, outcome := r.detector.Event(r.event, at)
+		switch {
+		case outcome == detect.Attempt && ok:
+			r.decide(&a)
+		case outcome == detect.Attempt, outcome == detect.ClockAdrift, outcome == detect.NoAddress:
+			r.notUnderstood(f.Body)
+		}
+	}
+}
+
+func (r *replayer) notUnderstood(text []byte) {
+	r.unknown++
+	if len(r.examples) < maxExamples {
+		text = bytes.TrimRight(text, "\r\n")
+		r.examples = append(r.examples, string(text[:min(len(text), maxExample)]))
+	}
+}
+
+// decide does what the daemon's decision loop does, without doing anything.
+func (r *replayer) decide(a *policy.Attempt) {
+	r.attempts[a.Kind]++
+	prefix := r.engine.Prefix(a.Addr)
+	if until, banned := r.banned[prefix]; banned {
+		if until.IsZero() || until.After(a.At) {
+			r.while++
+			return
+		}
+		delete(r.banned, prefix)
+	}
+	switch d := r.engine.Observe(*a); d.Verdict {
+	case policy.Spared:
+		r.spared++
+	case policy.BanNow:
+		r.banned[d.Prefix] = d.Until
+		r.bans = append(r.bans, replayBan{d.Prefix, d.Since, d.Until, d.Rule.Name, d.Count, d.Evidence})
+	}
+}
+
+// replayResult is the result for --json.
+type replayResult struct {
+	Read          int            `json:"read"`
+	NotUnderstood int            `json:"not_understood"`
+	Examples      []string       `json:"examples,omitempty"`
+	Attempts      map[string]int `json:"attempts"`
+	WhileBanned   int            `json:"while_banned"`
+	Spared        int            `json:"spared"`
+	Bans          []replayBan    `json:"bans"`
+}
+
+func (r *replayer) result() replayResult {
+	slices.SortStableFunc(r.bans, func(a, b replayBan) int {
+		return cmp.Or(a.Since.Compare(b.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+	})
+	res := replayResult{
+		Read: r.read, NotUnderstood: r.unknown, Examples: r.examples, Attempts: make(map[string]int),
+		WhileBanned: r.while, Spared: r.spared, Bans: append([]replayBan{}, r.bans...),
+	}
+	for k, n := range r.attempts {
+		res.Attempts[k.String()] = n
+	}
+	return res
+}
+
+func (r *replayer) print(out io.Writer) error {
+	res := r.result()
+	if len(res.Bans) > 0 {
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "WOULD BAN\tRULE\tAT\tUNTIL\tFAILURES\tUSERS")
+		for _, b := range res.Bans {
+			until := "forever"
+			if !b.Until.IsZero() {
+				until = b.Until.Local().Format(time.DateTime)
+			}
+			fmt.Fprintf(w, "%v\t%s\t%s\t%s\t%d\t%s\n", b.Prefix, b.Rule, b.Since.Local().Format(time.DateTime), until, b.Attempts, users(b.Evidence))
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d while banned, %d from addresses never banned\n",
+		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.WhileBanned, res.Spared)
+	if res.NotUnderstood > 0 {
+		fmt.Fprintf(out, "%d were not understood, like:\n", res.NotUnderstood)
+		for _, e := range res.Examples {
+			fmt.Fprintf(out, "  %q\n", e)
+		}
+	}
+	return nil
+}
+
+// users names the users of some attempts, the first few of them.
+func users(evidence []policy.Attempt) string {
+	var names []string
+	for _, a := range evidence {
+		if name := fmt.Sprintf("%.20q", a.User); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	text := ""
+	for i, n := range names {
+		if i == 3 {
+			return text + fmt.Sprintf(" and %d more", len(names)-3)
+		}
+		if i > 0 {
+			text += " "
+		}
+		text += n
+	}
+	return text
+}
+
+// progressOf returns a progress bar on out, or nothing where out is no terminal.
+func progressOf(out io.Writer) func(done, total int64) {
+	f, ok := out.(*os.File)
+	if !ok {
+		return nil
+	}
+	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return nil
+	}
+	last := int64(-1)
+	return func(done, total int64) {
+		percent := done * 100 / total
+		if percent == last {
+			return
+		}
+		last = percent
+		bar := "########################################"[:percent*40/100]
+		fmt.Fprintf(out, "\r[%-40s] %3d%%", bar, percent)
+		if percent == 100 {
+			fmt.Fprint(out, "\r\033[K")
+		}
+	}
+}
+
+// A counter tells how many bytes were read through it.
+type counter struct {
+	io.Reader
+	done int64
+	tell func(done int64) // nil: nobody
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.done += int64(n)
+	if c.tell != nil {
+		c.tell(c.done)
+	}
+	return n, err
+}

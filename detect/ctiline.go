@@ -1,0 +1,256 @@
+package detect
+
+import (
+	"bytes"
+	"time"
+
+	"fsban/policy"
+)
+
+// NotUnderstood is a line that is no record of mod_cti's.
+const NotUnderstood Outcome = "not_understood"
+
+// LineOutcomes lists what can become of a line.
+var LineOutcomes = []Outcome{Attempt, NoAddress, NotUnderstood, ClockAdrift}
+
+// maxAddr is more than the longest address with a zone.
+const maxAddr = 80
+
+// registrationFailed is the one reason of mod_cti's whose text is known. Its others are an open set.
+const registrationFailed = "Registration failed"
+
+// CTILine says what a line of mod_cti's file means. Its records are
+//
+//	ip[ADDR] user[ANYTHING] at[TIME] REASON
+//
+// and the user is whatever the peer chose, forged records included. So the address is what stands between "ip[" at the
+// very start and the first "]", and the time is the last "] at[" that a time follows. Like the filter "^ip\[<HOST>\].*"
+// that it replaces, it takes a record with nothing but an address, because mod_cti's other records are not known: an
+// attempt without a time, or with "(null)" for one, counts as now, with outcome ClockAdrift.
+//
+// A time that is there is taken as it is, however old: whether Adrift matters is for the caller to say, because a file
+// that is read back holds old lines, and one that is followed does not.
+func (d *Detector) CTILine(line []byte, now time.Time) (policy.Attempt, Outcome) {
+	line = bytes.TrimRight(line, "\r\n")
+	text, rest, ok := cutAddr(line)
+	if !ok {
+		return policy.Attempt{}, NotUnderstood
+	}
+	addr, ok := d.addrs.parse(text)
+	if !ok {
+		return policy.Attempt{}, NoAddress
+	}
+	a := policy.Attempt{Addr: addr, At: now, Kind: policy.Violation, Source: policy.CTILog}
+	claim, at, reason, timed := cutTime(rest)
+	if user, ok := bytes.CutPrefix(claim, []byte(" user[")); ok && string(user) != "(null)" {
+		a.User = d.texts.keep(user)
+	}
+	if isRegistrationFailed(reason) {
+		a.Kind = policy.AuthFailure
+	}
+	if !timed || at.IsZero() {
+		return a, ClockAdrift
+	}
+	a.At = at
+	return a, Attempt
+}
+
+// CTIConsoleLine says what a line of FreeSWITCH's console means in which mod_cti repeats what it writes to its file:
+//
+//	2024-04-13 17:21:01.959347 98.47% [NOTICE] cti_fail2ban.c:35 write to fail2ban:RECORD succeed!
+//
+// FreeSWITCH's log holds whatever peers sent, whole forged lines included: give it only the text of a log frame whose
+// own header names cti_fail2ban.c.
+func (d *Detector) CTIConsoleLine(line []byte, now time.Time) (policy.Attempt, Outcome) {
+	record, ok := cutConsole(bytes.TrimRight(line, "\r\n"))
+	if !ok {
+		return policy.Attempt{}, NotUnderstood
+	}
+	return d.CTILine(bytes.TrimSuffix(record, []byte(" succeed!")), now)
+}
+
+// CTITime returns the time that a line of mod_cti's file carries.
+func CTITime(line []byte) (time.Time, bool) {
+	_, rest, ok := cutAddr(line)
+	if !ok {
+		return time.Time{}, false
+	}
+	_, at, _, ok := cutTime(rest)
+	return at, ok && !at.IsZero()
+}
+
+// Adrift tells whether at is more than MaxSkew away from now: of a line that has just been written it counts as now.
+func Adrift(at, now time.Time) bool { return now.Sub(at).Abs() > MaxSkew }
+
+// cutAddr returns the text of the address that a record begins with. What follows it is empty, or begins with a space.
+func cutAddr(line []byte) (addr, rest []byte, ok bool) {
+	line, ok = bytes.CutPrefix(line, []byte("ip["))
+	if !ok {
+		return nil, nil, false
+	}
+	// "ip[[2001:db8::7]]" has an IPv6 address in brackets of its own.
+	line, bracketed := bytes.CutPrefix(line, []byte("["))
+	end := bytes.IndexByte(line[:min(len(line), maxAddr)], ']')
+	if end < 0 {
+		return nil, nil, false
+	}
+	addr, rest = line[:end], line[end+1:]
+	if bracketed {
+		rest, ok = bytes.CutPrefix(rest, []byte("]"))
+		ok = ok && bytes.IndexByte(addr, ':') >= 0
+	}
+	return addr, rest, ok && (len(rest) == 0 || rest[0] == ' ')
+}
+
+// cutTime parts what follows the address at the last "] at[" that a time and "]" follow: behind it is mod_cti's own
+// word, before it the peer's. The time is zero for "(null)".
+func cutTime(rest []byte) (claim []byte, at time.Time, reason []byte, ok bool) {
+	claim = rest
+	for {
+		i := bytes.LastIndex(claim, []byte("] at["))
+		if i < 0 {
+			return nil, at, nil, false
+		}
+		text := rest[i+len("] at["):]
+		claim = claim[:i]
+		// A time is short: a "]" further away is not its own.
+		end := bytes.IndexByte(text[:min(len(text), maxTime)], ']')
+		if end < 0 {
+			continue
+		}
+		if string(text[:end]) == "(null)" {
+			return claim, time.Time{}, text[end+1:], true
+		}
+		if at, ok = parseTime(text[:end]); ok {
+			return claim, at, text[end+1:], true
+		}
+	}
+}
+
+func isRegistrationFailed(reason []byte) bool {
+	more, ok := bytes.CutPrefix(bytes.TrimLeft(reason, " "), []byte(registrationFailed))
+	return ok && (len(more) == 0 || !isWord(more[0]))
+}
+
+func isWord(b byte) bool {
+	return isDigit(b) || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b == '_'
+}
+
+func isDigit(b byte) bool { return b >= '0' && b <= '9' }
+
+// maxTime is more than the longest time.
+const maxTime = 64
+
+// parseTime reads 2024-04-13T17:21:01.959347+0800. The fraction may be missing. The offset is Z, +0800, +08:00, or as
+// FreeSWITCH prints it in zones that are not whole hours away: hours, and then the rest in seconds, so that +05:30 is
+// +051800 and -03:30 is -03-1800. A time without an offset could be anybody's, so it is none.
+func parseTime(b []byte) (time.Time, bool) {
+	const layout = "2024-04-13T17:21:01"
+	if len(b) <= len(layout) || b[4] != '-' || b[7] != '-' || b[10] != 'T' && b[10] != ' ' || b[13] != ':' || b[16] != ':' {
+		return time.Time{}, false
+	}
+	var fields [6]int // year, month, day, hour, minute, second
+	ok := true
+	for i, at := range [6][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}} {
+		fields[i], ok = number(b[at[0]:at[1]], ok)
+	}
+	year, month, day := fields[0], fields[1], fields[2]
+	hour, minute, second := fields[3], fields[4], fields[5]
+	if !ok || hour > 23 || minute > 59 || second > 60 {
+		return time.Time{}, false
+	}
+	nanos, b := fraction(b[len(layout):])
+	offset, ok := parseOffset(b)
+	if !ok {
+		return time.Time{}, false
+	}
+	t := time.Date(year, time.Month(month), day, hour, minute, 0, nanos, time.UTC)
+	if t.Day() != day || t.Month() != time.Month(month) {
+		return time.Time{}, false
+	}
+	return t.Add(time.Duration(second)*time.Second - offset), true
+}
+
+// number reads digits, as long as ok.
+func number(b []byte, ok bool) (n int, _ bool) {
+	for _, c := range b {
+		if !isDigit(c) {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n, ok
+}
+
+// fraction reads the part of a second, if there is one, and returns what follows it.
+func fraction(b []byte) (nanos int, rest []byte) {
+	if b[0] != '.' && b[0] != ',' {
+		return 0, b
+	}
+	i, unit := 1, 100_000_000
+	for ; i < len(b) && isDigit(b[i]); i++ {
+		nanos += unit * int(b[i]-'0')
+		unit /= 10
+	}
+	return nanos, b[i:]
+}
+
+func parseOffset(b []byte) (time.Duration, bool) {
+	if string(b) == "Z" {
+		return 0, true
+	}
+	if len(b) < len("+0800") || b[0] != '+' && b[0] != '-' {
+		return 0, false
+	}
+	hours, ok := number(b[1:3], true)
+	rest, negative := b[3:], b[0] == '-'
+	switch rest[0] {
+	case ':':
+		rest = rest[1:]
+	case '-': // the remainder is negative as the whole is; for -00:30 the hours cannot say so
+		rest, negative = rest[1:], true
+	}
+	n, ok := number(rest[:min(len(rest), 9)], ok)
+	offset := time.Duration(n) * time.Second
+	if len(rest) == 2 {
+		offset = time.Duration(n) * time.Minute
+	}
+	if !ok || len(rest) < 2 || len(rest) > 9 || hours > 14 || offset >= time.Hour {
+		return 0, false
+	}
+	offset += time.Duration(hours) * time.Hour
+	if negative {
+		return -offset, true
+	}
+	return offset, true
+}
+
+// cutConsole returns what mod_cti wrote, from a console line that begins as FreeSWITCH begins one: an optional channel
+// UUID, date, time, an optional idle percentage, level, and then source file and line, which must be mod_cti's.
+func cutConsole(line []byte) (record []byte, ok bool) {
+	const uuid = len("01234567-89ab-cdef-0123-456789abcdef ")
+	if len(line) > uuid && line[8] == '-' && line[uuid-1] == ' ' && line[4] != '-' {
+		line = line[uuid:]
+	}
+	const stamp = len("2024-04-13 17:21:01.959347 ")
+	if len(line) < stamp || line[4] != '-' || line[7] != '-' || line[10] != ' ' || line[13] != ':' || line[16] != ':' || line[stamp-1] != ' ' {
+		return nil, false
+	}
+	line = line[stamp:]
+	if n := bytes.IndexByte(line[:min(len(line), 8)], '%'); n > 0 && n+1 < len(line) && line[n+1] == ' ' {
+		line = line[n+2:]
+	}
+	n := bytes.IndexByte(line[:min(len(line), 16)], ']')
+	if n < 0 || line[0] != '[' {
+		return nil, false
+	}
+	line, ok = bytes.CutPrefix(line[n+1:], []byte(" cti_fail2ban.c:"))
+	digits := 0
+	for digits < len(line) && isDigit(line[digits]) {
+		digits++
+	}
+	if !ok || digits == 0 {
+		return nil, false
+	}
+	return bytes.CutPrefix(line[digits:], []byte(" write to fail2ban:"))
+}
