@@ -1,10 +1,8 @@
 package esl_test
 
 import (
-	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"fsban/detect"
 	"fsban/esl"
 	"fsban/internal/fakeswitch"
+	"fsban/policy"
 )
 
 // BenchmarkEvents says what one event of FreeSWITCH costs, from the socket to what is made of it. Each sub-benchmark does
@@ -58,6 +57,16 @@ func BenchmarkEvents(b *testing.B) {
 		{"detect", func(b *testing.B, conn net.Conn) error {
 			d := detect.New()
 			return parse(b.N, conn, func(ev *esl.Event) { d.Event(ev, at) })
+		}},
+		{"decide", func(b *testing.B, conn net.Conn) error {
+			d := detect.New()
+			rule := policy.Rule{Kinds: []policy.Kind{policy.AuthFailure}, FindTime: time.Hour, MaxRetry: 5, BanTime: time.Hour}
+			engine := policy.NewEngine(rule, policy.NeverBan{}, policy.Options{})
+			return parse(b.N, conn, func(ev *esl.Event) {
+				if a, outcome := d.Event(ev, at); outcome == detect.Attempt {
+					engine.Observe(a)
+				}
+			})
 		}},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
@@ -161,49 +170,4 @@ func benchmarkESLGo(b *testing.B, stream []byte) {
 	}
 	<-done
 	b.StopTimer()
-}
-
-// serve has handle talk to the first client of the address that it returns.
-func serve(tb testing.TB, handle func(net.Conn)) (addr string) {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		handle(conn)
-	}()
-	tb.Cleanup(func() {
-		l.Close()
-		<-done
-	})
-	return l.Addr().String()
-}
-
-// greet answers a login and a subscription.
-func greet(conn net.Conn) {
-	_, _ = io.WriteString(conn, "Content-Type: auth/request\n\n")
-	for _, answer := range []string{"+OK accepted", "+OK event listener enabled plain"} {
-		readCommand(conn)
-		_, _ = io.WriteString(conn, "Content-Type: command/reply\nReply-Text: "+answer+"\n\n")
-	}
-}
-
-// readCommand reads one command and its blank line, and nothing of what follows.
-func readCommand(conn net.Conn) (text string) {
-	for !strings.HasSuffix(strings.ReplaceAll(text, "\r", ""), "\n\n") {
-		var c [1]byte
-		if _, err := io.ReadFull(conn, c[:]); err != nil {
-			return text
-		}
-		text += string(c[:])
-	}
-	return strings.TrimSpace(text)
 }

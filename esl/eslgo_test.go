@@ -161,8 +161,11 @@ func TestESLGoDeliversEventsOutOfOrder(t *testing.T) {
 type warning chan struct{}
 
 func (warning) Debug(string, ...any) {}
-func (warning) Info(string, ...any)  {}
+
+func (warning) Info(string, ...any) {}
+
 func (warning) Error(string, ...any) {}
+
 func (w warning) Warn(string, ...any) {
 	select {
 	case w <- struct{}{}:
@@ -244,10 +247,4 @@ func TestESLGoPanicsOnANegativeLength(t *testing.T) {
 	if state := <-states; state.Err == nil || state.Err.Reason != esl.ReasonProtocol {
 		t.Errorf("Client: %v", state.Err)
 	}
-}
-
-// eventFrame is the frame of an event with nothing but a name.
-func eventFrame(name string) string {
-	body := "Event-Name: " + name + "\n\n"
-	return fmt.Sprintf("Content-Length: %d\nContent-Type: text/event-plain\n\n%s", len(body), body)
 }

@@ -94,7 +94,7 @@ func (s *session) Read(p []byte) (int, error) {
 			continue
 		}
 		if err := s.commands.send(command.Event{Format: "plain", Listen: []string{"HEARTBEAT"}}, expectation{}); err != nil {
-			return 0, err
+			return 0, s.commands.cause(err)
 		}
 	}
 }
