@@ -36,7 +36,7 @@ check: test
 		*) exit $$code ;; esac
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./esl ./policy ./daemon
+	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
 
 # need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
 define need
