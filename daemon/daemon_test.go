@@ -63,7 +63,7 @@ func newSwitch(t testing.TB, o fakeswitch.Options) *fakeswitch.Switch {
 	go func() { done <- fs.Serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-done
+		_ = <-done
 	})
 	return fs
 }

@@ -50,7 +50,7 @@ func setError(verb, what string, err error) error {
 		default:
 			err = errno // without what netlink says around it
 			if errno >= errnoPrivate {
-				err = fmt.Errorf("the kernel says error %d of ipset", errno)
+				err = fmt.Errorf("the kernel says error %d of ipset", int(errno))
 			}
 		}
 	}

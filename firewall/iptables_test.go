@@ -90,8 +90,8 @@ func TestEarlierRunIsAdoptedAndStays(t *testing.T) {
 		second := start(t, Options{})
 		var got []string
 		for _, e := range second.adopted {
-			switch {
-			case e.Left == Forever:
+			switch e.Left {
+			case Forever:
 				got = append(got, e.Prefix.String()+" forever")
 			default:
 				got = append(got, fmt.Sprint(e.Prefix, " ", math.Ceil(e.Left.Minutes()), "m"))

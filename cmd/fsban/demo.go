@@ -230,7 +230,7 @@ func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket
 
 func (c *child) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	<-c.done
+	_ = <-c.done
 }
 
 // show prints what an operator would look at afterwards, and returns an error if it is not what it should be.

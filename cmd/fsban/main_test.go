@@ -66,7 +66,7 @@ func startFreeSWITCH(ts *testscript.TestScript, _ bool, _ []string) {
 	go func() { done <- fs.Serve(ctx) }()
 	ts.Defer(func() {
 		cancel()
-		<-done
+		_ = <-done
 	})
 	ts.Setenv("FREESWITCH", fs.Addr())
 	switches[fs.Addr()] = fs
