@@ -59,11 +59,14 @@ func newSwitch(t testing.TB, o fakeswitch.Options) *fakeswitch.Switch {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- fs.Serve(ctx) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = fs.Serve(ctx)
+	}()
 	t.Cleanup(func() {
 		cancel()
-		_ = <-done
+		<-done
 	})
 	return fs
 }

@@ -179,7 +179,8 @@ func (d *demo) config(eventSocket string) []byte {
 // A child is the daemon of the demo.
 type child struct {
 	cmd  *exec.Cmd
-	done chan error // the daemon's end, once
+	done chan struct{} // closed at the daemon's end
+	err  error         // why it ended, after that
 }
 
 func (d *demo) startDaemon(ctx context.Context, config string) (*child, error) {
@@ -193,13 +194,14 @@ func (d *demo) startDaemon(ctx context.Context, config string) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &child{cmd, make(chan error, 1)}
+	c := &child{cmd: cmd, done: make(chan struct{})}
 	go func() {
 		for s := bufio.NewScanner(stderr); s.Scan(); {
 			_, text, _ := strings.Cut(s.Text(), " ") // without the time
 			d.out.printf("      fsban | %s", text)
 		}
-		c.done <- cmd.Wait()
+		c.err = cmd.Wait()
+		close(c.done)
 	}()
 	return c, nil
 }
@@ -219,8 +221,8 @@ func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket
 			return nil
 		}
 		select {
-		case err := <-c.done:
-			return fmt.Errorf("the daemon ended: %w", err)
+		case <-c.done:
+			return fmt.Errorf("the daemon ended: %w", c.err)
 		case <-ctx.Done():
 			return fmt.Errorf("the daemon did not get ready: %v (%w)", s.Problems, err)
 		case <-time.After(50 * time.Millisecond):
@@ -230,7 +232,7 @@ func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket
 
 func (c *child) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	_ = <-c.done
+	<-c.done
 }
 
 // show prints what an operator would look at afterwards, and returns an error if it is not what it should be.

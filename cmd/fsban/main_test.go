@@ -62,11 +62,14 @@ func startFreeSWITCH(ts *testscript.TestScript, _ bool, _ []string) {
 	fs := fakeswitch.New(fakeswitch.Options{})
 	ts.Check(fs.Listen("127.0.0.1:0"))
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- fs.Serve(ctx) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = fs.Serve(ctx)
+	}()
 	ts.Defer(func() {
 		cancel()
-		_ = <-done
+		<-done
 	})
 	ts.Setenv("FREESWITCH", fs.Addr())
 	switches[fs.Addr()] = fs
