@@ -90,7 +90,7 @@ func configFor(t testing.TB, fs *fakeswitch.Switch) config.Config {
 
 // impatient makes a client notice and come back in milliseconds.
 func impatient(o *esl.Options) {
-	o.Silence, o.LoginTimeout = 100*time.Millisecond, 300*time.Millisecond
+	o.Silence, o.LoginTimeout = 500*time.Millisecond, 2*time.Second
 	o.RetryMin, o.RetryMax, o.RetryRefused = 10*time.Millisecond, 20*time.Millisecond, 50*time.Millisecond
 }
 
