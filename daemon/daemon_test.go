@@ -393,6 +393,18 @@ func TestTroubleWithFreeSWITCHIsSaidAndOutlived(t *testing.T) {
 	}
 }
 
+func TestASlowFreeSWITCHIsWaitedFor(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	fs.SetFault(fakeswitch.Slow)
+	r := start(t, fs, configFor(t, fs))
+	r.ready()
+	r.fail("203.0.113.1", 5)
+	r.eventually("the ban", func() bool { return len(r.banned()) == 1 })
+	if got := r.metric("fsban_event_socket_connects_total"); got != "1\n" {
+		t.Errorf("fsban_event_socket_connects_total %s", got)
+	}
+}
+
 func TestALoginThatMayNotSeeEverythingSaysSo(t *testing.T) {
 	fs := newSwitch(t, fakeswitch.Options{User: "guard@example.com", AllowedEvents: []string{"HEARTBEAT", "CUSTOM", "sofia::register_failure", "sofia::register_attempt"}})
 	cfg := configFor(t, fs)

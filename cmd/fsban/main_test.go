@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
 //	bans SOCKET N           wait until it holds N bans
+//	hangup                  send SIGHUP to what runs in the background
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -47,6 +49,11 @@ func TestScripts(t *testing.T) {
 					s, err := c.Status(context.Background())
 					return err == nil && s.Ready
 				})
+			},
+			"hangup": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, cmd := range ts.BackgroundCmds() {
+					ts.Check(cmd.Process.Signal(syscall.SIGHUP))
+				}
 			},
 			"bans": func(ts *testscript.TestScript, _ bool, args []string) {
 				wait(ts, args[0], args[1]+" bans", func(c *control.Client) bool {

@@ -3,6 +3,8 @@ package main
 import (
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +26,8 @@ failures in five minutes, banned for a day. Stopping leaves every ban in force; 
 			if err != nil {
 				return err
 			}
+			// A hangup must not take the guard down.
+			signal.Ignore(syscall.SIGHUP)
 			if s.socket != "" {
 				cfg.Control.Socket = s.socket
 			}
