@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -291,5 +292,27 @@ func TestANeverBanListHoldsNothingTwice(t *testing.T) {
 		[]netip.Prefix{parse("127.0.0.1/32"), parse("192.0.2.0/24"), parse("::1/128"), parse("198.51.100.9/24")})
 	if got, want := n.Strings(), []string{"127.0.0.0/8", "::1/128", "192.0.2.0/24", "198.51.100.0/24"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestAMillionTrackedAddressesTakeLessThan200MiB(t *testing.T) {
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	e := NewEngine(jail(), NeverBan{}, Options{})
+	for i := range 1_000_000 {
+		e.Observe(failure(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 0))
+	}
+	took := heap() - before
+	if s := e.Stats(); s.Tracked != 1_000_000 || s.Evicted != 0 {
+		t.Fatalf("stats %+v", s)
+	}
+	t.Logf("%d MiB", took>>20)
+	if took > 200<<20 {
+		t.Errorf("%d MiB", took>>20)
 	}
 }
