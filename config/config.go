@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ const PasswordEnv = "FSBAN_FREESWITCH_PASSWORD"
 // A Config is a whole configuration. The yaml tags are the keys of the file; config.example.yaml explains each.
 type Config struct {
 	FreeSWITCH FreeSWITCH `yaml:"freeswitch"`
+	CTILog     CTILog     `yaml:"cti_log"`
 	Policy     Policy     `yaml:"policy"`
 	Firewall   Firewall   `yaml:"firewall"`
 	State      State      `yaml:"state"`
@@ -40,6 +42,34 @@ type FreeSWITCH struct {
 	User         string `yaml:"user"`
 	Password     Secret `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
+}
+
+// CTILog says where mod_cti writes what it finds.
+type CTILog struct {
+	Path string `yaml:"path"`
+}
+
+// CTILogOff as cti_log.path is no log at all.
+const CTILogOff = "off"
+
+// ctiLogPlaces are where mod_cti's installations have their log.
+var ctiLogPlaces = []string{"/ddt/fs/log/cti_fail2ban.log", "/fs/var/log/freeswitch/cti_fail2ban.log"}
+
+// File returns the file to follow, or "" for none: the one that is set, or the first of the known places whose directory
+// exists.
+func (c *CTILog) File() string {
+	switch c.Path {
+	case CTILogOff:
+		return ""
+	case "":
+		for _, place := range ctiLogPlaces {
+			if info, err := os.Stat(filepath.Dir(place)); err == nil && info.IsDir() {
+				return place
+			}
+		}
+		return ""
+	}
+	return c.Path
 }
 
 // Policy says who is banned and for how long, in fail2ban's words.

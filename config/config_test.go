@@ -415,3 +415,12 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestTheLogOfModCTIIsTheOneThatIsSetOrNone(t *testing.T) {
+	for path, want := range map[string]string{"/somewhere/cti.log": "/somewhere/cti.log", CTILogOff: ""} {
+		log := CTILog{Path: path}
+		if got := log.File(); got != want {
+			t.Errorf("%q: %q, want %q", path, got, want)
+		}
+	}
+}

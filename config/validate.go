@@ -22,6 +22,9 @@ func (c *Config) validate(problem func(key, format string, args ...any)) {
 	c.FreeSWITCH.validate(problem)
 	c.Policy.validate(problem)
 	c.Firewall.validate(problem)
+	if p := c.CTILog.Path; p != "" && p != CTILogOff && !filepath.IsAbs(p) {
+		problem("cti_log.path", "%q is not an absolute path, nor %q", p, CTILogOff)
+	}
 	if !filepath.IsAbs(c.State.Directory) {
 		problem("state.directory", "%q is not an absolute path", c.State.Directory)
 	}
