@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
 	},
 	"daemon": {
-		"fsban/config", "fsban/control", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/policy",
+		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/policy",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
 		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",

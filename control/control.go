@@ -28,6 +28,7 @@ type Source struct {
 	Name       string    `json:"name"`
 	Address    string    `json:"address"`
 	Up         bool      `json:"up"`
+	Speaks     bool      `json:"speaks"` // its failed logins count; another source's are only read along
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"`
 	Retry      time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes

@@ -30,7 +30,7 @@ func (a api) Status(ctx context.Context) (control.Status, error) {
 		Started:  a.started,
 		Ready:    len(why) == 0,
 		Problems: append([]string{}, why...),
-		Sources:  []control.Source{a.sourceStatus()},
+		Sources:  a.sources(),
 		Firewall: a.firewallStatus(),
 		Policy: control.Policy{
 			FindTime: p.FindTime.String(), MaxRetry: p.MaxRetry, BanTime: p.BanTime.String(), NeverBan: never.Strings(),
@@ -56,6 +56,9 @@ func (a api) troubles(s *control.Status) []string {
 		list = append(list, "bans are in force but not on disk: "+err.Error())
 	}
 	for _, src := range s.Sources {
+		if src.Name == policy.CTILog.String() && src.Speaks {
+			list = append(list, "only mod_cti's log speaks: "+s.Sources[0].Error)
+		}
 		if len(src.NotAllowed) > 0 {
 			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", src.NotAllowed))
 		}
@@ -78,10 +81,27 @@ func (a api) sourceStatus() control.Source {
 	if state.Err != nil {
 		s.Error = state.Err.Error()
 	}
+	s.Speaks = state.Up
 	if us := a.lastEvent.Load(); us > 0 {
 		s.LastEvent = time.UnixMicro(us)
 	}
 	return s
+}
+
+// sources are the event socket and, where there is one, mod_cti's log.
+func (a api) sources() []control.Source {
+	event := a.sourceStatus()
+	if a.ctilog == nil {
+		return []control.Source{event}
+	}
+	state := a.ctilog.Status()
+	log := control.Source{
+		Name: policy.CTILog.String(), Address: a.cfg.CTILog.File(), Up: state.Following, LastEvent: state.LastLine, Speaks: !event.Up && state.Following,
+	}
+	if state.Err != nil {
+		log.Error = state.Err.Error()
+	}
+	return []control.Source{event, log}
 }
 
 func (a api) firewallStatus() control.Firewall {

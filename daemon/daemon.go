@@ -25,6 +25,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/ctilog"
 	"fsban/detect"
 	"fsban/esl"
 	"fsban/firewall"
@@ -55,7 +56,9 @@ type Daemon struct {
 	backend  interface{ Close() error }
 	enforcer *firewall.Enforcer
 	client   *esl.Client
-	detector *detect.Detector
+	detector *detect.Detector // the event socket's
+	ctilog   *ctilog.Follower // mod_cti's log; nil: none
+	lines    *detect.Detector // the log's
 	registry *prometheus.Registry
 	metrics  *metrics
 
@@ -126,6 +129,10 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 		opts.tune(&socket)
 	}
 	d.client = esl.NewClient(cfg.FreeSWITCH.Address, socket)
+	if file := cfg.CTILog.File(); file != "" {
+		d.lines = detect.New()
+		d.ctilog = ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, FromEnd: true})
+	}
 	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision, cfg.Policy.Rule().Name)
 	return d, nil
 }
@@ -173,6 +180,9 @@ func (d *Daemon) run(ctx context.Context) error {
 
 	sources, ctx := errgroup.WithContext(ctx)
 	sources.Go(func() error { return d.client.Run(ctx) })
+	if d.ctilog != nil {
+		sources.Go(func() error { return d.ctilog.Run(ctx) })
+	}
 	sources.Go(func() error { return server.Serve(ctx, controlListener) })
 	sources.Go(func() error { return d.watchOwn(ctx) })
 	sources.Go(func() error { return d.announce(ctx) })
@@ -228,14 +238,45 @@ func (d *Daemon) onEvent(ev *esl.Event) {
 	if outcome != detect.Attempt && outcome != detect.ClockAdrift {
 		return
 	}
-	d.metrics.attempts[a.Kind].Inc()
-	d.counts[a.Kind].Add(1)
+	d.offer(a, now)
+}
+
+// offer hands an attempt to the decision loop. It never waits.
+func (d *Daemon) offer(a policy.Attempt, read time.Time) {
+	d.metrics.attempts[a.Source][a.Kind].Inc()
 	select {
-	case d.attempts <- sighting{a, now}:
+	case d.attempts <- sighting{a, read}:
 	default:
 		d.dropped.Add(1)
 		d.metrics.dropped.Inc()
 	}
+}
+
+// onLine runs in the log follower's goroutine.
+func (d *Daemon) onLine(line ctilog.Line) {
+	outcome := detect.NotUnderstood
+	if !line.Torn { // its first word may be the middle of another one
+		now := time.Now()
+		var a policy.Attempt
+		a, outcome = d.lines.CTILine(line.Text, now)
+		if outcome == detect.Attempt && detect.Adrift(a.At, now) {
+			a.At, outcome = now, detect.ClockAdrift
+		}
+		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
+			d.offer(a, now)
+		}
+	}
+	d.metrics.lines[outcome].Inc()
+}
+
+func (d *Daemon) onLog(s ctilog.Status) {
+	switch {
+	case s.Err != nil:
+		d.log.Warn("mod_cti's log cannot be read (cti_log.path): trying again", "error", s.Err)
+	case s.Following:
+		d.log.Info("following mod_cti's log", "file", d.cfg.CTILog.File())
+	}
+	d.wake()
 }
 
 func (d *Daemon) onState(s esl.State) {
@@ -299,7 +340,7 @@ func (d *Daemon) unready() []string {
 	if s := d.enforcer.Status(); !s.Enforcing {
 		why = append(why, fmt.Sprintf("bans are not enforced: %v", s.Err))
 	}
-	if s := d.client.State(); !s.Up {
+	if s := d.client.State(); !s.Up && !d.followsLog() {
 		if s.Err != nil {
 			why = append(why, "no source of attempts is alive: "+s.Err.Error())
 		} else {
@@ -308,6 +349,8 @@ func (d *Daemon) unready() []string {
 	}
 	return why
 }
+
+func (d *Daemon) followsLog() bool { return d.ctilog != nil && d.ctilog.Status().Following }
 
 // announce tells systemd when fsban is ready, and what is wrong while it is not.
 func (d *Daemon) announce(ctx context.Context) error {

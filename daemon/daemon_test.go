@@ -636,6 +636,8 @@ func TestAFullQueueDropsAndCountsAndReadingGoesOn(t *testing.T) {
 	r := start(t, fs, configFor(t, fs))
 	r.ready()
 	hold, held := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
 	go func() {
 		_ = r.do(context.Background(), func(*loop) {
 			close(held)
@@ -647,8 +649,10 @@ func TestAFullQueueDropsAndCountsAndReadingGoesOn(t *testing.T) {
 	for range queueSize + surplus {
 		fs.Emit(fakeswitch.NoAuth, fakeswitch.Caller{Addr: netip.MustParseAddr("203.0.113.1")}, time.Now())
 	}
-	r.eventually("all read", func() bool { return r.counts[policy.Challenge].Load() == queueSize+surplus })
-	close(hold)
+	r.eventually("all read", func() bool {
+		return strings.Contains(r.metric("fsban_attempts_total"), fmt.Sprintf("kind=challenge source=event %d\n", queueSize+surplus))
+	})
+	release()
 	r.settled()
 	if got := r.dropped.Load(); got != surplus {
 		t.Errorf("%d dropped, want %d", got, surplus)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"fsban/detect"
 	"fsban/firewall"
 	"fsban/ledger"
 	"fsban/policy"
@@ -16,13 +17,17 @@ import (
 // an attempt and never does I/O that can wait.
 type loop struct {
 	*Daemon
-	engine *policy.Engine
+	engine  *policy.Engine
+	arbiter *detect.Arbiter // nil where there is one source only
 }
 
 func (d *Daemon) newLoop() *loop {
 	p := &d.cfg.Policy
 	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
-	l := &loop{d, policy.NewEngine(p.Rule(), policy.NeverBan{}, opts)}
+	l := &loop{Daemon: d, engine: policy.NewEngine(p.Rule(), policy.NeverBan{}, opts)}
+	if d.ctilog != nil {
+		l.arbiter = detect.NewArbiter()
+	}
 	l.setNeverBan(d.neverBan())
 	return l
 }
@@ -41,6 +46,7 @@ func (l *loop) run(ctx context.Context) error {
 			for range l.ledger.Expire(now) {
 				l.metrics.unbans[causeExpired].Inc()
 			}
+			l.countDue(now)
 		case <-ctx.Done():
 			for len(l.attempts) > 0 {
 				s := <-l.attempts
@@ -65,6 +71,29 @@ func (d *Daemon) do(ctx context.Context, f func(*loop)) error {
 
 // decide is what becomes of one attempt.
 func (l *loop) decide(s *sighting) {
+	if l.arbiter != nil {
+		l.arbiter.EventsUp(l.client.State().Up, s.read)
+		if !l.arbiter.Counts(&s.Attempt, s.read) {
+			return
+		}
+	}
+	l.count(s)
+}
+
+// countDue counts the log's lines of which the event socket should have told, and has not.
+func (l *loop) countDue(now time.Time) {
+	if l.arbiter == nil {
+		return
+	}
+	l.arbiter.EventsUp(l.client.State().Up, now)
+	for _, a := range l.arbiter.Due(now) {
+		l.count(&sighting{a, now})
+	}
+}
+
+// count has the policy count an attempt of which no other source tells, and does what it says.
+func (l *loop) count(s *sighting) {
+	l.counts[s.Kind].Add(1)
 	if b, banned := l.ledger.Get(l.engine.Prefix(s.Addr)); banned && !b.Over(s.read) {
 		l.metrics.whileBan.Inc()
 		return

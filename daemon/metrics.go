@@ -14,7 +14,8 @@ import (
 // metrics are all that fsban exports, in one place. Every label set is closed and made at the start, so that zero is
 // visible. No address, user or call-id is ever a label.
 type metrics struct {
-	attempts   [4]prometheus.Counter // by policy.Kind; all from source event so far
+	attempts   map[policy.Source]map[policy.Kind]prometheus.Counter
+	lines      map[detect.Outcome]prometheus.Counter // of mod_cti's log
 	events     map[detect.Outcome]prometheus.Counter
 	dropped    prometheus.Counter
 	spared     prometheus.Counter
@@ -40,6 +41,8 @@ const (
 
 func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, rules ...string) *metrics {
 	m := &metrics{
+		attempts:   make(map[policy.Source]map[policy.Kind]prometheus.Counter),
+		lines:      make(map[detect.Outcome]prometheus.Counter),
 		events:     make(map[detect.Outcome]prometheus.Counter),
 		bans:       make(map[string]prometheus.Counter),
 		unbans:     make(map[string]prometheus.Counter),
@@ -63,13 +66,23 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	}
 
 	// What happens.
-	attempts := vec("fsban_attempts_total", "Attempts that were understood, by kind, and the source that told of them.", "source", "kind")
-	for _, k := range policy.Kinds() {
-		m.attempts[k] = attempts.WithLabelValues(policy.Event.String(), k.String())
+	attempts := vec("fsban_attempts_total", "Attempts that a source told of, by kind. Two sources may tell of the same one: it is decided on once.", "source", "kind")
+	for source, kinds := range map[policy.Source][]policy.Kind{
+		policy.Event:  {policy.AuthFailure, policy.Challenge, policy.AuthSuccess},
+		policy.CTILog: {policy.AuthFailure, policy.Violation},
+	} {
+		m.attempts[source] = make(map[policy.Kind]prometheus.Counter)
+		for _, k := range kinds {
+			m.attempts[source][k] = attempts.WithLabelValues(source.String(), k.String())
+		}
 	}
 	events := vec("fsban_events_total", "Events read from the event socket, by what became of them.", "outcome")
 	for _, o := range detect.Outcomes {
 		m.events[o] = events.WithLabelValues(string(o))
+	}
+	lines := vec("fsban_cti_log_lines_total", "Lines of mod_cti's log, by what became of them.", "outcome")
+	for _, o := range detect.LineOutcomes {
+		m.lines[o] = lines.WithLabelValues(string(o))
 	}
 	counterOf("fsban_frames_skipped_total", "Frames of the event socket of an unknown type.",
 		func() float64 { return float64(d.client.Skipped()) })
@@ -99,6 +112,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	// Sources.
 	gauge("fsban_event_socket_up", "1 while fsban is logged in to the event socket and subscribed.",
 		func() float64 { return boolean(d.client.State().Up) })
+	gauge("fsban_cti_log_following", "1 while mod_cti's log is open and read.",
+		func() float64 { return boolean(d.followsLog()) })
 	m.connects = counter("fsban_event_socket_connects_total", "How often the event socket came up.")
 	failures := vec("fsban_event_socket_errors_total", "Connections that failed or ended, by reason.", "reason")
 	for _, r := range esl.Reasons {

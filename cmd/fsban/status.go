@@ -56,6 +56,8 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 	for _, src := range s.Sources {
 		line := fmt.Sprintf("%s %s: ", src.Name, src.Address)
 		switch {
+		case src.Up && src.Since.IsZero():
+			line += "followed"
 		case src.Up:
 			line += "up for " + short(now.Sub(src.Since))
 		case src.Retry.After(now):
@@ -65,6 +67,9 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		}
 		if !src.LastEvent.IsZero() {
 			line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
+		}
+		if src.Up && !src.Speaks {
+			line += ", in reserve"
 		}
 		row("source", "%s", line)
 	}
