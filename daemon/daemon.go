@@ -248,7 +248,6 @@ func (d *Daemon) offer(a policy.Attempt, read time.Time) {
 	case d.attempts <- sighting{a, read}:
 	default:
 		d.dropped.Add(1)
-		d.metrics.dropped.Inc()
 	}
 }
 
@@ -282,7 +281,6 @@ func (d *Daemon) onLog(s ctilog.Status) {
 func (d *Daemon) onState(s esl.State) {
 	switch {
 	case s.Up:
-		d.metrics.connects.Inc()
 		d.log.Info("event socket is up", "address", d.cfg.FreeSWITCH.Address, "connects", s.Connects)
 		if len(s.Denied) > 0 {
 			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", s.Denied)

@@ -102,7 +102,6 @@ func (l *loop) count(s *sighting) {
 	switch decision.Verdict {
 	case policy.Spared:
 		l.spared.Add(1)
-		l.metrics.spared.Inc()
 		l.debug("spared: never banned", s, &decision)
 	case policy.Counted:
 		l.debug("counted", s, &decision)
@@ -132,7 +131,6 @@ func (l *loop) ban(b ledger.Ban, cause time.Time) error {
 	v4, v6 := l.ledger.Count()
 	if size := l.cfg.Firewall.MaxBans; b.Prefix.Addr().Is4() && v4 >= size || b.Prefix.Addr().Is6() && v6 >= size {
 		l.refused.Add(1)
-		l.metrics.refused.Inc()
 		return fmt.Errorf("%d bans are in force: raise firewall.max_bans", size)
 	}
 	l.ledger.Add(b)

@@ -17,15 +17,11 @@ type metrics struct {
 	attempts   map[policy.Source]map[policy.Kind]prometheus.Counter
 	lines      map[detect.Outcome]prometheus.Counter // of mod_cti's log
 	events     map[detect.Outcome]prometheus.Counter
-	dropped    prometheus.Counter
-	spared     prometheus.Counter
 	whileBan   prometheus.Counter
 	bans       map[string]prometheus.Counter // by rule
-	refused    prometheus.Counter
 	unbans     map[string]prometheus.Counter // by cause
 	adopted    prometheus.Counter
 	latency    prometheus.Histogram
-	connects   prometheus.Counter
 	sourceErrs map[esl.Reason]prometheus.Counter
 }
 
@@ -86,8 +82,10 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	}
 	counterOf("fsban_frames_skipped_total", "Frames of the event socket of an unknown type.",
 		func() float64 { return float64(d.client.Skipped()) })
-	m.dropped = counter("fsban_attempts_dropped_total", "Attempts lost because the decision queue was full.")
-	m.spared = counter("fsban_attempts_spared_total", "Attempts that would have counted against an address that is never banned.")
+	counterOf("fsban_attempts_dropped_total", "Attempts lost because the decision queue was full.",
+		func() float64 { return float64(d.dropped.Load()) })
+	counterOf("fsban_attempts_spared_total", "Attempts that would have counted against an address that is never banned.",
+		func() float64 { return float64(d.spared.Load()) })
 	m.whileBan = counter("fsban_attempts_while_banned_total", "Attempts of an address that was banned already.")
 
 	// Bans.
@@ -95,7 +93,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	for _, r := range append(rules, ruleOperator) {
 		m.bans[r] = bans.WithLabelValues(r)
 	}
-	m.refused = counter("fsban_bans_refused_total", "Bans not made because firewall.max_bans was reached.")
+	counterOf("fsban_bans_refused_total", "Bans not made because firewall.max_bans was reached.",
+		func() float64 { return float64(d.refused.Load()) })
 	m.adopted = counter("fsban_bans_adopted_total", "Entries found in the kernel's set that fsban did not know, and took over.")
 	unbans := vec("fsban_unbans_total", "Bans that ended, by cause.", "cause")
 	for _, c := range []string{causeExpired, causeOperator, causeNeverBan} {
@@ -114,7 +113,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 		func() float64 { return boolean(d.client.State().Up) })
 	gauge("fsban_cti_log_following", "1 while mod_cti's log is open and read.",
 		func() float64 { return boolean(d.followsLog()) })
-	m.connects = counter("fsban_event_socket_connects_total", "How often the event socket came up.")
+	counterOf("fsban_event_socket_connects_total", "How often the event socket came up.",
+		func() float64 { return float64(d.client.State().Connects) })
 	failures := vec("fsban_event_socket_errors_total", "Connections that failed or ended, by reason.", "reason")
 	for _, r := range esl.Reasons {
 		m.sourceErrs[r] = failures.WithLabelValues(string(r))

@@ -79,7 +79,7 @@ func CTITime(line []byte) (time.Time, bool) {
 	return at, ok && !at.IsZero()
 }
 
-// Adrift tells whether at is more than MaxSkew away from now: of a line that has just been written it counts as now.
+// Adrift tells whether at is more than MaxSkew away from now: what has just been told of then counts as now.
 func Adrift(at, now time.Time) bool { return now.Sub(at).Abs() > MaxSkew }
 
 // cutAddr returns the text of the address that a record begins with. What follows it is empty, or begins with a space.

@@ -124,7 +124,7 @@ func (d *Detector) Event(ev *esl.Event, now time.Time) (policy.Attempt, Outcome)
 	if !ok {
 		return policy.Attempt{}, NoAddress
 	}
-	at, adrift := eventAt(ev.Get(eventTime), now)
+	at, adrift := eventAt(ev, now)
 	a := policy.Attempt{Addr: addr, At: at, Source: policy.Event}
 	port, _ := strconv.ParseUint(string(ev.Get(networkPort)), 10, 16)
 	counts := true
@@ -225,20 +225,16 @@ func (c *credentials) matches(a *policy.Attempt, port uint16) bool {
 	return c.addr == a.Addr && c.port == port && apart.Abs() <= sameMoment
 }
 
-// EventTime returns FreeSWITCH's own time of ev.
+// EventTime returns FreeSWITCH's own time of ev: Event-Date-Timestamp, microseconds since 1970.
 func EventTime(ev *esl.Event) (time.Time, bool) {
 	us, err := strconv.ParseInt(string(ev.Get(eventTime)), 10, 64)
 	return time.UnixMicro(us), err == nil
 }
 
-// eventAt reads Event-Date-Timestamp, microseconds since 1970.
-func eventAt(text []byte, now time.Time) (at time.Time, adrift bool) {
-	us, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil {
-		return now, true
-	}
-	at = time.UnixMicro(us)
-	if skew := now.Sub(at); skew > MaxSkew || skew < -MaxSkew {
+// eventAt returns when ev counts as having happened.
+func eventAt(ev *esl.Event, now time.Time) (at time.Time, adrift bool) {
+	at, ok := EventTime(ev)
+	if !ok || Adrift(at, now) {
 		return now, true
 	}
 	return at, false

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -29,19 +30,14 @@ func newBan(s *settings) *cobra.Command {
 			}
 			client := s.client()
 			defer client.Close()
-			for _, arg := range args {
-				prefix, err := config.ParsePrefix(arg)
-				if err != nil {
-					return &usageError{err}
-				}
+			return eachPrefix(args, func(prefix netip.Prefix) error {
 				req.Prefix = prefix
 				b, err := client.Ban(cmd.Context(), req)
-				if err != nil {
-					return err
+				if err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "banned %v %s\n", b.Prefix, until(&b))
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "banned %v %s\n", b.Prefix, until(&b))
-			}
-			return nil
+				return err
+			})
 		},
 	}
 	c.Flags().StringVar(&bantime, "bantime", "", "how long: 90s, 10m, 24h, 7d or forever (default: policy.bantime)")
@@ -59,20 +55,29 @@ func newUnban(s *settings) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := s.client()
 			defer client.Close()
-			for _, arg := range args {
-				prefix, err := config.ParsePrefix(arg)
-				if err != nil {
-					return &usageError{err}
-				}
+			return eachPrefix(args, func(prefix netip.Prefix) error {
 				b, err := client.Unban(cmd.Context(), prefix)
-				if err != nil {
-					return err
+				if err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "unbanned %v (rule %s)\n", b.Prefix, b.Rule)
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "unbanned %v (rule %s)\n", b.Prefix, b.Rule)
-			}
-			return nil
+				return err
+			})
 		},
 	}
+}
+
+// eachPrefix does something with each argument, up to the first that fails.
+func eachPrefix(args []string, do func(netip.Prefix) error) error {
+	for _, arg := range args {
+		prefix, err := config.ParsePrefix(arg)
+		if err != nil {
+			return &usageError{err}
+		}
+		if err := do(prefix); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func until(b *control.Ban) string {
