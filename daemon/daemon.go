@@ -70,7 +70,7 @@ type Daemon struct {
 	lastError        string       // of the event socket, as last logged; the reader's own
 	lastEvent        atomic.Int64 // unix microseconds
 	tracked, evicted atomic.Int64
-	counts           [4]atomic.Uint64 // attempts by kind
+	counts           [policy.NumKinds]atomic.Uint64 // attempts by kind
 	dropped          atomic.Uint64
 	spared           atomic.Uint64
 	made, refused    atomic.Uint64

@@ -18,7 +18,8 @@ type Attempt struct {
 	Kind      Kind       `json:"kind"`
 	Source    Source     `json:"source"`
 	Method    Method     `json:"method,omitempty"`
-	User      string     `json:"user,omitempty"` // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
+	User      string     `json:"user,omitempty"`   // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
+	Number    string     `json:"number,omitempty"` // that was dialled; as untrusted as User
 	Domain    string     `json:"domain,omitempty"`
 	Profile   string     `json:"profile,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
@@ -33,13 +34,17 @@ const (
 	Challenge               // no credentials yet: ordinary phones do this all day
 	AuthSuccess             // the password was right
 	Violation               // what mod_cti reports besides a failed registration: an irregular message, a number that is not allowed
-	numKinds
+	ACLReject               // an access list of FreeSWITCH's refused the address
+	CallReject              // a call without credentials that the dialplan did not take, or to a number that is not allowed
+	NumKinds
 )
 
-var kindNames = [numKinds]string{"auth_failure", "challenge", "auth_success", "violation"}
+var kindNames = [NumKinds]string{"auth_failure", "challenge", "auth_success", "violation", "acl_reject", "call_reject"}
 
 // Kinds lists all kinds.
-func Kinds() []Kind { return []Kind{AuthFailure, Challenge, AuthSuccess, Violation} }
+func Kinds() []Kind {
+	return []Kind{AuthFailure, Challenge, AuthSuccess, Violation, ACLReject, CallReject}
+}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -58,10 +63,12 @@ const (
 	Operator               // somebody with the fsban command
 	Kernel                 // an entry found in fsban's kernel set that the ledger did not know
 	CTILog                 // the file that mod_cti writes
-	numSources
+	CTIEvent               // mod_cti's CUSTOM events on the event socket
+	ESLLog                 // FreeSWITCH's log, as the event socket sends it
+	NumSources
 )
 
-var sourceNames = [numSources]string{"event", "operator", "kernel", "cti_log"}
+var sourceNames = [NumSources]string{"event", "operator", "kernel", "cti_log", "cti_event", "esl_log"}
 
 func (s Source) String() string { return sourceNames[s] }
 
