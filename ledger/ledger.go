@@ -1,5 +1,5 @@
 // Package ledger keeps who is banned, since when, until when, and why: in memory for whoever asks, and on disk for the
-// next start.
+// next start. A journal beside it keeps the attempts that count towards a ban.
 //
 // Changes are written in batches by Run, off the path of a decision. The kernel holds a ban from its first moment, so a
 // crash between the two loses nothing but the evidence: the next start finds the entry in the kernel and adopts it.
@@ -67,6 +67,7 @@ type Ledger struct {
 	pending map[netip.Prefix]*Ban // to be written; nil: to be deleted. Never more than prefixes changed since the last batch
 	failed  error                 // of the last batch
 	errors  uint64
+	journal journal
 	damage  error // what the database panicked with: it is not touched any more
 	setAway string
 	wake    chan struct{}
@@ -154,6 +155,9 @@ func (l *Ledger) read(now time.Time) error {
 		if err != nil {
 			return err
 		}
+		if err := l.openJournal(tx); err != nil {
+			return err
+		}
 		var over [][]byte
 		err = b.ForEach(func(k, v []byte) error {
 			ban := new(Ban)
@@ -213,6 +217,10 @@ func (l *Ledger) Remove(prefix netip.Prefix) (Ban, bool) {
 func (l *Ledger) change(prefix netip.Prefix, b *Ban) {
 	l.put(prefix, b)
 	l.pending[prefix] = b
+	l.wakeUp()
+}
+
+func (l *Ledger) wakeUp() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -351,10 +359,7 @@ func (l *Ledger) retry(ctx context.Context, timer *time.Timer) {
 	case <-ctx.Done():
 	case <-timer.C:
 	}
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.wakeUp()
 }
 
 // Close closes a ledger whose Run was never called.
@@ -372,11 +377,12 @@ func (l *Ledger) Flush() error {
 	l.mu.Lock()
 	batch := l.pending
 	l.pending = make(map[netip.Prefix]*Ban)
+	sealed := l.journal.take()
 	l.mu.Unlock()
-	if len(batch) == 0 {
+	if len(batch) == 0 && sealed.empty() {
 		return nil
 	}
-	err := l.write(batch)
+	err := l.write(batch, &sealed)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.failed = err
@@ -387,6 +393,7 @@ func (l *Ledger) Flush() error {
 				l.pending[p] = b
 			}
 		}
+		l.journal.giveBack(sealed)
 		return err
 	}
 	for p, b := range batch {
@@ -399,7 +406,7 @@ func (l *Ledger) Flush() error {
 	return nil
 }
 
-func (l *Ledger) write(batch map[netip.Prefix]*Ban) error {
+func (l *Ledger) write(batch map[netip.Prefix]*Ban, sealed *seal) error {
 	err := l.guard(func() error {
 		return l.db.Update(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(bucket)
@@ -421,11 +428,11 @@ func (l *Ledger) write(batch map[netip.Prefix]*Ban) error {
 					return err
 				}
 			}
-			return nil
+			return l.writeJournal(tx, sealed)
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("write %d bans to the state file %s: %w", len(batch), l.path, err)
+		return fmt.Errorf("write to the state file %s: %w", l.path, err)
 	}
 	return nil
 }

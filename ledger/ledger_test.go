@@ -257,7 +257,7 @@ func TestChangesThatCannotBeWrittenStayPending(t *testing.T) {
 	}
 	l.Remove(netip.MustParsePrefix("192.0.2.1/32"))
 	l.Add(ban("192.0.2.3/32", time.Hour))
-	want := "write 2 bans to the state file " + path + ": database not open"
+	want := "write to the state file " + path + ": database not open"
 	for n := range uint64(3) {
 		if err := l.Flush(); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)

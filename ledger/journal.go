@@ -1,0 +1,203 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"fsban/policy"
+)
+
+// The journal holds the attempts that count, so that a restart does not give an attacker a fresh start. It is written up
+// to a seal: with what the owner needs to go on from exactly there (how far a log was read, for example), in one
+// transaction. So after a crash either both are on disk, or neither.
+
+// An Entry of the journal is an attempt that was counted, or a prefix that began again from zero.
+type Entry struct {
+	Attempt policy.Attempt `json:"attempt,omitzero"`
+	Forgot  netip.Prefix   `json:"forgot,omitzero"`
+}
+
+// MaxJournal is how many entries are kept; of more, the oldest go.
+const MaxJournal = 100_000
+
+var (
+	journalBucket = []byte("journal")
+	metaBucket    = []byte("meta")
+	stateKey      = []byte("state")
+)
+
+// journal is a Ledger's part of it, under its lock.
+type journal struct {
+	noted  []timed // since the last seal
+	sealed []timed // up to the last seal, and not written yet
+	state  []byte  // of the last seal; nil: written
+	since  time.Time
+
+	next uint64 // number of the next entry to be written; the writer's own
+	size uint64 // entries on disk; the writer's own
+	lost uint64 // entries dropped because the disk did not take them
+}
+
+type timed struct {
+	Entry
+	at time.Time
+}
+
+// Note adds an entry at its time. It is written with the next seal.
+func (l *Ledger) Note(e Entry, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.journal.noted = append(l.journal.noted, timed{e, at})
+	l.journal.bound()
+}
+
+// Seal has everything noted so far written, together with state. Entries from before since are of no use any more.
+func (l *Ledger) Seal(state []byte, since time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j := &l.journal
+	j.sealed = append(j.sealed, j.noted...)
+	clear(j.noted)
+	j.noted = j.noted[:0]
+	j.state, j.since = state, since
+	l.wakeUp()
+}
+
+// Lost returns how many entries were dropped because the disk did not take them.
+func (l *Ledger) Lost() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.journal.lost
+}
+
+// Journal calls f for each entry, oldest first, and returns the state that was sealed with them; nil when there is none.
+// Entries that cannot be read are passed over and counted.
+func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error) {
+	err = l.guard(func() error {
+		return l.db.View(func(tx *bbolt.Tx) error {
+			if b := tx.Bucket(metaBucket); b != nil {
+				state = slices.Clone(b.Get(stateKey))
+			}
+			b := tx.Bucket(journalBucket)
+			if b == nil {
+				return nil
+			}
+			return b.ForEach(func(_, v []byte) error {
+				var e Entry
+				if json.Unmarshal(v, &e) != nil || e.Attempt.Addr.IsValid() == e.Forgot.IsValid() {
+					unreadable++
+					return nil
+				}
+				f(e)
+				return nil
+			})
+		})
+	})
+	if err != nil {
+		return nil, unreadable, fmt.Errorf("read the journal in the state file %s: %w", l.path, err)
+	}
+	return state, unreadable, nil
+}
+
+// bound drops the oldest entries where there are too many.
+func (j *journal) bound() {
+	if more := len(j.sealed) + len(j.noted) - MaxJournal; more > 0 {
+		j.lost += uint64(more)
+		fromSealed := min(more, len(j.sealed))
+		j.sealed = slices.Delete(j.sealed, 0, fromSealed)
+		j.noted = slices.Delete(j.noted, 0, more-fromSealed)
+	}
+}
+
+// A seal is what one batch writes of the journal.
+type seal struct {
+	entries []timed
+	state   []byte
+	since   time.Time
+}
+
+func (j *journal) take() seal {
+	s := seal{j.sealed, j.state, j.since}
+	j.sealed, j.state = nil, nil
+	return s
+}
+
+// giveBack takes up again what could not be written.
+func (j *journal) giveBack(s seal) {
+	j.sealed = append(s.entries, j.sealed...)
+	if j.state == nil {
+		j.state = s.state
+	}
+	j.bound()
+}
+
+func (s *seal) empty() bool { return len(s.entries) == 0 && s.state == nil }
+
+// openJournal makes the buckets, and finds out where the journal ends.
+func (l *Ledger) openJournal(tx *bbolt.Tx) error {
+	b, err := tx.CreateBucketIfNotExists(journalBucket)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.CreateBucketIfNotExists(metaBucket); err != nil {
+		return err
+	}
+	first, _ := b.Cursor().First()
+	last, _ := b.Cursor().Last()
+	l.journal.next, l.journal.size = 1, 0
+	if len(first) == journalKeyLen && len(last) == journalKeyLen {
+		l.journal.next = binary.BigEndian.Uint64(last) + 1
+		l.journal.size = l.journal.next - binary.BigEndian.Uint64(first)
+	}
+	return nil
+}
+
+// The key of an entry is its number and its time.
+const journalKeyLen = 16
+
+func journalKey(number uint64, at time.Time) []byte {
+	k := binary.BigEndian.AppendUint64(make([]byte, 0, journalKeyLen), number)
+	return binary.BigEndian.AppendUint64(k, uint64(at.UnixMicro()))
+}
+
+// write puts s into the file, and drops what is too old or too much.
+func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
+	b := tx.Bucket(journalBucket)
+	b.FillPercent = 0.9 // it only grows at its end
+	next, size := l.journal.next, l.journal.size
+	for i := range s.entries {
+		v, err := json.Marshal(&s.entries[i].Entry)
+		if err != nil {
+			continue // it never will be written, and must not hold up the others
+		}
+		if err := b.Put(journalKey(next, s.entries[i].at), v); err != nil {
+			return err
+		}
+		next++
+		size++
+	}
+	c := b.Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.First() {
+		old := len(k) != journalKeyLen || int64(binary.BigEndian.Uint64(k[8:])) < s.since.UnixMicro()
+		if !old && size <= MaxJournal {
+			break
+		}
+		if err := c.Delete(); err != nil {
+			return err
+		}
+		size--
+	}
+	if s.state != nil {
+		if err := tx.Bucket(metaBucket).Put(stateKey, s.state); err != nil {
+			return err
+		}
+	}
+	tx.OnCommit(func() { l.journal.next, l.journal.size = next, size })
+	return nil
+}
