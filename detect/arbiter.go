@@ -1,156 +1,364 @@
 package detect
 
 import (
+	"fmt"
 	"hash/maphash"
+	"net/netip"
+	"slices"
 	"time"
 
 	"fsban/policy"
 )
 
-// An Arbiter has each failure counted once where the event socket and mod_cti's log both tell of it. While the socket is
-// up its events count, and the log's lines are only remembered; while it is down the lines count. At the edges, where
-// either may tell of a failure alone, a line and an event of the same address and user less than two seconds apart are
-// the same failure, one to one.
+// orders says, for each kind that more than one source can tell of, whose word counts first.
+var orders = [policy.NumKinds][]policy.Source{
+	policy.AuthFailure: {policy.Event, policy.CTIEvent, policy.ESLLog, policy.CTILog},
+	policy.Violation:   {policy.CTIEvent, policy.ESLLog, policy.CTILog},
+	policy.ACLReject:   {policy.ESLLog},
+	policy.CallReject:  {policy.Event},
+	policy.Challenge:   {policy.Event},
+	policy.AuthSuccess: {policy.Event},
+}
+
+// An Arbiter has each thing counted once that several sources tell of. For each kind the best source that is alive
+// speaks: what it tells counts, and what the others tell is only remembered, so that another one can take over at once.
 //
-// It is pure: time comes with the calls. Its memory is bounded; what it forgets under a flood was told by both sources
+// Where the speaker changes, either source may tell of a failure alone. So reports of the same kind, address and user,
+// less than two seconds apart by FreeSWITCH's clock, are one failure: each source's reports are matched one to one with
+// those of the others. A report without a user (the INVITE of somebody unknown) matches every user.
+//
+// It is pure: time comes with the calls. Its memory is bounded; what it forgets under a flood was told by several sources
 // and is counted by the one that speaks.
 type Arbiter struct {
-	seed    maphash.Seed
-	up      bool
-	upSince time.Time
-	buckets [1024]bucket
-	held    []heldLine
+	configured [policy.NumSources]bool
+	alive      [policy.NumSources]bool
+	heard      [policy.NumSources]bool // since it came alive
+	speakers   [policy.NumKinds]speaker
+
+	seed   maphash.Seed
+	ring   []report
+	added  uint64            // reports ever remembered; the newest has this number
+	latest [numChains]uint64 // the newest report of a chain
+	held   []heldReport      // told by a source that did not speak, and by no other yet; oldest first
+	due    []policy.Attempt  // of them, those that count now because the speaker is gone
+	alone  [policy.NumSources]uint64
 }
 
-// bucket holds the latest reports of a few addresses and users.
-type bucket struct {
-	reports [8]report
-	next    int
+// A speaker is the source whose word counts for a kind.
+type speaker struct {
+	source policy.Source
+	any    bool // nobody is known to be alive: whoever tells first
+	since  time.Time
 }
 
-// A report is what one source told of a failure that the other one has not told of yet.
+// A report is one failure, as told by one source or more.
 type report struct {
-	who     uint64 // hash of address and user; 0: none
+	addr    netip.Addr
+	user    string
 	at      int64  // unix microseconds, FreeSWITCH's clock
-	event   bool   // told by an event; otherwise by a line
+	read    int64  // the same, our clock
+	before  uint64 // number of the report before it in its chain
+	told    uint8  // by which sources: a bit each
+	kind    policy.Kind
 	counted bool
 }
 
-// A heldLine is a line that counts when no event has told of it by then.
-type heldLine struct {
+type heldReport struct {
+	number  uint64
 	attempt policy.Attempt
-	read    time.Time
-	due     time.Time // zero: never, unless the event socket goes down
 }
 
 const (
-	// grace is how long after an edge an event may tell of what a line has told of already.
-	grace = time.Second
-	// maxHeld bounds the lines in waiting.
-	maxHeld = 4096
+	numChains  = 4096
+	numReports = 16384 // remembered
+	maxChain   = 256   // reports looked at for a match
+	maxHeld    = 4096
+
+	// holdFor is how long a report that nobody confirms may count still: longer than the event socket can be dead without
+	// our knowing.
+	holdFor = 15 * time.Second
 )
 
-// NewArbiter returns an Arbiter for a socket that is down.
-func NewArbiter() *Arbiter { return &Arbiter{seed: maphash.MakeSeed()} }
+// NewArbiter returns an Arbiter for the sources that are configured. None of them is alive yet.
+func NewArbiter(sources ...policy.Source) *Arbiter {
+	r := &Arbiter{seed: maphash.MakeSeed()}
+	for _, s := range sources {
+		r.configured[s] = true
+	}
+	if len(sources) > 1 {
+		r.ring = make([]report, numReports)
+	}
+	for k := range r.speakers {
+		r.speakers[k] = r.choose(policy.Kind(k))
+	}
+	return r
+}
 
-// EventsUp tells that the event socket came up or went down at now. With it down, lines that were read lately and of which
-// no event has told count after a moment.
-func (r *Arbiter) EventsUp(up bool, now time.Time) {
-	if up == r.up {
+// Alive tells that a source can be heard at now, or no longer. When a speaker is gone, Due returns what others have told
+// and it has not.
+func (r *Arbiter) Alive(s policy.Source, alive bool, now time.Time) {
+	if r.alive[s] == alive {
 		return
 	}
-	r.up = up
-	if up {
-		r.upSince = now
-		return
-	}
-	for i := range r.held {
-		if r.held[i].due.IsZero() {
-			r.held[i].due = now.Add(grace)
+	r.alive[s], r.heard[s] = alive, false
+	r.appoint(now)
+}
+
+// appoint has the best source speak for each kind.
+func (r *Arbiter) appoint(now time.Time) {
+	for k := range r.speakers {
+		was, is := r.speakers[k], r.choose(policy.Kind(k))
+		if is.source == was.source && is.any == was.any {
+			continue
+		}
+		is.since = now
+		r.speakers[k] = is
+		if !was.any && !r.proven(was.source) {
+			r.release(policy.Kind(k), now)
 		}
 	}
 }
 
-// Speaks returns which source speaks for failed logins.
-func (r *Arbiter) Speaks() policy.Source {
-	if r.up {
-		return policy.Event
-	}
-	return policy.CTILog
-}
-
-// Counts tells whether a counts now. What only one source can tell of always does.
-func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
-	if a.Kind != policy.AuthFailure || a.Source != policy.Event && a.Source != policy.CTILog {
-		return true
-	}
-	event := a.Source == policy.Event
-	if other := r.oldest(a, func(p *report) bool { return p.event != event }); other != nil {
-		other.who = 0
-		return event && !other.counted
-	}
-	counts := event || !r.up
-	r.remember(a, event, counts)
-	if !counts {
-		line := heldLine{attempt: *a, read: now}
-		// It happened before the events came back, or as they did.
-		if a.At.Before(r.upSince.Add(sameMoment)) {
-			line.due = now.Add(grace)
-		}
-		if len(r.held) < maxHeld {
-			r.held = append(r.held, line)
+func (r *Arbiter) choose(k policy.Kind) speaker {
+	for _, s := range orders[k] {
+		if r.proven(s) {
+			return speaker{source: s}
 		}
 	}
-	return counts
+	return speaker{any: true}
 }
 
-// Due returns the lines that count at now, because no event has told of them.
-func (r *Arbiter) Due(now time.Time) []policy.Attempt {
-	var due []policy.Attempt
-	kept := r.held[:0]
+// proven tells whether s is alive. That mod_cti's events and its lines on the log stream come at all is known only when one
+// has come: their names may be wrong in our configuration, or the switch not print them.
+func (r *Arbiter) proven(s policy.Source) bool {
+	if s == policy.CTIEvent || s == policy.ESLLog {
+		return r.alive[s] && r.heard[s]
+	}
+	return r.alive[s]
+}
+
+// release has the reports count that were held for a source that is gone.
+func (r *Arbiter) release(k policy.Kind, now time.Time) {
 	for i := range r.held {
 		h := &r.held[i]
-		switch {
-		case !h.due.IsZero() && !now.Before(h.due):
-			if mine := r.oldest(&h.attempt, func(p *report) bool { return !p.event && !p.counted }); mine != nil {
-				mine.counted = true // an event that comes still is the same failure
-				due = append(due, h.attempt)
-			}
-		case h.due.IsZero() && now.Sub(h.read) > sameMoment+grace:
-		default:
-			kept = append(kept, *h)
+		if p := r.report(h.number); h.attempt.Kind == k && p != nil && !p.counted && now.UnixMicro()-p.read <= holdFor.Microseconds() {
+			p.counted = true
+			r.due = append(r.due, h.attempt)
 		}
 	}
-	r.held = kept
+}
+
+// Counts tells whether a counts now, read at now. What only one source can tell of always does.
+func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
+	if !r.heard[a.Source] && r.alive[a.Source] && a.Kind != policy.ACLReject {
+		r.heard[a.Source] = true
+		r.appoint(now)
+	}
+	if !r.contested(a.Kind) {
+		return true
+	}
+	speaker := &r.speakers[a.Kind]
+	// What happened before the speaker could speak, or as it began to, others may have told of alone.
+	counts := speaker.any || rank(a.Kind, a.Source) <= rank(a.Kind, speaker.source) || a.At.Before(speaker.since.Add(sameMoment))
+	number := r.match(a)
+	if number == 0 {
+		number = r.remember(a, now)
+	}
+	p := r.report(number)
+	p.told |= 1 << a.Source
+	switch {
+	case p.counted:
+		return false
+	case counts:
+		p.counted = true
+		return true
+	}
+	r.hold(heldReport{number, *a}, now)
+	return false
+}
+
+// contested tells whether more than one source is there that can tell of k.
+func (r *Arbiter) contested(k policy.Kind) bool {
+	n := 0
+	for _, s := range orders[k] {
+		if r.configured[s] {
+			n++
+		}
+	}
+	return n > 1
+}
+
+// rank is the place of s in the order of k.
+func rank(k policy.Kind, s policy.Source) int { return slices.Index(orders[k], s) }
+
+// Due returns what counts now because the source that should have told of it is gone.
+func (r *Arbiter) Due(now time.Time) []policy.Attempt {
+	r.prune(now)
+	due := r.due
+	r.due = nil
 	return due
 }
 
-// oldest returns the oldest report of a, at about its time, that is wanted.
-func (r *Arbiter) oldest(a *policy.Attempt, wanted func(*report) bool) *report {
-	who, b := r.bucket(a)
-	var best *report
-	for i := range b.reports {
-		p := &b.reports[i]
-		apart := time.Duration(a.At.UnixMicro()-p.at) * time.Microsecond
-		if p.who == who && wanted(p) && apart.Abs() < sameMoment && (best == nil || p.at < best.at) {
-			best = p
+// prune drops what is held and was told of by another source since, or never will be.
+func (r *Arbiter) prune(now time.Time) {
+	r.held = slices.DeleteFunc(r.held, func(h heldReport) bool {
+		p := r.report(h.number)
+		if p == nil || p.counted {
+			return true
 		}
+		if now.UnixMicro()-p.read > holdFor.Microseconds() {
+			r.alone[h.attempt.Source]++
+			return true
+		}
+		return false
+	})
+}
+
+// Alone returns how many reports of s did not count, and were never confirmed by the source that spoke. More than a few say
+// that the two do not tell of the same things.
+func (r *Arbiter) Alone(s policy.Source) uint64 { return r.alone[s] }
+
+// Speaker returns which source speaks for k, and why it is not a better one; ok is false where nobody can.
+func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) {
+	for _, s := range orders[k] {
+		switch {
+		case !r.configured[s]:
+		case r.proven(s):
+			return s, why, true
+		case why != "":
+		case r.alive[s]:
+			why = fmt.Sprintf("%s has not told of anything yet", s)
+		default:
+			why = fmt.Sprintf("%s is down", s)
+		}
+	}
+	return 0, why, false
+}
+
+// match returns the number of the report of the same failure that a's source has not told of yet, of several the nearest in
+// time; 0 for none.
+func (r *Arbiter) match(a *policy.Attempt) uint64 {
+	var best uint64
+	nearest := sameMoment
+	number := r.latest[r.chain(a.Addr)]
+	for range maxChain {
+		p := r.report(number)
+		if p == nil {
+			break
+		}
+		apart := (time.Duration(a.At.UnixMicro()-p.at) * time.Microsecond).Abs()
+		if apart < nearest && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr && (p.user == a.User || p.user == "" || a.User == "") {
+			best, nearest = number, apart
+		}
+		number = p.before
+	}
+	if best != 0 && a.User != "" {
+		r.report(best).user = a.User
 	}
 	return best
 }
 
-func (r *Arbiter) remember(a *policy.Attempt, event, counted bool) {
-	who, b := r.bucket(a)
-	b.reports[b.next] = report{who: who, at: a.At.UnixMicro(), event: event, counted: counted}
-	b.next = (b.next + 1) % len(b.reports)
+// remember adds a report of a, told by nobody so far.
+func (r *Arbiter) remember(a *policy.Attempt, now time.Time) uint64 {
+	return r.add(report{addr: a.Addr, user: a.User, at: a.At.UnixMicro(), read: now.UnixMicro(), kind: a.Kind})
 }
 
-func (r *Arbiter) bucket(a *policy.Attempt) (who uint64, b *bucket) {
-	var h maphash.Hash
-	h.SetSeed(r.seed)
-	addr := a.Addr.As16()
-	_, _ = h.Write(addr[:])
-	_, _ = h.WriteString(a.User)
-	who = h.Sum64() | 1
-	return who, &r.buckets[who>>1%uint64(len(r.buckets))]
+func (r *Arbiter) add(p report) uint64 {
+	chain := r.chain(p.addr)
+	r.added++
+	p.before = r.latest[chain]
+	r.ring[r.added%numReports] = p
+	r.latest[chain] = r.added
+	return r.added
+}
+
+// report returns the report of that number, or nil when it was forgotten.
+func (r *Arbiter) report(number uint64) *report {
+	if number == 0 || number+numReports <= r.added {
+		return nil
+	}
+	return &r.ring[number%numReports]
+}
+
+// hold remembers a report of which the speaker may tell yet.
+func (r *Arbiter) hold(h heldReport, now time.Time) {
+	if len(r.held) == maxHeld {
+		r.prune(now)
+	}
+	if len(r.held) == maxHeld { // a flood of which the speaker tells nothing
+		for _, old := range r.held[:maxHeld/2] {
+			r.alone[old.attempt.Source]++
+		}
+		r.held = slices.Delete(r.held, 0, maxHeld/2)
+	}
+	r.held = append(r.held, h)
+}
+
+func (r *Arbiter) chain(addr netip.Addr) uint64 { return maphash.Comparable(r.seed, addr) % numChains }
+
+// A Memo is what an Arbiter knows of one report: what the next process needs to go on where this one stopped.
+type Memo struct {
+	Addr    netip.Addr      `json:"addr"`
+	User    string          `json:"user,omitempty"`
+	At      time.Time       `json:"at"`
+	Read    time.Time       `json:"read"`
+	Kind    policy.Kind     `json:"kind"`
+	Told    []policy.Source `json:"told"`
+	Counted bool            `json:"counted,omitempty"`
+	Held    *policy.Attempt `json:"held,omitempty"`
+}
+
+// maxMemos bounds a Memory.
+const maxMemos = 4096
+
+// Memory returns the reports of which another source may tell yet, oldest first: those read within the last 15 s.
+func (r *Arbiter) Memory(now time.Time) []Memo {
+	if r.ring == nil {
+		return nil
+	}
+	oldest := now.Add(-holdFor).UnixMicro()
+	first := r.added + 1
+	for first > 1 && r.added+1-first < maxMemos {
+		if p := r.report(first - 1); p == nil || p.read < oldest {
+			break
+		}
+		first--
+	}
+	memory := make([]Memo, 0, r.added+1-first)
+	for n := first; n <= r.added; n++ {
+		p := r.report(n)
+		m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Counted: p.counted}
+		for s := range policy.NumSources {
+			if p.told&(1<<s) != 0 {
+				m.Told = append(m.Told, s)
+			}
+		}
+		memory = append(memory, m)
+	}
+	for i := range r.held {
+		if h := &r.held[i]; h.number >= first {
+			a := h.attempt
+			memory[h.number-first].Held = &a
+		}
+	}
+	return memory
+}
+
+// Remember takes up what an earlier process knew. What it held counts: the connection that would have told of it died with
+// that process.
+func (r *Arbiter) Remember(memory []Memo) {
+	if r.ring == nil {
+		return
+	}
+	for _, m := range memory {
+		p := report{addr: m.Addr, user: m.User, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, counted: m.Counted}
+		for _, s := range m.Told {
+			p.told |= 1 << s
+		}
+		if m.Held != nil && !p.counted {
+			p.counted = true
+			r.due = append(r.due, *m.Held)
+		}
+		r.add(p)
+	}
 }

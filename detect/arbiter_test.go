@@ -1,8 +1,12 @@
 package detect
 
 import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +16,7 @@ import (
 // A story is told in steps, each at a time in milliseconds.
 type step struct {
 	at   int
-	what string // up, down, event, line, due
+	what string // up, down: the event socket; due; or a source that tells of a failure
 	late int    // how long ago the failure happened, by FreeSWITCH's clock
 	user string
 }
@@ -21,79 +25,221 @@ func TestEachFailureCountsOnceWhoeverTellsOfIt(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		steps []step
-		want  []int // the steps that count; for due, once for each line
+		want  []int // the steps that count; for due, once for each report
 	}{
-		{"the event speaks, the line comes after it", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "line", 10, "a"}}, []int{1}},
-		{"the event speaks, the line comes before it", []step{{0, "up", 0, ""}, {5000, "line", 0, "a"}, {5010, "event", 10, "a"}, {9000, "due", 0, ""}}, []int{2}},
-		{"what only a line tells of does not count while events speak", []step{{0, "up", 0, ""}, {5000, "line", 0, "a"}, {9000, "due", 0, ""}}, nil},
-		{"the socket is gone: the line counts at once", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {5100, "line", 0, "a"}, {5200, "line", 0, "a"}}, []int{2, 3}},
-		{"before the socket ever came up", []step{{0, "line", 0, "a"}}, []int{0}},
-		{"the socket dies before the event: its line counts after a moment",
-			[]step{{0, "up", 0, ""}, {5000, "line", 0, "a"}, {5010, "down", 0, ""}, {5500, "due", 0, ""}, {6100, "due", 0, ""}, {7200, "due", 0, ""}}, []int{4}},
-		{"the socket dies after the event, before the line", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {5020, "line", 20, "a"}, {7000, "due", 0, ""}}, []int{1}},
-		{"the event was still in the queue when the socket died", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {5001, "line", 5, "a"}, {5002, "event", 6, "a"}}, []int{2}},
-		{"the socket comes back: a late line of a time without it counts after a moment",
-			[]step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {9000, "up", 0, ""}, {9100, "line", 600, "a"}, {9500, "due", 0, ""}, {10200, "due", 0, ""}}, []int{5}},
-		{"the socket comes back: line and event of one failure", []step{{0, "down", 0, ""}, {9000, "up", 0, ""}, {9100, "line", 0, "a"}, {9150, "event", 50, "a"}, {12000, "due", 0, ""}}, []int{3}},
+		{"the event speaks, the line comes after it", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "cti_log", 10, "a"}}, []int{1}},
+		{"the event speaks, the line comes before it", []step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {5010, "event", 10, "a"}, {29000, "due", 0, ""}}, []int{2}},
+		{"four sources tell of it", []step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {5001, "esl_log", 0, "a"}, {5002, "event", 0, "a"}, {5003, "cti_event", 0, "a"}, {5004, "down", 0, ""}, {5005, "due", 0, ""}}, []int{3}},
+		{"what only a line tells of does not count while events speak", []step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {29000, "due", 0, ""}, {29001, "down", 0, ""}, {29002, "due", 0, ""}}, nil},
+		{"the socket is gone: the line counts at once", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {5100, "cti_log", 0, "a"}, {5200, "cti_log", 0, "a"}}, []int{2, 3}},
+		{"before the socket ever came up", []step{{0, "cti_log", 0, "a"}}, []int{0}},
+		{"the socket dies before the event: its line counts",
+			[]step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {5010, "down", 0, ""}, {5011, "due", 0, ""}, {6100, "due", 0, ""}}, []int{3}},
+		{"the socket was dead for a while before we knew",
+			[]step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {9000, "due", 0, ""}, {14000, "down", 0, ""}, {14001, "due", 0, ""}}, []int{4}},
+		{"the socket dies after the event, before the line", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {5020, "cti_log", 20, "a"}, {7000, "due", 0, ""}}, []int{1}},
+		{"the event was still in the queue when the socket died", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {5001, "cti_log", 5, "a"}, {5002, "event", 6, "a"}}, []int{2}},
+		{"an event from the queue, of which no line tells", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {5002, "event", 6, "a"}}, []int{2}},
+		{"the socket comes back: a late line of a time without it counts", []step{{0, "up", 0, ""}, {5000, "down", 0, ""}, {9000, "up", 0, ""}, {9100, "cti_log", 600, "a"}}, []int{3}},
+		{"the socket comes back: line and event of one failure", []step{{0, "down", 0, ""}, {9000, "up", 0, ""}, {9100, "cti_log", 0, "a"}, {9150, "event", 50, "a"}, {12000, "due", 0, ""}}, []int{2}},
 		{"one to one: two failures in a second, each told twice",
-			[]step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5200, "event", 0, "a"}, {5300, "down", 0, ""}, {5310, "line", 310, "a"}, {5320, "line", 120, "a"}, {5330, "line", 0, "a"}}, []int{1, 2, 6}},
-		{"two lines in waiting, each counts", []step{{0, "up", 0, ""}, {5000, "line", 0, "a"}, {5001, "line", 0, "a"}, {5010, "down", 0, ""}, {7000, "due", 0, ""}}, []int{4, 4}},
-		{"another user is another failure", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {5020, "line", 20, "b"}}, []int{1, 3}},
-		{"two seconds apart are two failures", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {7000, "line", 0, "a"}}, []int{1, 3}},
+			[]step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5200, "event", 0, "a"}, {5300, "down", 0, ""}, {5310, "cti_log", 310, "a"}, {5320, "cti_log", 120, "a"}, {5330, "cti_log", 0, "a"}}, []int{1, 2, 6}},
+		{"two lines in waiting, each counts", []step{{0, "up", 0, ""}, {5000, "cti_log", 0, "a"}, {5001, "cti_log", 0, "a"}, {5010, "down", 0, ""}, {7000, "due", 0, ""}}, []int{4, 4}},
+		{"another user is another failure", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {5020, "cti_log", 20, "b"}}, []int{1, 3}},
+		{"an event without the user is the line's failure", []step{{0, "up", 0, ""}, {5000, "event", 0, ""}, {5010, "down", 0, ""}, {5020, "cti_log", 20, "b"}, {5021, "cti_log", 20, "c"}}, []int{1, 4}},
+		{"two seconds apart are two failures", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "down", 0, ""}, {7000, "cti_log", 0, "a"}}, []int{1, 3}},
+		{"violations: the log speaks until the stream has told of one",
+			[]step{{0, "up", 0, ""}, {5000, "cti_log violation", 0, "a"}, {5001, "esl_log violation", 1, "a"}, {9000, "cti_log violation", 0, "a"}, {9001, "esl_log violation", 1, "a"}}, []int{1, 4}},
+		{"violations: mod_cti's event speaks once it was heard",
+			[]step{{0, "up", 0, ""}, {5000, "cti_event violation", 0, "a"}, {9000, "cti_log violation", 0, "a"}, {9100, "cti_event violation", 100, "a"}, {9200, "down", 0, ""}, {9300, "due", 0, ""}, {9400, "cti_log violation", 0, "b"}}, []int{1, 3, 6}},
+		{"a violation and a failed login are two things", []step{{0, "up", 0, ""}, {5000, "event", 0, "a"}, {5010, "cti_log violation", 0, "a"}}, []int{1, 2}},
+		{"what one source alone can tell of", []step{{0, "esl_log acl_reject", 0, ""}, {1, "esl_log acl_reject", 0, ""}, {2, "event call_reject", 0, ""}}, []int{0, 1, 2}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			arbiter := NewArbiter()
+			arbiter := NewArbiter(policy.Event, policy.CTIEvent, policy.ESLLog, policy.CTILog)
+			arbiter.Alive(policy.CTILog, true, now)
 			var got []int
 			for i, s := range tc.steps {
 				at := now.Add(time.Duration(s.at) * time.Millisecond)
-				a := policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), User: s.user, At: at.Add(-time.Duration(s.late) * time.Millisecond), Kind: policy.AuthFailure}
 				switch s.what {
 				case "up", "down":
-					arbiter.EventsUp(s.what == "up", at)
+					socket(arbiter, s.what == "up", at)
 				case "due":
 					for range arbiter.Due(at) {
 						got = append(got, i)
 					}
-				case "line":
-					a.Source = policy.CTILog
-					fallthrough
-				case "event":
-					if arbiter.Counts(&a, at) {
+				default:
+					if arbiter.Counts(told(t, s.what, s.user, at.Add(-time.Duration(s.late)*time.Millisecond)), at) {
 						got = append(got, i)
 					}
 				}
 			}
 			if !slices.Equal(got, tc.want) {
-				t.Errorf("counted in steps %v, want %v", got, tc.want)
+				t.Errorf("counted at steps %v, want %v", got, tc.want)
 			}
 		})
 	}
 }
 
-func TestWhatOneSourceAloneTellsOfAlwaysCounts(t *testing.T) {
-	arbiter := NewArbiter()
-	arbiter.EventsUp(true, now)
-	for _, a := range []policy.Attempt{{Kind: policy.Challenge}, {Kind: policy.AuthSuccess}, {Kind: policy.Violation, Source: policy.CTILog}} {
-		a.Addr, a.At = netip.MustParseAddr("192.0.2.7"), now
-		for range 3 {
-			if !arbiter.Counts(&a, now) {
-				t.Errorf("%v of %v does not count", a.Kind, a.Source)
+// socket has the event socket, with all that comes through it, go up or down.
+func socket(r *Arbiter, up bool, at time.Time) {
+	for _, s := range []policy.Source{policy.Event, policy.CTIEvent, policy.ESLLog} {
+		r.Alive(s, up, at)
+	}
+}
+
+// told returns an attempt from "SOURCE" or "SOURCE KIND".
+func told(t *testing.T, what, user string, at time.Time) *policy.Attempt {
+	t.Helper()
+	source, kind, ok := strings.Cut(what, " ")
+	if !ok {
+		kind = "auth_failure"
+	}
+	a := &policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), User: user, At: at}
+	if err := a.Source.UnmarshalText([]byte(source)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Kind.UnmarshalText([]byte(kind)); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestWhoSpeaksAndWhy(t *testing.T) {
+	r := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
+	want := func(k policy.Kind, want string) {
+		t.Helper()
+		s, why, ok := r.Speaker(k)
+		if got := fmt.Sprintf("%v, %s, %v", s, why, ok); got != want {
+			t.Errorf("%v: %s\nwant %s", k, got, want)
+		}
+	}
+	want(policy.AuthFailure, "event, event is down, false")
+	r.Alive(policy.CTILog, true, now)
+	want(policy.AuthFailure, "cti_log, event is down, true")
+	want(policy.CallReject, "event, event is down, false")
+	socket(r, true, now)
+	want(policy.AuthFailure, "event, , true")
+	want(policy.Violation, "cti_log, esl_log has not told of anything yet, true")
+	r.Counts(told(t, "esl_log acl_reject", "", now), now)
+	want(policy.Violation, "cti_log, esl_log has not told of anything yet, true")
+	r.Counts(told(t, "esl_log violation", "", now), now)
+	want(policy.Violation, "esl_log, , true")
+	socket(r, false, now)
+	want(policy.Violation, "cti_log, esl_log is down, true")
+}
+
+func TestAFailureCountsOnceOverARestart(t *testing.T) {
+	at := now.Add(10 * time.Second)
+	first := NewArbiter(policy.Event, policy.CTILog)
+	first.Alive(policy.CTILog, true, now)
+	first.Alive(policy.Event, true, now)
+	if !first.Counts(told(t, "event", "told by the event", at), at) || first.Counts(told(t, "cti_log", "told by the line", at), at) {
+		t.Fatal("the event does not speak")
+	}
+	data, err := json.Marshal(first.Memory(at.Add(time.Second)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var memory []Memo
+	if err := json.Unmarshal(data, &memory); err != nil {
+		t.Fatal(err)
+	}
+
+	second := NewArbiter(policy.Event, policy.CTILog)
+	second.Remember(memory)
+	later := at.Add(time.Second)
+	second.Alive(policy.CTILog, true, later)
+	if due := second.Due(later); len(due) != 1 || due[0].User != "told by the line" || !due[0].At.Equal(at) {
+		t.Errorf("due after the restart: %+v", due)
+	}
+	if second.Counts(told(t, "cti_log", "told by the event", at), later) {
+		t.Error("a line of what the event had told of counts again")
+	}
+	if second.Counts(told(t, "event", "told by the line", at), later) {
+		t.Error("an event of what had counted counts again")
+	}
+	if !second.Counts(told(t, "cti_log", "new", at), later) {
+		t.Error("a new line does not count")
+	}
+	if got := second.Due(later); got != nil {
+		t.Errorf("due again: %v", got)
+	}
+	if n := len(first.Memory(at.Add(time.Minute))); n != 0 {
+		t.Errorf("%d memos of a minute ago", n)
+	}
+}
+
+// A night of failures, each told by up to four sources in ragged order, with a socket that dies and comes back: a failure
+// that a living source told of counts exactly once.
+func TestRandomNightsCountExactly(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		r := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
+		r.Alive(policy.CTILog, true, now)
+		type report struct {
+			at time.Time
+			a  *policy.Attempt
+			// socket is what becomes of the event socket at that time, where a is nil
+			socket bool
+		}
+		var reports []report
+		const failures = 400
+		var edges []time.Time
+		for at := now; at.Before(now.Add(200 * time.Second)); {
+			at = at.Add(time.Duration(5+rng.IntN(30)) * time.Second)
+			edges = append(edges, at)
+			reports = append(reports, report{at: at, socket: len(edges)%2 == 1})
+		}
+		upAt := func(t time.Time) bool { n, _ := slices.BinarySearchFunc(edges, t, time.Time.Compare); return n%2 == 1 }
+		for i := range failures {
+			at := now.Add(time.Duration(rng.IntN(200_000)) * time.Millisecond)
+			user := fmt.Sprint("u", i%40)
+			for _, s := range []string{"event", "esl_log", "cti_log"} {
+				told := told(t, s, user, at)
+				told.Addr = netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 16)})
+				read := at.Add(time.Duration(rng.IntN(300)) * time.Millisecond)
+				// What the socket was to bring is lost when it is down at any time until it is read.
+				if s == "cti_log" || upAt(at) && upAt(read) {
+					reports = append(reports, report{at: read, a: told})
+				}
 			}
+		}
+		slices.SortStableFunc(reports, func(a, b report) int { return a.at.Compare(b.at) })
+		counted := 0
+		for _, p := range reports {
+			if p.a == nil {
+				socket(r, p.socket, p.at)
+			} else if r.Counts(p.a, p.at) {
+				counted++
+			}
+			counted += len(r.Due(p.at))
+		}
+		socket(r, false, now.Add(210*time.Second))
+		counted += len(r.Due(now.Add(210 * time.Second)))
+		if counted != failures {
+			t.Fatalf("seed %d: %d counted of %d", seed, counted, failures)
 		}
 	}
 }
 
-func TestLinesInWaitingAreBounded(t *testing.T) {
-	arbiter := NewArbiter()
-	arbiter.EventsUp(true, now)
-	a := policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: now.Add(time.Hour), Kind: policy.AuthFailure, Source: policy.CTILog}
-	for range 2 * maxHeld {
-		arbiter.Counts(&a, now.Add(time.Hour))
+func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
+	r := NewArbiter(policy.Event, policy.CTILog)
+	r.Alive(policy.CTILog, true, now)
+	r.Alive(policy.Event, true, now)
+	const flood = 50_000
+	at := now.Add(time.Minute)
+	for i := range flood {
+		a := told(t, "cti_log", fmt.Sprint(i), at)
+		if r.Counts(a, at) {
+			t.Fatal("a line counts while the event socket speaks")
+		}
 	}
-	if n := len(arbiter.held); n != maxHeld {
-		t.Errorf("%d held", n)
+	if len(r.held) > maxHeld || len(r.Memory(at)) > maxMemos {
+		t.Errorf("%d held, %d memos", len(r.held), len(r.Memory(at)))
 	}
-	if arbiter.Due(now.Add(2 * time.Hour)); len(arbiter.held) != 0 {
-		t.Errorf("%d held for ever", len(arbiter.held))
+	r.Due(at.Add(time.Minute))
+	if got := r.Alone(policy.CTILog); got < flood-numReports || got > flood {
+		t.Errorf("%d unconfirmed of %d", got, flood)
 	}
 }
