@@ -26,6 +26,7 @@ type file struct {
 	fd       int // of f
 	id       id
 	offset   int64 // of the first byte that was not given out
+	backlog  int64 // up to here the file had been written when following began
 	ended    int64 // up to here nothing but the beginning of a line was left
 	skipping bool  // offset is within a line that was cut, or that reading began in the middle of
 	torn     bool  // the next line may lack its beginning

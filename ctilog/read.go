@@ -162,7 +162,7 @@ func (f *Follower) give(x *file, text []byte, unfinished bool) {
 	*f.slot = x.mark()
 	f.now.Lines++
 	f.now.Position = f.place
-	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Unfinished: unfinished})
+	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Backlog: x.offset <= x.backlog, Unfinished: unfinished})
 	x.torn = false
 }
 
@@ -200,5 +200,5 @@ func (f *Follower) truncated(x *file, size int64) {
 		f.recover(x)
 		x.head, x.sum, x.offset = x.head[:0], 0, 0
 	}
-	x.ended, x.skipping, x.torn, x.changed = 0, false, true, time.Now()
+	x.ended, x.backlog, x.skipping, x.torn, x.changed = 0, 0, false, true, time.Now()
 }

@@ -46,6 +46,7 @@ func (f *Follower) begin(cur *file) {
 		f.now.Gap = fmt.Errorf("%s: more than %d rotated files since it was last read", f.path, maxOpen)
 	}
 	for _, x := range files {
+		x.backlog = x.size
 		f.skipOld(x)
 		f.follow(x)
 	}

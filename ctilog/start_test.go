@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -286,5 +287,24 @@ func TestWhatIsTakenForARotatedFile(t *testing.T) {
 	}
 	if len(rotated) != 6 || compressed != 2 {
 		t.Errorf("rotated %q, others %q, %d compressed", rotated, others, compressed)
+	}
+}
+
+func TestLinesTellWhetherTheyWereThereBefore(t *testing.T) {
+	path := logPath(t)
+	write(t, path+".1", "rotated\n")
+	write(t, path, "before\n")
+	r := follow(t, path, Options{Since: time.Unix(1, 0), Time: func([]byte) (time.Time, bool) { return time.Unix(2, 0), true }})
+	r.wants("rotated", "before")
+	appendTo(t, path, "after\n")
+	do(t, os.Rename(path, path+".2"))
+	write(t, path, "next\n")
+	r.wants("rotated", "before", "after", "next")
+	var got []bool
+	for _, l := range r.got() {
+		got = append(got, l.Backlog)
+	}
+	if want := []bool{true, true, false, false}; !slices.Equal(got, want) {
+		t.Errorf("backlog %v, want %v", got, want)
 	}
 }
