@@ -48,21 +48,21 @@ func BenchmarkEvents(b *testing.B) {
 			return nil
 		}},
 		{"events", func(b *testing.B, conn net.Conn) error {
-			return parse(b.N, conn, func(ev *esl.Event) {
+			return parse(b.N, conn, esl.NewFields(wanted...), func(ev *esl.Event) {
 				for i := range wanted {
 					ev.Get(i)
 				}
 			})
 		}},
 		{"detect", func(b *testing.B, conn net.Conn) error {
-			d := detect.New()
-			return parse(b.N, conn, func(ev *esl.Event) { d.Event(ev, at) })
+			d := detect.New(detect.Options{})
+			return parse(b.N, conn, d.Fields(), func(ev *esl.Event) { d.Event(ev, at) })
 		}},
 		{"decide", func(b *testing.B, conn net.Conn) error {
-			d := detect.New()
+			d := detect.New(detect.Options{})
 			rule := policy.Rule{Kinds: []policy.Kind{policy.AuthFailure}, FindTime: time.Hour, MaxRetry: 5, BanTime: time.Hour}
 			engine := policy.NewEngine(rule, policy.NeverBan{}, policy.Options{})
-			return parse(b.N, conn, func(ev *esl.Event) {
+			return parse(b.N, conn, d.Fields(), func(ev *esl.Event) {
 				if a, outcome := d.Event(ev, at); outcome == detect.Attempt {
 					engine.Observe(a)
 				}
@@ -104,8 +104,8 @@ func failures(n int) []byte {
 	return stream
 }
 
-func parse(n int, conn net.Conn, use func(*esl.Event)) error {
-	r, ev := esl.NewReader(conn), esl.NewEvent(detect.Fields)
+func parse(n int, conn net.Conn, fields *esl.Fields, use func(*esl.Event)) error {
+	r, ev := esl.NewReader(conn), esl.NewEvent(fields)
 	for range n {
 		f, err := r.Next()
 		if err != nil {

@@ -21,6 +21,10 @@ type Options struct {
 	Required   string   // the subclass without which the login is of no use; empty: none
 	LogLevel   int      // ask for log lines up to this level (4 is warning); 0 for none
 
+	// Filtered are native events of which only some are wanted. With ALL among Events there is nothing to narrow: they are
+	// not asked for.
+	Filtered []Filtered
+
 	// OnEvent, OnLog and OnState are called in the goroutine of Run, in the order of arrival. They must return at once.
 	// The event or line is valid until they return.
 	OnEvent func(*Event)
@@ -75,7 +79,8 @@ type State struct {
 	Err      *Error    // why it is not up; nil when it is up or was never tried
 	Retry    time.Time // when the next attempt comes; zero when up
 	Connects uint64    // how often it came up
-	Denied   []string  // events that this login may not see (none of them Required)
+	Denied   []string  // what does not come: events that this login may not see or have filtered, "log" (none is Required)
+	Allowed  []string  // what FreeSWITCH says this login may ask for, in its words; nil: everything, or never up
 	Peer     net.Addr  // the other end, when up
 }
 
@@ -103,8 +108,8 @@ func (c *Client) State() State {
 	return c.state
 }
 
-// Skipped returns how many frames were skipped: of an unknown content type, replies that nobody asked for, and events
-// whose own body is not as long as they say.
+// Skipped returns how many frames were skipped: of a content type that a Client does not ask for, replies that nobody asked
+// for, and events whose own body is not as long as they say.
 func (c *Client) Skipped() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,10 +162,11 @@ func (c *Client) once(ctx context.Context) *Error {
 		c.skipped++
 		c.mu.Unlock()
 	}
-	s.onUp = func(denied []string) {
+	s.onUp = func() {
 		c.change(func(st *State) {
 			c.session = s // together with Up: whoever sees that may call API
-			st.Up, st.Err, st.Retry, st.Denied, st.Peer = true, nil, time.Time{}, denied, conn.RemoteAddr()
+			st.Up, st.Err, st.Retry, st.Peer = true, nil, time.Time{}, conn.RemoteAddr()
+			st.Denied, st.Allowed = s.denied, s.allowed
 			st.Connects++
 		})
 	}

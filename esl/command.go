@@ -25,12 +25,14 @@ type commands struct {
 	closed   error // why no more commands are sent
 }
 
-// maxExpected bounds the commands in flight: an api caller beyond it gets an error.
+// maxExpected bounds the commands in flight: an api caller beyond it gets an error. What a session itself sends is bounded
+// by its Options.
 const maxExpected = 64
 
 // An expectation is what to do with the reply to one command.
 type expectation struct {
 	subscribes string       // the event that the command asked for, or empty
+	filters    bool         // the command narrowed the events
 	reply      chan<- reply // for api; buffered, so that the reader never waits
 }
 
@@ -76,7 +78,7 @@ func (c *commands) expect(e expectation) error {
 	switch {
 	case c.closed != nil:
 		return ErrDown
-	case len(c.expected) >= maxExpected:
+	case e.reply != nil && len(c.expected) >= maxExpected:
 		return errBusy
 	}
 	c.expected = append(c.expected, e)

@@ -3,6 +3,7 @@ package esl
 import (
 	"bytes"
 	"fmt"
+	"iter"
 )
 
 // Fields is a fixed list of event headers: the ones that an Event keeps. The headers that nobody asked for cost neither
@@ -37,12 +38,21 @@ func (f *Fields) Index(name string) int {
 	return -1
 }
 
-// An Event is one event in plain format, reduced to the headers of a Fields. It is valid until the next one is parsed.
+// An Event is one event, reduced to the headers of a Fields. It is valid until the next one is parsed.
 type Event struct {
 	fields *Fields
 	values [][]byte // as sent; nil where the event has no such header
 	body   []byte
 	text   []byte // decoded values
+
+	plain   []byte   // what was parsed
+	decoded bool     // it came as JSON: values are what they are
+	headers []header // then: all of them
+}
+
+type header struct {
+	name  string
+	value []byte
 }
 
 // NewEvent returns an empty Event for f, to be filled by Parse again and again.
@@ -56,6 +66,7 @@ func (e *Event) Parse(body []byte) error {
 	fields, values := e.fields, e.values
 	clear(values)
 	e.body, e.text = nil, e.text[:0]
+	e.plain, e.decoded, e.headers = body, false, nil
 	inner := 0
 	for len(body) > 0 {
 		line := body
@@ -116,9 +127,12 @@ func valueOf(line []byte, name string) (value []byte, ok bool) {
 }
 
 // Get returns the decoded value of header i of the Fields: nil where the event has no such header, or has it without a
-// value ("_undef_" in plain format). The bytes are whatever a peer sent, and valid until the next Parse.
+// value ("_undef_" in plain format, "" in JSON). The bytes are whatever a peer sent, and valid until the next Parse.
 func (e *Event) Get(i int) []byte {
 	v := e.values[i]
+	if e.decoded {
+		return orNil(v)
+	}
 	if bytes.IndexByte(v, '%') < 0 {
 		if string(v) == "_undef_" {
 			return nil
@@ -128,6 +142,42 @@ func (e *Event) Get(i int) []byte {
 	from := len(e.text)
 	e.text = appendUnescaped(e.text, v)
 	return e.text[from:len(e.text):len(e.text)]
+}
+
+// Headers gives all headers of the event in their order, those that the Fields do not have and those that come twice too:
+// the name, and the value as Get returns it. It is for looking at what there is; Get costs less.
+func (e *Event) Headers() iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for _, h := range e.headers {
+			if !yield([]byte(h.name), orNil(h.value)) {
+				return
+			}
+		}
+		for line := range bytes.Lines(e.plain) {
+			name, value, ok := cutHeader(line)
+			switch {
+			case !ok && len(name) == 0:
+				return
+			case !ok:
+				continue // as Parse does
+			case string(value) == "_undef_":
+				value = nil
+			case bytes.IndexByte(value, '%') >= 0:
+				value = appendUnescaped(nil, value)
+			}
+			if !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// orNil returns v, or nil for a value of JSON that is empty, as in plain format.
+func orNil(v []byte) []byte {
+	if len(v) == 0 {
+		return nil
+	}
+	return v
 }
 
 // Body returns the event's own body, empty for most.

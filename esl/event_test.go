@@ -2,6 +2,7 @@ package esl
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -86,6 +87,37 @@ func TestAnEventMayHaveABodyOfItsOwn(t *testing.T) {
 		if string(e.Body()) != test.want || string(e.Get(0)) != "x" {
 			t.Errorf("%q: body %q, name %q", test.body, e.Body(), e.Get(0))
 		}
+	}
+}
+
+// headersOf writes all headers of e.
+func headersOf(e *Event) (all []string) {
+	for name, value := range e.Headers() {
+		if value == nil {
+			value = []byte("<nil>")
+		}
+		all = append(all, string(name)+"="+string(value))
+	}
+	return all
+}
+
+func TestAllHeadersCanBeLookedAt(t *testing.T) {
+	for body, want := range map[string][]string{
+		"":     nil,
+		"\n":   nil,
+		"a: b": {"a=b"},
+		"b: 1\na: x%3Ay\nb: 2\nnone: _undef_\nempty:\n\nlate: x\n":           {"b=1", "a=x:y", "b=2", "none=<nil>", "empty="},
+		"a: 50%\r\nno colon\n: nameless\nc:  d \nContent-Length: 2\r\n\r\nx": {"a=50%", "=nameless", "c= d ", "Content-Length=2"},
+		"\xff: \xfe%FF%00%0A": {"\xff=\xfe\xff\x00\n"},
+	} {
+		e := NewEvent(NewFields("name"))
+		_ = e.Parse([]byte(body)) // one of them lies about its body: its headers can be looked at
+		if got := headersOf(e); !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", body, got, want)
+		}
+	}
+	for range parsed(t, "a: 1\nb: 2\n\n").Headers() {
+		break // may be
 	}
 }
 

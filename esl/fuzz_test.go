@@ -2,11 +2,13 @@ package esl
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"fsban/internal/captures"
 )
@@ -94,6 +96,62 @@ func FuzzEvent(f *testing.F) {
 			}
 			if len(got) > len(raw) {
 				t.Errorf("%s: %d bytes of %d", name, len(got), len(raw))
+			}
+		}
+		headersAgree(t, e, names)
+	})
+}
+
+// headersAgree checks that the first header of each name is what Get returns.
+func headersAgree(t *testing.T, e *Event, names []string) {
+	first := make(map[string][]byte)
+	for name, value := range e.Headers() {
+		if _, again := first[string(name)]; !again {
+			first[string(name)] = value
+		}
+	}
+	for i, name := range names {
+		if got, want := first[name], e.Get(i); !bytes.Equal(got, want) || (got == nil) != (want == nil) {
+			t.Errorf("%s: %#v among all headers, %#v alone", name, got, want)
+		}
+	}
+}
+
+// FuzzJSON: ParseJSON takes JSON objects and nothing else, and reads what package json reads, but for bytes that are no
+// UTF-8.
+func FuzzJSON(f *testing.F) {
+	for _, name := range captures.Names(f, "*.json.esl") {
+		r := NewReader(bytes.NewReader(captures.Read(f, name)))
+		for frame, err := r.Next(); err == nil; frame, err = r.Next() {
+			if frame.Type == EventJSON {
+				f.Add(bytes.Clone(frame.Body))
+			}
+		}
+	}
+	f.Add([]byte(`{"to-user":["\ud83d\ude00\ud83d",1],"to-user":"x","to-host":{"a":[]},"_body":"\\\""}`))
+	f.Add([]byte(`{"to-user" "x"}`))
+	names := []string{"Event-Name", "to-user", "to-host", "user-agent"}
+	e := NewEvent(NewFields(names...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		err := e.ParseJSON(data)
+		if object := json.Valid(data) && bytes.TrimLeft(data, " \t\r\n")[0] == '{'; object != (err == nil) {
+			t.Fatalf("error %v of %q", err, data)
+		}
+		if err != nil {
+			return
+		}
+		headersAgree(t, e, names)
+		var want map[string]any // the last of each name
+		if json.Unmarshal(data, &want) != nil || !utf8.Valid(data) {
+			return
+		}
+		seen := make(map[string]int)
+		for name := range e.Headers() {
+			seen[string(name)]++
+		}
+		for i, name := range names {
+			if text, ok := want[name].(string); ok && seen[name] == 1 && text != string(e.Get(i)) {
+				t.Errorf("%s: %q, want %q", name, e.Get(i), text)
 			}
 		}
 	})

@@ -29,6 +29,7 @@ const (
 	LogData                    // log/data: one line of FreeSWITCH's log
 	DisconnectNotice           // text/disconnect-notice: the connection is about to end
 	RudeRejection              // text/rude-rejection: the event socket's ACL does not like our address
+	EventJSON                  // text/event-json: not what a Client asks for, but recordings have it
 )
 
 // The bounds of a Reader. FreeSWITCH's own header blocks stay under 1 KiB and its replies to a login under 600 bytes;
@@ -190,6 +191,8 @@ func frameType(value []byte) FrameType {
 		return DisconnectNotice
 	case "text/rude-rejection":
 		return RudeRejection
+	case "text/event-json":
+		return EventJSON
 	}
 	return Unknown
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ type session struct {
 	event    *Event
 	commands commands
 
-	onUp   func(denied []string)
+	onUp   func()
 	onSkip func()
 
 	loginEnds time.Time // zero once up
@@ -30,8 +31,11 @@ type session struct {
 	lastFrame time.Time // set by the read that follows a whole frame
 	asked     bool      // an idle peer has been asked and has not answered
 	goodbye   string
+	allowed   []string // nil: everything
 	denied    []string
-	awaited   int // subscription replies still to come
+	filtered  []string // the events that are narrowed by filters
+	unfit     bool     // a filter was refused
+	awaited   int      // replies still to come: to the filters, then to the subscriptions
 }
 
 func newSession(addr string, conn net.Conn, opts *Options) *session {
@@ -130,36 +134,21 @@ func (s *session) login() *Error {
 	case !strings.HasPrefix(text, "+OK"):
 		return &Error{Addr: s.addr, Reason: ReasonPassword}
 	}
+	s.allowed = allowedEvents(f.Get("Allowed-Events"))
 	return nil
 }
 
-// subscribe sends a command for each event: FreeSWITCH stops at the first name that a login may not see, and forgets the
-// names after it.
-func (s *session) subscribe() error {
-	var names [][]string
-	for _, e := range s.opts.Events {
-		names = append(names, []string{e})
+// allowedEvents splits what FreeSWITCH says of a least-privilege login as FreeSWITCH splits it: at spaces, or at commas
+// where there is no space. A login without limits has no such header, or "all".
+func allowedEvents(value string) []string {
+	if value == "" || value == "all" {
+		return nil
 	}
-	for _, sub := range s.opts.Subclasses {
-		names = append(names, []string{"CUSTOM", sub})
+	separator := ","
+	if strings.Contains(value, " ") {
+		separator = " "
 	}
-	for _, n := range names {
-		err := s.commands.send(command.Event{Format: "plain", Listen: n}, expectation{subscribes: n[len(n)-1]})
-		if err != nil {
-			return err
-		}
-	}
-	if s.opts.LogLevel > 0 {
-		if err := s.commands.send(command.Log{Enabled: true, Level: s.opts.LogLevel}, expectation{subscribes: "log"}); err != nil {
-			return err
-		}
-	}
-	s.awaited = len(names)
-	if s.opts.LogLevel > 0 {
-		s.awaited++
-	}
-	s.upWhenAnswered()
-	return nil
+	return slices.DeleteFunc(strings.Split(value, separator), func(name string) bool { return name == "" })
 }
 
 // take handles one frame.
@@ -203,6 +192,13 @@ func (s *session) answer(f *Frame) *Error {
 		e.reply <- reply{err: fmt.Errorf("event socket %s: %s", s.addr, text)}
 	case e.reply != nil:
 		e.reply <- reply{body: bytes.Clone(f.Body)}
+	case e.filters:
+		s.unfit = s.unfit || !strings.HasPrefix(text, "+OK")
+		if s.awaited--; s.awaited == 0 {
+			if err := s.filtersAnswered(); err != nil {
+				return readError(s.addr, err, "")
+			}
+		}
 	case e.subscribes != "":
 		if refused {
 			if e.subscribes == s.opts.Required {
@@ -214,13 +210,6 @@ func (s *session) answer(f *Frame) *Error {
 		s.upWhenAnswered()
 	}
 	return nil
-}
-
-func (s *session) upWhenAnswered() {
-	if s.awaited == 0 {
-		s.loginEnds = time.Time{}
-		s.onUp(s.denied)
-	}
 }
 
 // api runs an api command and waits for the reply to it.

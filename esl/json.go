@@ -1,0 +1,147 @@
+package esl
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// ParseJSON reads the body of a text/event-json frame, as recordings hold them. The event is the one that Parse reads in
+// plain format, but for values in which a peer sent escapes of its own: plain format has them decoded, JSON as they came.
+//
+// The first of names that come twice is kept, and of an array, which plain format has in one piece, the first element.
+// What is no text is left out. Bytes that are no UTF-8 come through. The event keeps nothing of body.
+func (e *Event) ParseJSON(body []byte) error {
+	_ = e.Parse(nil)
+	e.decoded = true
+	if err := e.parseJSON(body); err != nil {
+		_ = e.Parse(nil)
+		return fmt.Errorf("event: %w: %w", ErrProtocol, err)
+	}
+	return nil
+}
+
+func (e *Event) parseJSON(body []byte) error {
+	if len(body) > MaxBody {
+		return fmt.Errorf("JSON of %d bytes, more than %d", len(body), MaxBody)
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if start, err := d.Token(); err != nil {
+		return unexpected(err)
+	} else if start != json.Delim('{') {
+		return errors.New("JSON that is no object")
+	}
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return unexpected(err)
+		}
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return unexpected(err)
+		}
+		name, _ := token.(string) // the Decoder takes nothing else in this place
+		if value, ok := text(raw); ok {
+			e.keep(name, value)
+		}
+	}
+	if _, err := d.Token(); err != nil { // the end of the object
+		return unexpected(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON object")
+	}
+	return nil
+}
+
+func (e *Event) keep(name string, value []byte) {
+	if name == "_body" {
+		e.body = value
+		return
+	}
+	e.headers = append(e.headers, header{name, value})
+	if i := e.fields.Index(name); i >= 0 && e.values[i] == nil {
+		e.values[i] = value
+	}
+}
+
+// text returns the text that raw, a whole JSON value, is or starts with.
+func text(raw json.RawMessage) (value []byte, ok bool) {
+	if raw[0] == '[' {
+		var elements []json.RawMessage
+		if json.Unmarshal(raw, &elements) != nil || len(elements) == 0 {
+			return nil, false
+		}
+		raw = elements[0]
+	}
+	if raw[0] != '"' {
+		return nil, false
+	}
+	return unquote(raw[1 : len(raw)-1]), true
+}
+
+// unquote resolves the escapes of a JSON string. Package json does so too, but replaces what is no UTF-8.
+func unquote(s []byte) []byte {
+	value := make([]byte, 0, len(s))
+	for len(s) > 0 {
+		if s[0] != '\\' {
+			value, s = append(value, s[0]), s[1:]
+			continue
+		}
+		if s[1] != 'u' {
+			value, s = append(value, shortEscape(s[1])), s[2:]
+			continue
+		}
+		r := codeUnit(s)
+		s = s[6:]
+		if utf16.IsSurrogate(r) {
+			pair := utf8.RuneError
+			if len(s) >= 6 && s[0] == '\\' && s[1] == 'u' {
+				pair = utf16.DecodeRune(r, codeUnit(s))
+			}
+			if pair != utf8.RuneError {
+				s = s[6:]
+			}
+			r = pair
+		}
+		value = utf8.AppendRune(value, r)
+	}
+	return value
+}
+
+func shortEscape(c byte) byte {
+	switch c {
+	case 'b':
+		return '\b'
+	case 'f':
+		return '\f'
+	case 'n':
+		return '\n'
+	case 'r':
+		return '\r'
+	case 't':
+		return '\t'
+	}
+	return c // itself: quote, backslash, slash
+}
+
+// codeUnit returns what the \uXXXX at the start of s stands for.
+func codeUnit(s []byte) rune {
+	r := rune(0)
+	for _, c := range s[2:6] {
+		r = r<<4 | rune(unhex(c))
+	}
+	return r
+}
+
+// unexpected turns an end of the text into the end of a text that is not whole.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
