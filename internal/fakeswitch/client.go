@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,12 +27,6 @@ const (
 	leaveTime = 5 * time.Second  // for a client to hang up after we said goodbye
 )
 
-// natives are the events that a client may ask for; FreeSWITCH has some more.
-var natives = []string{
-	"ALL", "CUSTOM", "HEARTBEAT", "SHUTDOWN", "STARTUP", "API", "BACKGROUND_JOB", "RELOADXML", "RE_SCHEDULE", "MODULE_LOAD",
-	"MODULE_UNLOAD", "CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_HANGUP", "CHANNEL_HANGUP_COMPLETE", "CHANNEL_DESTROY",
-}
-
 // A client is one connection: one goroutine reads commands, one writes what waits.
 type client struct {
 	s    *Switch
@@ -43,10 +36,8 @@ type client struct {
 
 	// Guarded by the Switch's mutex.
 	loggedIn  bool
-	allowed   []string // nil: everything
-	api       []string // the same for api commands
-	events    map[string]bool
-	logging   bool
+	api       []string // the api commands that it may run; nil: everything
+	wants     subscription
 	waiting   []byte
 	finishing bool // nothing more comes: write what waits, then hang up
 }
@@ -54,7 +45,7 @@ type client struct {
 // serve is one connection, to its end.
 func (s *Switch) serve(ctx context.Context, conn *net.TCPConn) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	c := &client{s: s, conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{}), events: make(map[string]bool)}
+	c := &client{s: s, conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{}), wants: newSubscription()}
 	s.mu.Lock()
 	s.clients[c] = struct{}{}
 	switch s.fault {
@@ -200,33 +191,30 @@ func (c *client) answer(command string) {
 	if c.finishing {
 		return
 	}
-	verb, rest, _ := strings.Cut(command, " ")
+	verb, rest, more := strings.Cut(command, " ")
+	verb = strings.ToLower(verb)
 	if !c.loggedIn {
 		c.login(verb, rest)
 		return
 	}
-	switch verb {
-	case "event":
-		c.reply(c.subscribe(strings.Fields(rest)))
-	case "noevents":
-		if len(c.events) == 0 {
-			c.reply("-ERR not listening for events")
-			return
-		}
-		clear(c.events)
-		c.reply("+OK no longer listening for events")
-	case "log":
-		c.log(rest)
-	case "nolog":
-		if !c.logging {
-			c.reply("-ERR not loging")
-			return
-		}
-		c.logging = false
-		c.reply("+OK no longer logging")
-	case "api":
+	switch {
+	case verb == "event":
+		c.reply(c.wants.event(strings.Fields(rest)))
+		c.s.notify()
+	case verb == "nixevent":
+		c.reply(c.wants.nix(strings.Fields(rest)))
+	case verb == "noevents":
+		c.reply(c.wants.noEvents())
+	case verb == "filter" && more:
+		c.reply(c.wants.filter(rest))
+	case verb == "log":
+		c.reply(c.wants.log(rest))
+		c.s.notify()
+	case verb == "nolog":
+		c.reply(c.wants.noLog())
+	case verb == "api":
 		c.run(strings.TrimSpace(rest))
-	case "exit":
+	case verb == "exit":
 		c.finish([]byte(reply("+OK bye") + goodbye))
 	default:
 		c.reply("-ERR command not found")
@@ -242,10 +230,9 @@ func (c *client) login(verb, rest string) {
 		right = right && rest == o.Password
 	case "userauth":
 		right = right && o.User != "" && rest == o.User+":"+o.Password
-		c.allowed, c.api = o.AllowedEvents, o.AllowedAPI
-		if c.allowed != nil {
-			text = c.allowance()
-		}
+		c.wants.allowed, c.api = o.AllowedEvents, o.AllowedAPI
+		c.wants.mayLog = o.AllowedEvents == nil || o.AllowedLog
+		text = c.allowance()
 	default:
 		c.reply("-ERR command not found")
 		return
@@ -259,69 +246,31 @@ func (c *client) login(verb, rest string) {
 	c.send([]byte(text))
 }
 
-// allowance is FreeSWITCH's reply to a least-privilege login. It has room for 510 bytes, and what does not fit is cut
-// off, the blank line at the end included.
+// allowance is FreeSWITCH's reply to userauth. It has room for 510 bytes, and what does not fit is cut off, the blank line
+// at the end included.
 func (c *client) allowance() string {
-	var events []string
-	custom := ""
-	for _, name := range c.allowed {
-		if slices.Contains(natives, name) {
-			events = append(events, name)
-		} else {
-			custom += " " + name
+	events, api := "all", "all"
+	if c.wants.allowed != nil {
+		var names, custom []string
+		for _, name := range c.wants.allowed {
+			switch {
+			case name == "CUSTOM": // comes before the subclasses
+			case slices.Contains(natives, name):
+				names = append(names, name)
+			default:
+				custom = append(custom, name)
+			}
 		}
+		if len(custom) > 0 {
+			names = append(append(names, "CUSTOM"), custom...)
+		}
+		events = strings.Join(names, " ")
 	}
-	if custom != "" {
-		events = append(events, "CUSTOM"+custom)
+	if c.api != nil {
+		api = strings.Join(c.api, " ")
 	}
-	text := reply(fmt.Sprintf("+OK accepted\nAllowed-Events: %s\nAllowed-API: %s\nAllowed-LOG: false",
-		strings.Join(events, " "), strings.Join(c.api, " ")))
+	text := reply(fmt.Sprintf("+OK accepted\nAllowed-Events: %s\nAllowed-API: %s\nAllowed-LOG: %v", events, api, c.wants.mayLog))
 	return text[:min(len(text), 510)]
-}
-
-// subscribe is `event plain NAME… CUSTOM SUBCLASS…`: what follows CUSTOM is a subclass, names that FreeSWITCH does not
-// know are passed over, and the first one that is not allowed ends it.
-func (c *client) subscribe(words []string) string {
-	if len(words) == 0 || words[0] != "plain" {
-		return "-ERR no keywords supplied"
-	}
-	known, custom := 0, false
-	for _, name := range words[1:] {
-		if !custom && !slices.Contains(natives, name) {
-			continue
-		}
-		// CUSTOM itself is allowed to whoever may see any subclass.
-		if c.allowed != nil && (name != "CUSTOM" || custom) && !slices.Contains(c.allowed, name) {
-			return "-ERR permission denied"
-		}
-		known++
-		if name == "CUSTOM" {
-			custom = true
-			continue
-		}
-		c.events[name] = true
-	}
-	if known == 0 {
-		return "-ERR no keywords supplied"
-	}
-	c.s.notify()
-	return "+OK event listener enabled plain"
-}
-
-// listens says whether c asked for an event, by its name or subclass. The lock is held.
-func (c *client) listens(name string) bool { return c.events[name] || c.events["ALL"] }
-
-func (c *client) log(level string) {
-	if c.allowed != nil {
-		c.reply("-ERR permission denied")
-		return
-	}
-	n, err := strconv.Atoi(level)
-	if err != nil || n < 0 || n > 7 {
-		n = 7
-	}
-	c.logging = true
-	c.reply(fmt.Sprintf("+OK log level %d [%d]", n, n))
 }
 
 func (c *client) run(command string) {

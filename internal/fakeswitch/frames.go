@@ -1,146 +1,62 @@
 package fakeswitch
 
 import (
-	"cmp"
-	"embed"
 	"fmt"
 	"net/netip"
-	"path"
 	"strconv"
 	"strings"
 	"time"
-)
-
-// A Situation is something that happened at a real FreeSWITCH, with every event that it caused.
-type Situation string
-
-// The recorded situations; recorded/README.md says more of each.
-const (
-	WrongPassword       Situation = "register-wrong-password"     // pre_register, register_attempt, register_failure
-	UnknownUser         Situation = "register-unknown-user"       // the same three
-	InviteWrongPassword Situation = "invite-wrong-password"       // the same three; register_failure names the dialled number, not the user
-	OnePacket           Situation = "register-one-packet"         // register_attempt, register_failure
-	Success             Situation = "register-success"            // pre_register, register_attempt, register
-	Refresh             Situation = "register-refresh-same-nonce" // register_attempt, register
-	NoAuth              Situation = "register-no-auth"            // pre_register
-	StaleNonce          Situation = "register-invented-nonce"     // register_attempt (STALE), pre_register
-	Heartbeat           Situation = "heartbeat"                   // HEARTBEAT, the same for every Caller
-	shutdown            Situation = "shutdown"
 )
 
 // A Caller is who was at the other end. Whatever is left zero stays as it was recorded.
 type Caller struct {
 	Addr      netip.Addr
 	Port      uint16
-	User      string // for an INVITE the caller's own name: the dialled number stays as recorded
+	User      string // the caller's own name
+	Number    string // the number that was dialled, in calls; it stays as recorded where an INVITE is challenged
 	UserAgent string
 	Profile   string
 }
 
-// Frames returns the frames of all events of s as FreeSWITCH would send them, had c caused them, all of them at at. The
-// zero Time stands for the recorded times. It panics for a situation that was not recorded.
+// Frames returns the frames of all events and log lines of s as FreeSWITCH would send them, had c caused them, all of them
+// at at. The zero Time stands for the recorded times. It panics for a situation that was not recorded.
 func Frames(s Situation, c Caller, at time.Time) []byte {
 	var b []byte
-	r := recordingOf(s)
-	for _, e := range r.events {
-		b = r.appendFrame(b, e, c, at, 0)
+	t := recordingOf(s).told(c, at)
+	for _, e := range t.events {
+		b = t.appendEvent(b, e)
+	}
+	for _, l := range t.logs {
+		b = t.appendLog(b, l)
 	}
 	return b
 }
 
-// A recording is what FreeSWITCH sent in one situation. Its values are encoded, as sent.
-type recording struct {
-	events []event
-	caller Caller // who it was
+// A telling is a recording told of another caller, at another time.
+type telling struct {
+	*recording
+	who      Caller
+	at       time.Time // zero: when it was recorded
+	sequence uint64    // 0: as recorded
+	change   *strings.Replacer
 }
 
-// An event is one recorded event.
-type event struct {
-	name    string // what a client subscribes to: the Event-Name, or the subclass of a CUSTOM event
-	headers []header
-}
-
-type header struct{ name, value string }
-
-//go:embed recorded
-var recorded embed.FS
-
-var recordings = mustLoad()
-
-func mustLoad() map[Situation]*recording {
-	all := make(map[Situation]*recording)
-	files, err := recorded.ReadDir("recorded")
-	if err != nil {
-		panic(err)
-	}
-	for _, f := range files {
-		if name, ok := strings.CutSuffix(f.Name(), ".plain.esl"); ok {
-			all[Situation(name)] = newRecording(string(mustRead(f.Name())))
-		}
-	}
-	return all
-}
-
-func recordingOf(s Situation) *recording {
-	r := recordings[s]
-	if r == nil {
-		panic(fmt.Sprintf("fakeswitch: no recording of %q", s))
-	}
-	return r
-}
-
-func mustRead(name string) []byte {
-	data, err := recorded.ReadFile(path.Join("recorded", name))
-	if err != nil {
-		panic(err)
-	}
-	return data
-}
-
-// newRecording reads the events of stream. None of them has a body, so that a blank line ends each.
-func newRecording(stream string) *recording {
-	r := new(recording)
-	for _, block := range strings.Split(stream, "\n\n") {
-		if !strings.HasPrefix(block, "Event-") {
-			continue
-		}
-		var e event
-		for _, line := range strings.Split(block, "\n") {
-			name, value, _ := strings.Cut(line, ": ")
-			e.headers = append(e.headers, header{name, value})
-		}
-		e.name = e.get("Event-Name")
-		if e.name == "CUSTOM" {
-			e.name = strings.ReplaceAll(e.get("Event-Subclass"), "%3A", ":")
-		}
-		r.events = append(r.events, e)
-	}
-	// In the first event of each recording, to-user is the one who calls.
-	first := r.events[0]
-	r.caller = Caller{User: first.get("to-user"), UserAgent: first.get("user-agent"), Profile: first.get("profile-name")}
-	r.caller.Addr, _ = netip.ParseAddr(first.get("network-ip"))
-	port, _ := strconv.ParseUint(first.get("network-port"), 10, 16)
-	r.caller.Port = uint16(port)
-	return r
-}
-
-func (e *event) get(name string) string {
-	for _, h := range e.headers {
-		if h.name == name {
-			return h.value
-		}
-	}
-	return ""
-}
-
-// appendFrame appends e as a frame. A sequence of 0 and the zero Time leave what was recorded.
-func (r *recording) appendFrame(b []byte, e event, c Caller, at time.Time, sequence uint64) []byte {
+func (r *recording) told(c Caller, at time.Time) telling {
 	c = r.complete(c)
+	t := telling{recording: r, who: c, at: at}
+	if r.changes != nil {
+		t.change = strings.NewReplacer(r.changes(r.caller, c, at)...)
+	}
+	return t
+}
+
+// appendEvent appends e as a frame.
+func (t *telling) appendEvent(b []byte, e event) []byte {
 	var body []byte
 	for _, h := range e.headers {
 		body = append(body, h.name...)
 		body = append(body, ": "...)
-		body = append(body, r.value(h, c, at, sequence)...)
+		body = append(body, t.value(h)...)
 		body = append(body, '\n')
 	}
 	b = fmt.Appendf(b, "Content-Length: %d\nContent-Type: text/event-plain\n\n", len(body)+1)
@@ -148,54 +64,65 @@ func (r *recording) appendFrame(b []byte, e event, c Caller, at time.Time, seque
 	return append(b, '\n')
 }
 
-// complete fills what c leaves zero with what was recorded.
-func (r *recording) complete(c Caller) Caller {
-	return Caller{
-		Addr:      cmp.Or(c.Addr, r.caller.Addr),
-		Port:      cmp.Or(c.Port, r.caller.Port),
-		User:      cmp.Or(c.User, r.caller.User),
-		UserAgent: cmp.Or(c.UserAgent, r.caller.UserAgent),
-		Profile:   cmp.Or(c.Profile, r.caller.Profile),
+// header returns the decoded value of e's first header of that name, in any case.
+func (t *telling) header(e event, name string) (value string, ok bool) {
+	for _, h := range e.headers {
+		if equalFold(h.name, name) {
+			return decode(t.value(h)), true
+		}
 	}
+	return "", false
 }
 
-// value returns what h says when it was c at at.
-func (r *recording) value(h header, c Caller, at time.Time, sequence uint64) string {
+// value returns what h says, encoded.
+func (t *telling) value(h header) string {
 	switch h.name {
 	case "Event-Sequence":
-		if sequence > 0 {
-			return strconv.FormatUint(sequence, 10)
+		if t.sequence > 0 {
+			return strconv.FormatUint(t.sequence, 10)
 		}
 	case "Event-Date-Local":
-		return timeValue(h, at, "2006-01-02 15:04:05")
+		return t.timeValue(h, t.at, "2006-01-02 15:04:05")
 	case "Event-Date-GMT":
-		return timeValue(h, at.UTC(), "Mon, 02 Jan 2006 15:04:05 GMT")
+		return t.timeValue(h, t.at.UTC(), "Mon, 02 Jan 2006 15:04:05 GMT")
 	case "Event-Date-Timestamp":
-		if !at.IsZero() {
-			return strconv.FormatInt(at.UnixMicro(), 10)
+		if !t.at.IsZero() {
+			return strconv.FormatInt(t.at.UnixMicro(), 10)
 		}
+	}
+	if t.caller == (Caller{}) {
+		return h.value // nobody's doing, or made up
+	}
+	return t.personal(h)
+}
+
+// personal returns what h says of the caller, encoded.
+func (t *telling) personal(h header) string {
+	switch h.name {
 	case "network-ip":
-		return encode(c.Addr.String())
+		return encode(t.who.Addr.String())
 	case "network-port":
-		return strconv.Itoa(int(c.Port))
-	case "user-agent":
-		return encode(c.UserAgent)
-	case "profile-name":
-		return encode(c.Profile)
+		return strconv.Itoa(int(t.who.Port))
+	case "user-agent", "variable_sip_user_agent":
+		return encode(t.who.UserAgent)
+	case "profile-name", "variable_sofia_profile_name", "variable_recovery_profile_name":
+		return encode(t.who.Profile)
 	case "contact":
-		host := netip.AddrPortFrom(c.Addr, c.Port).String()
-		return encode(fmt.Sprintf(`"" <sip:%s@%s>`, c.User, strings.TrimSuffix(host, ":5060"))) // which is the default port
-	default:
-		// The user stands in many headers: from-user, to-user, username, sip_auth_username, accountcode and more.
-		if h.value == r.caller.User && r.caller.User != "" && !strings.HasPrefix(h.name, "Event-") {
-			return encode(c.User)
-		}
+		host := netip.AddrPortFrom(t.who.Addr, t.who.Port).String()
+		return encode(fmt.Sprintf(`"" <sip:%s@%s>`, t.who.User, strings.TrimSuffix(host, ":5060"))) // which is the default port
+	}
+	// The user stands in many headers: from-user, to-user, username, sip_auth_username, accountcode and more.
+	if h.value == t.caller.User && !strings.HasPrefix(h.name, "Event-") {
+		return encode(t.who.User)
+	}
+	if t.change != nil {
+		return t.change.Replace(h.value)
 	}
 	return h.value
 }
 
-func timeValue(h header, at time.Time, layout string) string {
-	if at.IsZero() {
+func (t *telling) timeValue(h header, at time.Time, layout string) string {
+	if t.at.IsZero() {
 		return h.value
 	}
 	return encode(at.Format(layout))
@@ -214,6 +141,22 @@ func encode(s string) string {
 			continue
 		}
 		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// decode undoes encode.
+func decode(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
 	}
 	return b.String()
 }

@@ -18,6 +18,7 @@ type Options struct {
 	Password      string        // ClueCon when empty
 	User          string        // "user@domain" that may log in with userauth, with the same password; empty: nobody
 	AllowedEvents []string      // what that user may see, natives and subclasses; nil: everything, and the log
+	AllowedLog    bool          // the log too, with AllowedEvents
 	AllowedAPI    []string      // what that user may run; nil: everything
 	Heartbeat     time.Duration // a HEARTBEAT so often; 0: none
 	Queue         int           // bytes that may wait for one client, who is dropped beyond them; 64 MiB when 0
@@ -132,17 +133,33 @@ func (s *Switch) beat(ctx context.Context) {
 	}
 }
 
-// Emit sends the events of a situation to every client that listens to them. It never waits for a client: see Dropped.
-func (s *Switch) Emit(sit Situation, c Caller, at time.Time) {
-	r := recordingOf(sit)
+// Emit sends the events and log lines of a situation to every client that asked for them. It never waits for a client: see
+// Dropped.
+func (s *Switch) Emit(sit Situation, c Caller, at time.Time) { s.tell(recordingOf(sit).told(c, at)) }
+
+// EmitCustom sends a CUSTOM event of any subclass: FreeSWITCH's own headers, then these, each a name and a value.
+func (s *Switch) EmitCustom(subclass string, at time.Time, headers ...[2]string) {
+	s.tell(customEvent(subclass, headers).told(Caller{}, at))
+}
+
+func (s *Switch) tell(t telling) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range r.events {
+	for _, e := range t.events {
 		s.sequence++
-		frame := r.appendFrame(nil, e, c, at, s.sequence)
-		for client := range s.clients {
-			if client.listens(e.name) {
-				client.send(frame)
+		t.sequence = s.sequence
+		frame := t.appendEvent(nil, e)
+		for c := range s.clients {
+			if c.wants.asks(e.name, e.subclass) && c.wants.passes(func(name string) (string, bool) { return t.header(e, name) }) {
+				c.send(frame)
+			}
+		}
+	}
+	for _, l := range t.logs {
+		frame := t.appendLog(nil, l)
+		for c := range s.clients {
+			if c.wants.logLevel >= l.level {
+				c.send(frame)
 			}
 		}
 	}
@@ -185,13 +202,14 @@ func (s *Switch) WaitClients(ctx context.Context, n int) error {
 	return s.wait(ctx, func() bool { return len(s.clients) == n })
 }
 
-// WaitSubscribed waits until some client listens to all of names, natives and subclasses; without names, to anything.
+// WaitSubscribed waits until some client listens to all of names: natives, subclasses, and "log" for log lines of any
+// level. Without names, to any event.
 func (s *Switch) WaitSubscribed(ctx context.Context, names ...string) error {
 	return s.wait(ctx, func() bool {
 		for c := range s.clients {
-			ready := len(c.events) > 0
+			ready := c.wants.listening
 			for _, name := range names {
-				ready = ready && c.listens(name)
+				ready = ready && c.wants.hears(name)
 			}
 			if ready {
 				return true
