@@ -20,6 +20,9 @@ var orders = [policy.NumKinds][]policy.Source{
 	policy.AuthSuccess: {policy.Event},
 }
 
+// Sources returns the sources that can tell of k, the one whose word counts first before the others.
+func Sources(k policy.Kind) []policy.Source { return orders[k] }
+
 // An Arbiter has each thing counted once that several sources tell of. For each kind the best source that is alive
 // speaks: what it tells counts, and what the others tell is only remembered, so that another one can take over at once.
 //
@@ -74,10 +77,13 @@ const (
 	maxChain   = 256   // reports looked at for a match
 	maxHeld    = 4096
 
-	// holdFor is how long a report that nobody confirms may count still: longer than the event socket can be dead without
-	// our knowing.
-	holdFor = 15 * time.Second
+	// moment is within what all sources tell of a failure, usually.
+	moment = 500 * time.Millisecond
 )
+
+// Memory is how long a report that nobody confirms may count still: longer than the event socket can be dead without our
+// knowing.
+const Memory = 15 * time.Second
 
 // NewArbiter returns an Arbiter for the sources that are configured. None of them is alive yet.
 func NewArbiter(sources ...policy.Source) *Arbiter {
@@ -141,7 +147,7 @@ func (r *Arbiter) proven(s policy.Source) bool {
 func (r *Arbiter) release(k policy.Kind, now time.Time) {
 	for i := range r.held {
 		h := &r.held[i]
-		if p := r.report(h.number); h.attempt.Kind == k && p != nil && !p.counted && now.UnixMicro()-p.read <= holdFor.Microseconds() {
+		if p := r.report(h.number); h.attempt.Kind == k && p != nil && !p.counted && since(now, p.read) <= Memory {
 			p.counted = true
 			r.due = append(r.due, h.attempt)
 		}
@@ -160,7 +166,7 @@ func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
 	speaker := &r.speakers[a.Kind]
 	// What happened before the speaker could speak, or as it began to, others may have told of alone.
 	counts := speaker.any || rank(a.Kind, a.Source) <= rank(a.Kind, speaker.source) || a.At.Before(speaker.since.Add(sameMoment))
-	number := r.match(a)
+	number := r.match(a, now)
 	if number == 0 {
 		number = r.remember(a, now)
 	}
@@ -206,7 +212,7 @@ func (r *Arbiter) prune(now time.Time) {
 		if p == nil || p.counted {
 			return true
 		}
-		if now.UnixMicro()-p.read > holdFor.Microseconds() {
+		if since(now, p.read) > Memory {
 			r.alone[h.attempt.Source]++
 			return true
 		}
@@ -236,8 +242,9 @@ func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) 
 }
 
 // match returns the number of the report of the same failure that a's source has not told of yet, of several the nearest in
-// time; 0 for none.
-func (r *Arbiter) match(a *policy.Attempt) uint64 {
+// time; 0 for none. Reports whose times are further apart than moment must have been read within one: else a failure that
+// one source alone could tell of would be taken for the next one, and that for the one after it.
+func (r *Arbiter) match(a *policy.Attempt, now time.Time) uint64 {
 	var best uint64
 	nearest := sameMoment
 	number := r.latest[r.chain(a.Addr)]
@@ -246,8 +253,9 @@ func (r *Arbiter) match(a *policy.Attempt) uint64 {
 		if p == nil {
 			break
 		}
-		apart := (time.Duration(a.At.UnixMicro()-p.at) * time.Microsecond).Abs()
-		if apart < nearest && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr && (p.user == a.User || p.user == "" || a.User == "") {
+		apart := since(a.At, p.at).Abs()
+		if apart < nearest && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr && (p.user == a.User || p.user == "" || a.User == "") &&
+			(apart < moment || since(now, p.read) < moment) {
 			best, nearest = number, apart
 		}
 		number = p.before
@@ -256,6 +264,25 @@ func (r *Arbiter) match(a *policy.Attempt) uint64 {
 		r.report(best).user = a.User
 	}
 	return best
+}
+
+// Told tells whether exactly this was told before by the same source.
+func (r *Arbiter) Told(a *policy.Attempt) bool {
+	if r.ring == nil {
+		return false
+	}
+	number := r.latest[r.chain(a.Addr)]
+	for p := r.report(number); p != nil; p = r.report(p.before) {
+		if p.at == a.At.UnixMicro() && p.told&(1<<a.Source) != 0 && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
+			return true
+		}
+	}
+	return false
+}
+
+// since returns how long t is after a time in unix microseconds.
+func since(t time.Time, us int64) time.Duration {
+	return time.Duration(t.UnixMicro()-us) * time.Microsecond
 }
 
 // remember adds a report of a, told by nobody so far.
@@ -308,17 +335,17 @@ type Memo struct {
 	Held    *policy.Attempt `json:"held,omitempty"`
 }
 
-// maxMemos bounds a Memory.
-const maxMemos = 4096
+// MaxMemos bounds what Recent returns.
+const MaxMemos = 4096
 
-// Memory returns the reports of which another source may tell yet, oldest first: those read within the last 15 s.
-func (r *Arbiter) Memory(now time.Time) []Memo {
+// Recent returns the reports of which another source may tell yet, oldest first: those read within the last 15 s.
+func (r *Arbiter) Recent(now time.Time) []Memo {
 	if r.ring == nil {
 		return nil
 	}
-	oldest := now.Add(-holdFor).UnixMicro()
+	oldest := now.Add(-Memory).UnixMicro()
 	first := r.added + 1
-	for first > 1 && r.added+1-first < maxMemos {
+	for first > 1 && r.added+1-first < MaxMemos {
 		if p := r.report(first - 1); p == nil || p.read < oldest {
 			break
 		}

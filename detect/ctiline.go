@@ -66,7 +66,7 @@ func (d *Detector) CTIConsoleLine(line []byte, now time.Time) (policy.Attempt, O
 	if !ok {
 		return policy.Attempt{}, NotUnderstood
 	}
-	return d.CTILine(bytes.TrimSuffix(record, []byte(" succeed!")), now)
+	return d.CTILine(record, now)
 }
 
 // CTITime returns the time that a line of mod_cti's file carries.
@@ -225,32 +225,27 @@ func parseOffset(b []byte) (time.Duration, bool) {
 	return offset, true
 }
 
-// cutConsole returns what mod_cti wrote, from a console line that begins as FreeSWITCH begins one: an optional channel
-// UUID, date, time, an optional idle percentage, level, and then source file and line, which must be mod_cti's.
+// cutConsole returns what mod_cti wrote, from a console line that begins as FreeSWITCH begins one: a channel's UUID where
+// the logger puts it there, and then FreeSWITCH's own prefix, whose source file must be mod_cti's.
 func cutConsole(line []byte) (record []byte, ok bool) {
 	const uuid = len("01234567-89ab-cdef-0123-456789abcdef ")
 	if len(line) > uuid && line[8] == '-' && line[uuid-1] == ' ' && line[4] != '-' {
 		line = line[uuid:]
 	}
-	const stamp = len("2024-04-13 17:21:01.959347 ")
-	if len(line) < stamp || line[4] != '-' || line[7] != '-' || line[10] != ' ' || line[13] != ':' || line[16] != ':' || line[stamp-1] != ' ' {
+	file, text, ok := cutPrefix(line)
+	if !ok || string(file) != ctiFile {
 		return nil, false
 	}
-	line = line[stamp:]
-	if n := bytes.IndexByte(line[:min(len(line), 8)], '%'); n > 0 && n+1 < len(line) && line[n+1] == ' ' {
-		line = line[n+2:]
-	}
-	n := bytes.IndexByte(line[:min(len(line), 16)], ']')
-	if n < 0 || line[0] != '[' {
-		return nil, false
-	}
-	line, ok = bytes.CutPrefix(line[n+1:], []byte(" cti_fail2ban.c:"))
-	digits := 0
-	for digits < len(line) && isDigit(line[digits]) {
-		digits++
-	}
-	if !ok || digits == 0 {
-		return nil, false
-	}
-	return bytes.CutPrefix(line[digits:], []byte(" write to fail2ban:"))
+	return cutRecord(text)
+}
+
+const (
+	ctiFile  = "cti_fail2ban.c"     // mod_cti's source file that writes the records
+	ctiWords = "write to fail2ban:" // what stands before one in the log
+)
+
+// cutRecord returns the record in what mod_cti says to FreeSWITCH's log.
+func cutRecord(text []byte) (record []byte, ok bool) {
+	record, ok = bytes.CutPrefix(text, []byte(ctiWords))
+	return bytes.TrimSuffix(record, []byte(" succeed!")), ok
 }

@@ -16,7 +16,7 @@ const record = "ip[124.32.10.1] user[1177] at[2024-04-13T17:21:01.959347+0800] R
 var written = time.Date(2024, 4, 13, 9, 21, 1, 959347000, time.UTC)
 
 func TestALineOfTheFileIsAnAttempt(t *testing.T) {
-	a, o := New().CTILine([]byte(record), now)
+	a, o := New(Options{}).CTILine([]byte(record), now)
 	want := policy.Attempt{Addr: netip.MustParseAddr("124.32.10.1"), At: written, Kind: policy.AuthFailure, Source: policy.CTILog, User: "1177"}
 	if o != Attempt || a != want {
 		t.Errorf("%s: %+v\nwant %+v", o, a, want)
@@ -58,7 +58,7 @@ func TestTheAddressOfALineIsTheOneItBeginsWith(t *testing.T) {
 		{"an address of a megabyte", "ip[" + strings.Repeat("1", 1<<20) + "]" + rest, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a, o := New().CTILine([]byte(tc.line), now)
+			a, o := New(Options{}).CTILine([]byte(tc.line), now)
 			if tc.want == "" {
 				if a.Addr.IsValid() || o != NotUnderstood && o != NoAddress {
 					t.Errorf("%s with address %v", o, a.Addr)
@@ -90,7 +90,7 @@ func TestTheUserOfALineEndsWhereTheTimeBegins(t *testing.T) {
 		{strings.Repeat("] at[", 1<<18), strings.Repeat("] at[", 26)[:MaxText]},
 	} {
 		line := "ip[192.0.2.7] user[" + tc.user + "] at[2024-04-13T17:21:01.959347+0800] Registration failed"
-		a, o := New().CTILine([]byte(line), now)
+		a, o := New(Options{}).CTILine([]byte(line), now)
 		if o != Attempt || a.User != tc.want || !a.At.Equal(written) || a.Kind != policy.AuthFailure {
 			t.Errorf("user %.60q: %s, %.60q at %v, %s", tc.user, o, a.User, a.At, a.Kind)
 		}
@@ -144,7 +144,7 @@ func TestTheTimeOfALine(t *testing.T) {
 		if ok == tc.want.IsZero() || !at.Equal(tc.want) {
 			t.Errorf("%q: %v, %t, want %v", tc.text, at, ok, tc.want)
 		}
-		a, o := New().CTILine(line, now)
+		a, o := New(Options{}).CTILine(line, now)
 		switch {
 		case ok && (o != Attempt || !a.At.Equal(tc.want)):
 			t.Errorf("%q: %s at %v", tc.text, o, a.At)
@@ -155,7 +155,7 @@ func TestTheTimeOfALine(t *testing.T) {
 }
 
 func TestAnOldLineKeepsItsTime(t *testing.T) {
-	a, o := New().CTILine([]byte(record), written.Add(24*time.Hour))
+	a, o := New(Options{}).CTILine([]byte(record), written.Add(24*time.Hour))
 	if o != Attempt || !a.At.Equal(written) {
 		t.Errorf("%s at %v", o, a.At)
 	}
@@ -178,7 +178,7 @@ func TestEveryReasonButAFailedRegistrationIsAViolation(t *testing.T) {
 		"irregular SIP message":         policy.Violation,
 		"":                              policy.Violation,
 	} {
-		a, o := New().CTILine([]byte("ip[192.0.2.7] user[0086] at[2024-04-13T17:21:01+0800] "+reason), now)
+		a, o := New(Options{}).CTILine([]byte("ip[192.0.2.7] user[0086] at[2024-04-13T17:21:01+0800] "+reason), now)
 		if o != Attempt || a.Kind != want {
 			t.Errorf("%q: %s, %s, want %s", reason, o, a.Kind, want)
 		}
@@ -187,7 +187,7 @@ func TestEveryReasonButAFailedRegistrationIsAViolation(t *testing.T) {
 
 func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 	const said = "2024-04-13 17:21:01.959347 98.47% [NOTICE] cti_fail2ban.c:35 write to fail2ban:" + record + " succeed!"
-	want, _ := New().CTILine([]byte(record), now)
+	want, _ := New(Options{}).CTILine([]byte(record), now)
 	for _, line := range []string{
 		said, said + "\n", said + "\r\n",
 		strings.Replace(said, " 98.47%", "", 1),
@@ -197,7 +197,7 @@ func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 		"9a3f6c1e-0f4e-4a53-9a10-8d4f2a6b7c8d " + said,
 		strings.TrimSuffix(said, " succeed!"),
 	} {
-		if a, o := New().CTIConsoleLine([]byte(line), now); o != Attempt || a != want {
+		if a, o := New(Options{}).CTIConsoleLine([]byte(line), now); o != Attempt || a != want {
 			t.Errorf("%q: %s, %+v", line, o, a)
 		}
 	}
@@ -210,18 +210,18 @@ func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 		"2024-04-13 17:21:01.959347 98.47% [] x cti_fail2ban.c:35 write to fail2ban:" + record,
 		"2024-04-13 17:21:01.959347 98.47% ",
 	} {
-		if a, o := New().CTIConsoleLine([]byte(line), now); o != NotUnderstood || a.Addr.IsValid() {
+		if a, o := New(Options{}).CTIConsoleLine([]byte(line), now); o != NotUnderstood || a.Addr.IsValid() {
 			t.Errorf("%q: %s, %v", line, o, a.Addr)
 		}
 	}
-	a, o := New().CTIConsoleLine([]byte(strings.Replace(said, "1177", "a succeed!\nip[9.9.9.9] user[b", 1)), now)
+	a, o := New(Options{}).CTIConsoleLine([]byte(strings.Replace(said, "1177", "a succeed!\nip[9.9.9.9] user[b", 1)), now)
 	if o != Attempt || a.Addr != want.Addr || a.User != "a succeed!\nip[9.9.9.9] user[b" {
 		t.Errorf("%s, %+v", o, a)
 	}
 }
 
 func TestALineOfAKnownAddressCostsNoAllocation(t *testing.T) {
-	d := New()
+	d := New(Options{})
 	for _, line := range []string{
 		record,
 		"ip[2001:db8::7] user[1177] at[2024-04-13T14:51:01.959347+051800] irregular SIP message",
@@ -244,7 +244,7 @@ func FuzzNoAddressButTheFirst(f *testing.F) {
 		f.Add([]byte(line))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		d := New()
+		d := New(Options{})
 		check := func(record []byte, a policy.Attempt, o Outcome) {
 			if o != Attempt && o != ClockAdrift {
 				if a != (policy.Attempt{}) {
@@ -290,7 +290,7 @@ func BenchmarkCTILine(b *testing.B) {
 		[]byte("ip[203.0.113.250] user[1000] at[2026-11-22T18:04:03.970956+0800] Registration failed"),
 		[]byte("ip[2001:db8::7] user[900442071234567] at[2026-11-22T18:04:03.970956+0800] irregular SIP message"),
 	}
-	d := New()
+	d := New(Options{})
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		if _, o := d.CTILine(lines[i%len(lines)], now); o != Attempt {

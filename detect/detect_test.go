@@ -3,12 +3,10 @@ package detect
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,13 +16,21 @@ import (
 	"fsban/policy"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+// bodies returns the plain events of a recording.
+func bodies(t testing.TB, data []byte) (all [][]byte) {
+	t.Helper()
+	frames(t, data, func(f *esl.Frame) {
+		if f.Type == esl.EventPlain {
+			all = append(all, bytes.Clone(f.Body))
+		}
+	})
+	return all
+}
 
-// replay gives every event of a recording to a Detector, at the event's own time.
-func replay(t testing.TB, d *Detector, data []byte, take func(policy.Attempt, Outcome)) {
+// frames gives every frame of a recording to take.
+func frames(t testing.TB, data []byte, take func(*esl.Frame)) {
 	t.Helper()
 	r := esl.NewReader(bytes.NewReader(data))
-	ev := esl.NewEvent(Fields)
 	for {
 		f, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -33,52 +39,34 @@ func replay(t testing.TB, d *Detector, data []byte, take func(policy.Attempt, Ou
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f.Type != esl.EventPlain {
-			continue
-		}
-		if err := ev.Parse(f.Body); err != nil {
-			t.Fatal(err)
-		}
-		us, err := strconv.ParseInt(string(ev.Get(eventTime)), 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		take(d.Event(ev, time.UnixMicro(us)))
+		take(f)
 	}
 }
 
-func TestWhatEachRecordingSays(t *testing.T) {
-	var got strings.Builder
-	for _, name := range captures.Names(t, "*.plain*.esl") {
-		fmt.Fprintf(&got, "%s\n", name)
-		replay(t, New(), captures.Read(t, name), func(a policy.Attempt, o Outcome) {
-			switch o {
-			case Attempt:
-				fmt.Fprintf(&got, "\t%s %s %s user %q at %q, profile %q, agent %q\n", a.Kind, a.Method, a.Addr, a.User, a.Domain, a.Profile, a.UserAgent)
-			case NoAttempt, NotForUs:
-			default:
-				fmt.Fprintf(&got, "\t%s\n", o)
-			}
-		})
-	}
-	const golden = "testdata/attempts.golden"
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+// replay gives every event of a recording to a Detector, at the event's own time.
+func replay(t testing.TB, d *Detector, data []byte, take func(policy.Attempt, Outcome)) {
+	t.Helper()
+	ev := esl.NewEvent(d.Fields())
+	for _, body := range bodies(t, data) {
+		if err := ev.Parse(body); err != nil {
 			t.Fatal(err)
 		}
+		take(d.Event(ev, timeOf(t, ev)))
 	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
+}
+
+func timeOf(t testing.TB, ev *esl.Event) time.Time {
+	t.Helper()
+	at, ok := EventTime(ev)
+	if !ok {
+		t.Fatal("an event without a time")
 	}
-	if got.String() != string(want) {
-		t.Errorf("attempts differ from %s (-update writes it anew):\n%s", golden, got.String())
-	}
+	return at
 }
 
 // failures counts the failures of a recording.
 func failures(t *testing.T, name string) (n int) {
-	replay(t, New(), captures.Read(t, name), func(a policy.Attempt, o Outcome) {
+	replay(t, New(Options{}), captures.Read(t, name), func(a policy.Attempt, o Outcome) {
 		if o == Attempt && a.Kind == policy.AuthFailure {
 			n++
 		}
@@ -119,7 +107,7 @@ func TestOneSuccessCountsOnce(t *testing.T) {
 		"register-success": 1, "register-refresh-same-nonce": 1, "register-refresh-new-challenge": 1, "acl-register-allowed-blind": 0,
 	} {
 		got := 0
-		replay(t, New(), captures.Read(t, name+".plain.esl"), func(a policy.Attempt, o Outcome) {
+		replay(t, New(Options{}), captures.Read(t, name+".plain.esl"), func(a policy.Attempt, o Outcome) {
 			if o == Attempt && a.Kind == policy.AuthSuccess {
 				got++
 			}
@@ -132,33 +120,39 @@ func TestOneSuccessCountsOnce(t *testing.T) {
 
 func TestForAnInviteTheUserIsNotTheDialledNumber(t *testing.T) {
 	var users []string
-	replay(t, New(), captures.Read(t, "invite-wrong-password.plain.esl"), func(a policy.Attempt, o Outcome) {
+	replay(t, New(Options{}), captures.Read(t, "invite-wrong-password.plain.esl"), func(a policy.Attempt, o Outcome) {
 		if o == Attempt && a.Kind == policy.AuthFailure {
-			users = append(users, a.Method.String()+" "+a.User)
+			users = append(users, a.Method.String()+" "+a.User+" "+a.Number)
 		}
 	})
-	if len(users) != 1 || users[0] != "INVITE 1000" {
+	if len(users) != 1 || users[0] != "INVITE 1000 00441234567890" {
 		t.Errorf("got %q", users)
 	}
 	// Without the register_attempt nobody knows the user, and the number is still not one.
-	d := New()
-	a, o := d.Event(event(t, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7", "to-user: 00441234567890", "registration-type: INVITE"), now)
-	if o != Attempt || a.User != "" || a.Kind != policy.AuthFailure {
+	d := New(Options{})
+	a, o := heard(t, d, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7", "to-user: 00441234567890", "registration-type: INVITE")
+	if o != Attempt || a.User != "" || a.Number != "00441234567890" || a.Kind != policy.AuthFailure {
 		t.Errorf("got %+v, %s", a, o)
 	}
 }
 
 var now = time.UnixMicro(1795363923618017)
 
-// event makes an event at now from raw header lines.
-func event(t testing.TB, name, subclass string, lines ...string) *esl.Event {
+// event makes an event for d, at now, from raw header lines.
+func event(t testing.TB, d *Detector, name, subclass string, lines ...string) *esl.Event {
 	t.Helper()
 	head := []string{"Event-Name: " + name, "Event-Subclass: " + subclass, fmt.Sprintf("Event-Date-Timestamp: %d", now.UnixMicro())}
-	ev := esl.NewEvent(Fields)
+	ev := esl.NewEvent(d.Fields())
 	if err := ev.Parse([]byte(strings.Join(append(head, lines...), "\n") + "\n\n")); err != nil {
 		t.Fatal(err)
 	}
 	return ev
+}
+
+// heard returns what d makes of an event that it hears at now.
+func heard(t testing.TB, d *Detector, name, subclass string, lines ...string) (policy.Attempt, Outcome) {
+	t.Helper()
+	return d.Event(event(t, d, name, subclass, lines...), now)
 }
 
 func TestAddressesAreUnmappedAndWhole(t *testing.T) {
@@ -170,7 +164,7 @@ func TestAddressesAreUnmappedAndWhole(t *testing.T) {
 		{"", ""}, {"0.0.0.0", ""}, {"%3A%3A", ""}, {"192.0.2.7:5060", ""}, {"192.0.2", ""}, {"example.com", ""}, {"192.0.2.7%0A", ""},
 		{strings.Repeat("1", 100), ""},
 	} {
-		a, o := New().Event(event(t, "CUSTOM", "sofia::register_failure", "network-ip: "+tc.sent, "to-user: 1000"), now)
+		a, o := heard(t, New(Options{}), "CUSTOM", "sofia::register_failure", "network-ip: "+tc.sent, "to-user: 1000")
 		switch {
 		case tc.want == "" && o != NoAddress:
 			t.Errorf("%q: outcome %s, address %v", tc.sent, o, a.Addr)
@@ -186,7 +180,8 @@ func TestAClockFarOffCountsAsNow(t *testing.T) {
 		want Outcome
 	}{{0, Attempt}, {59 * time.Second, Attempt}, {-59 * time.Second, Attempt}, {61 * time.Second, ClockAdrift}, {-8 * time.Hour, ClockAdrift}} {
 		ours := now.Add(tc.skew)
-		a, o := New().Event(event(t, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7"), ours)
+		d := New(Options{})
+		a, o := d.Event(event(t, d, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7"), ours)
 		at := now
 		if tc.want == ClockAdrift {
 			at = ours
@@ -204,85 +199,68 @@ func TestEventsThatAreNotForUs(t *testing.T) {
 	}{
 		{"HEARTBEAT", "", NoAttempt}, {"CHANNEL_CREATE", "", NotForUs}, {"CUSTOM", "sofia::gateway_state", NotForUs}, {"", "sofia::register_failure", NotForUs},
 	} {
-		if _, o := New().Event(event(t, tc.name, tc.subclass, "network-ip: 192.0.2.7"), now); o != tc.want {
+		if _, o := heard(t, New(Options{}), tc.name, tc.subclass, "network-ip: 192.0.2.7"); o != tc.want {
 			t.Errorf("%s %s: %s, want %s", tc.name, tc.subclass, o, tc.want)
 		}
 	}
 }
 
 func TestWhatAPeerChoseIsCut(t *testing.T) {
-	a, _ := New().Event(event(t, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7",
-		"to-user: "+strings.Repeat("%C3%A4", 100), "user-agent: "+strings.Repeat("x", 5000)), now)
+	a, _ := heard(t, New(Options{}), "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7",
+		"to-user: "+strings.Repeat("%C3%A4", 100), "user-agent: "+strings.Repeat("x", 5000))
 	if len(a.User) > MaxText || len(a.UserAgent) > MaxText || !strings.HasPrefix(a.User, "ää") {
 		t.Errorf("user of %d bytes, agent of %d", len(a.User), len(a.UserAgent))
 	}
 }
 
-func TestAKnownAddressCostsNoAllocation(t *testing.T) {
-	data := captures.Read(t, "register-wrong-password.plain.esl")
-	var bodies [][]byte
-	r := esl.NewReader(bytes.NewReader(data))
-	for {
-		f, err := r.Next()
-		if err != nil {
-			break
-		}
-		if f.Type == esl.EventPlain {
-			bodies = append(bodies, bytes.Clone(f.Body))
-		}
-	}
-	d, ev := New(), esl.NewEvent(Fields)
-	if n := testing.AllocsPerRun(1000, func() {
-		for _, b := range bodies {
-			if err := ev.Parse(b); err != nil {
-				t.Fatal(err)
-			}
-			d.Event(ev, now)
-		}
-	}); n != 0 || len(bodies) != 3 {
-		t.Errorf("%v allocations for %d events", n, len(bodies))
-	}
-}
-
-// The address of an attempt is the one that FreeSWITCH put into network-ip, whatever else the event holds.
-func FuzzNoAddressButNetworkIP(f *testing.F) {
+// The address of an attempt is the one in the header for it, whatever else the event holds.
+func FuzzNoAddressButTheHeaders(f *testing.F) {
 	for _, name := range []string{"register-wrong-password.plain.esl", "invite-wrong-password.plain.esl", "register-success.plain.esl"} {
-		data, err := os.ReadFile("../internal/captures/recorded/" + name)
-		if err != nil {
-			f.Fatal(err)
+		for _, body := range bodies(f, captures.Read(f, name)) {
+			f.Add(body)
 		}
-		r := esl.NewReader(bytes.NewReader(data))
-		for {
-			frame, err := r.Next()
-			if err != nil {
-				break
-			}
-			if frame.Type == esl.EventPlain {
-				f.Add(bytes.Clone(frame.Body))
-			}
-		}
+	}
+	for _, body := range calls(f) {
+		f.Add(body)
+	}
+	for _, e := range ctiOptions.CTIEvents {
+		f.Add([]byte("Event-Name: CUSTOM\nEvent-Subclass: " + e.Subclass + "\nip: 192.0.2.7\nnetwork-ip: 192.0.2.8\nreason: Registration failed\n\n"))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		ev := esl.NewEvent(Fields)
+		d := New(allOptions)
+		ev := esl.NewEvent(d.Fields())
 		if ev.Parse(body) != nil {
 			return
 		}
-		a, o := New().Event(ev, now)
+		get := func(name string) string {
+			if i := d.Fields().Index(name); i >= 0 {
+				return string(ev.Get(i))
+			}
+			return ""
+		}
+		a, o := d.Event(ev, now)
 		if o != Attempt && o != ClockAdrift {
-			if a.Addr.IsValid() {
-				t.Fatalf("outcome %s with address %v", o, a.Addr)
+			if a != (policy.Attempt{}) {
+				t.Fatalf("outcome %s with %+v", o, a)
 			}
 			return
 		}
-		want, err := netip.ParseAddr(string(ev.Get(networkIP)))
-		if err != nil || a.Addr != want.WithZone("").Unmap() || a.Addr.Is4In6() || a.Addr.Zone() != "" || a.Addr.IsUnspecified() {
-			t.Fatalf("address %v from network-ip %q", a.Addr, ev.Get(networkIP))
+		place := "network-ip"
+		switch {
+		case a.Source == policy.CTIEvent:
+			i := slices.IndexFunc(ctiOptions.CTIEvents, func(e CTIEvent) bool { return e.Subclass == get("Event-Subclass") })
+			place = ctiOptions.CTIEvents[i].Addr
+		case a.Kind == policy.CallReject:
+			place = "Caller-Network-Addr"
+			if get(place) != get("variable_sip_received_ip") || get("Call-Direction") != "inbound" || get("Caller-Context") != "public" || get("variable_sip_authorized") == "true" {
+				t.Fatalf("%+v from %q", a, body)
+			}
 		}
-		if len(a.User) > MaxText || len(a.UserAgent) > MaxText || len(a.Domain) > MaxText || len(a.Profile) > MaxText {
-			t.Fatal("a text longer than MaxText")
-		}
-		if skew := now.Sub(a.At); skew.Abs() > MaxSkew {
-			t.Fatalf("attempt at %v, %v away", a.At, skew)
+		check(t, a, get(place))
+		for _, text := range []string{a.User, a.Number, a.Domain, a.Profile, a.UserAgent} {
+			if len(text) > MaxText {
+				t.Fatalf("a text of %d bytes", len(text))
+			}
 		}
 	})
 }

@@ -1,0 +1,78 @@
+package detect
+
+import (
+	"testing"
+
+	"fsban/esl"
+	"fsban/internal/captures"
+)
+
+// allOptions have a Detector look at everything.
+var allOptions = Options{CTIEvents: ctiOptions.CTIEvents, Calls: Calls{Contexts: []string{"public"}, DenyPrefix: []string{"00", "+"}, MaxLength: 12}}
+
+func TestAKnownAddressCostsNoAllocation(t *testing.T) {
+	failed := bodies(t, captures.Read(t, "register-wrong-password.plain.esl"))
+	cti := []byte("Event-Name: CUSTOM\nEvent-Subclass: cti::fail2ban\nEvent-Date-Timestamp: 1795363923618017\nip: 192.0.2.7\nuser: 1177\nreason: Registration%20failed\n\n")
+	for name, all := range map[string][][]byte{"a wrong password": failed, "mod_cti": {cti}, "calls": calls(t)} {
+		d := New(allOptions)
+		ev := esl.NewEvent(d.Fields())
+		if n := testing.AllocsPerRun(1000, func() {
+			for _, b := range all {
+				if err := ev.Parse(b); err != nil {
+					t.Fatal(err)
+				}
+				d.Event(ev, now)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations for %d events", name, n, len(all))
+		}
+	}
+	d := New(Options{})
+	for _, l := range []*esl.Log{&registerRefused, &inviteRefused, &clientRefused, &ctiRecord, {File: []byte("switch_channel.c"), Text: inviteRefused.Text}} {
+		if n := testing.AllocsPerRun(1000, func() { d.Log(l, now) }); n != 0 {
+			t.Errorf("%v allocations for %q", n, l.Text)
+		}
+	}
+}
+
+// BenchmarkEvent says what an event costs to parse and to understand, also where more is looked at than sofia's events.
+func BenchmarkEvent(b *testing.B) {
+	failed := bodies(b, captures.Read(b, "register-wrong-password.plain.esl"))
+	for _, bench := range []struct {
+		name    string
+		options Options
+		events  [][]byte
+	}{
+		{"sofia", Options{}, failed},
+		{"sofia, all else looked at too", allOptions, failed},
+		{"calls", allOptions, calls(b)},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			d := New(bench.options)
+			ev := esl.NewEvent(d.Fields())
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if err := ev.Parse(bench.events[i%len(bench.events)]); err != nil {
+					b.Fatal(err)
+				}
+				d.Event(ev, now)
+			}
+		})
+	}
+}
+
+func BenchmarkLog(b *testing.B) {
+	others := esl.Log{
+		Level: 4, File: []byte("sofia_reg.c"), Func: []byte("sofia_reg_handle_register_token"),
+		Text: []byte("2026-11-22 16:19:21.138015 36.53% [WARNING] sofia_reg.c:1842 SIP auth challenge (REGISTER) on sofia profile 'internal' for [1000@10.77.0.1] from ip 10.77.0.14\n"),
+	}
+	for name, l := range map[string]*esl.Log{"refused": &inviteRefused, "mod_cti": &ctiRecord, "others": &others} {
+		b.Run(name, func(b *testing.B) {
+			d := New(Options{})
+			b.ReportAllocs()
+			for b.Loop() {
+				d.Log(l, now)
+			}
+		})
+	}
+}

@@ -1,0 +1,44 @@
+package detect
+
+import (
+	"time"
+
+	"fsban/esl"
+	"fsban/policy"
+)
+
+// A CTIEvent says how to read one CUSTOM event of mod_cti's: its subclass, and the names of the headers that hold the
+// address, the user and the reason. Several may share header names. What is empty, the event does not have.
+type CTIEvent struct{ Subclass, Addr, User, Reason string }
+
+// ctiEvent is a CTIEvent with the headers' indexes in the Fields; -1 for none.
+type ctiEvent struct {
+	subclass           string
+	addr, user, reason int
+}
+
+// ctiEvent says what an event of mod_cti's means. Of its reasons only "Registration failed" is known to be a wrong
+// password; all else, no reason included, is a violation, as in its log.
+func (d *Detector) ctiEvent(e *ctiEvent, ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
+	addr, ok := d.addrs.parse(value(ev, e.addr))
+	if !ok {
+		return policy.Attempt{}, NoAddress
+	}
+	at, outcome := eventAt(ev, now)
+	a := policy.Attempt{Addr: addr, At: at, Kind: policy.Violation, Source: policy.CTIEvent}
+	if user := value(ev, e.user); string(user) != "(null)" {
+		a.User = d.texts.keep(user)
+	}
+	if isRegistrationFailed(value(ev, e.reason)) {
+		a.Kind = policy.AuthFailure
+	}
+	return a, outcome
+}
+
+// value returns header i of ev, nil where there is no such header.
+func value(ev *esl.Event, i int) []byte {
+	if i < 0 {
+		return nil
+	}
+	return ev.Get(i)
+}

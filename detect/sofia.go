@@ -1,0 +1,162 @@
+package detect
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"fsban/esl"
+	"fsban/policy"
+)
+
+// sofia's CUSTOM events, as mod_sofia.h spells them.
+const (
+	registerFailure = "sofia::register_failure"
+	registerAttempt = "sofia::register_attempt"
+	preRegister     = "sofia::pre_register"
+	register        = "sofia::register"
+)
+
+var sofiaSubclasses = []string{registerFailure, registerAttempt, preRegister, register}
+
+// Required is the subclass without which there is nothing to count.
+const Required = registerFailure
+
+// The headers that every Detector reads, by their index in its Fields.
+const (
+	eventName = iota
+	eventSubclass
+	eventTime
+	profileName
+	networkIP
+	networkPort
+	toUser
+	toHost
+	username
+	userAgent
+	authResult
+	registrationType
+	endOfSofia
+)
+
+var sofiaHeaders = [endOfSofia]string{
+	eventName:        "Event-Name",
+	eventSubclass:    "Event-Subclass",
+	eventTime:        "Event-Date-Timestamp",
+	profileName:      "profile-name",
+	networkIP:        "network-ip",
+	networkPort:      "network-port",
+	toUser:           "to-user",
+	toHost:           "to-host",
+	username:         "username",
+	userAgent:        "user-agent",
+	authResult:       "auth-result",
+	registrationType: "registration-type",
+}
+
+// credentials are what a register_attempt showed.
+type credentials struct {
+	addr    netip.Addr
+	port    uint16
+	at      int64 // unix microseconds
+	user    string
+	success bool // and it was counted as one
+}
+
+// sameMoment is how far apart the events of one SIP transaction are at most.
+const sameMoment = 2 * time.Second
+
+// sofia says what an event of mod_sofia's means.
+func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
+	addr, ok := d.addrs.parse(ev.Get(networkIP))
+	if !ok {
+		return policy.Attempt{}, NoAddress
+	}
+	at, outcome := eventAt(ev, now)
+	a := policy.Attempt{Addr: addr, At: at, Source: policy.Event}
+	port, _ := strconv.ParseUint(string(ev.Get(networkPort)), 10, 16)
+	counts := true
+	switch subclass {
+	case registerFailure:
+		d.failure(ev, &a, uint16(port))
+	case preRegister:
+		d.challenge(ev, &a)
+	case registerAttempt:
+		counts = d.credentials(ev, &a, uint16(port))
+	case register:
+		counts = d.registered(ev, &a, uint16(port))
+	}
+	if !counts {
+		return policy.Attempt{}, NoAttempt
+	}
+	a.Domain = d.texts.keep(ev.Get(toHost))
+	a.Profile = d.texts.keep(ev.Get(profileName))
+	a.UserAgent = d.texts.keep(ev.Get(userAgent))
+	return a, outcome
+}
+
+// failure is sofia::register_failure: wrong credentials, answered with 403. For an INVITE its to-user is the number that
+// was dialled; the user under attack stands in the register_attempt just before it.
+func (d *Detector) failure(ev *esl.Event, a *policy.Attempt, port uint16) {
+	a.Kind = policy.AuthFailure
+	if string(ev.Get(registrationType)) != "INVITE" {
+		a.Method = policy.Register
+		a.User = d.texts.keep(ev.Get(toUser))
+		return
+	}
+	a.Method = policy.Invite
+	a.Number = d.texts.keep(ev.Get(toUser))
+	if c := d.slot(a.Addr, port); c.matches(a, port) {
+		a.User = c.user
+	}
+}
+
+// credentials is sofia::register_attempt. FORBIDDEN comes with a register_failure, which is counted; STALE is an expired
+// nonce, as every phone has now and then. In this event from-user and to-user are crossed.
+func (d *Detector) credentials(ev *esl.Event, a *policy.Attempt, port uint16) bool {
+	user := ev.Get(username)
+	if len(user) == 0 || string(user) == "unknown" {
+		user = ev.Get(toUser)
+	}
+	a.User = d.texts.keep(user)
+	result := string(ev.Get(authResult))
+	success := result == "SUCCESS" || result == "RENEWED"
+	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), a.User, success}
+	a.Kind = policy.AuthSuccess
+	return success
+}
+
+// challenge is sofia::pre_register: a request without credentials was answered with 401 or 407.
+func (d *Detector) challenge(ev *esl.Event, a *policy.Attempt) {
+	a.Kind = policy.Challenge
+	a.User = d.texts.keep(ev.Get(toUser))
+}
+
+// registered is sofia::register. It follows a successful register_attempt, which has been counted; where a profile
+// accepts registrations blindly it says username "unknown" and proves nothing.
+func (d *Detector) registered(ev *esl.Event, a *policy.Attempt, port uint16) bool {
+	user := ev.Get(username)
+	if len(user) == 0 || string(user) == "unknown" {
+		return false
+	}
+	if c := d.slot(a.Addr, port); c.success && c.matches(a, port) {
+		c.success = false
+		return false
+	}
+	a.Kind = policy.AuthSuccess
+	a.Method = policy.Register
+	a.User = d.texts.keep(user)
+	return true
+}
+
+// slot returns the place for the credentials of addr and port.
+func (d *Detector) slot(addr netip.Addr, port uint16) *credentials {
+	h := maphash.Comparable(d.seed, addr) + uint64(port)
+	return &d.recent[h%uint64(len(d.recent))]
+}
+
+func (c *credentials) matches(a *policy.Attempt, port uint16) bool {
+	apart := time.Duration(a.At.UnixMicro()-c.at) * time.Microsecond
+	return c.addr == a.Addr && c.port == port && apart.Abs() <= sameMoment
+}
