@@ -44,8 +44,9 @@ type Line struct {
 	// Torn says that the beginning may be missing: the first line after a truncation, or after bytes that were lost. Its
 	// first word may be the middle of another one.
 	Torn bool
-	// Backlog says that the line lay there already when following began.
-	Backlog bool
+	// Backlog says that the line lay there already when following began, Again that it may have been given out by an earlier
+	// run besides, because reading could not go on at Options.From (Status.Gap).
+	Backlog, Again bool
 	// Unfinished says that the end is missing: a line longer than MaxLine, or the last one of a file that ends without a
 	// newline.
 	Unfinished bool

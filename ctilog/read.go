@@ -162,7 +162,8 @@ func (f *Follower) give(x *file, text []byte, unfinished bool) {
 	*f.slot = x.mark()
 	f.now.Lines++
 	f.now.Position = f.place
-	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Backlog: x.offset <= x.backlog, Unfinished: unfinished})
+	backlog := x.offset <= x.backlog
+	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Backlog: backlog, Again: backlog && f.now.Gap != nil, Unfinished: unfinished})
 	x.torn = false
 }
 

@@ -89,6 +89,9 @@ func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
 			r.wants(tc.want...)
 			r.eventually("settled", func() bool { return r.Status().Files <= 1 })
 			gap := r.Status().Gap
+			if again := r.got()[0].Again; again != (gap != nil) {
+				t.Errorf("the first line is said to come again: %v", again)
+			}
 			if (gap != nil) != (tc.gap != "") || gap != nil && !strings.Contains(gap.Error(), tc.gap) {
 				t.Errorf("gap %v", gap)
 			}
