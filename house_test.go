@@ -20,8 +20,8 @@ var mayImport = map[string][]string{
 	"detect":  {"fsban/esl", "fsban/policy"},         // from an event or a line to an attempt
 	"policy":  {},                                    // pure
 	"ledger":  {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
-	"config":  {"fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
-	"control": {"golang.org/x/sys/unix"},                              // who is at the other end of the socket
+	"config":  {"fsban/detect", "fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
+	"control": {"golang.org/x/sys/unix"},                                              // who is at the other end of the socket
 	"firewall": {
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
 	},

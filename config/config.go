@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"fsban/detect"
 	"fsban/firewall"
 	"fsban/policy"
 )
@@ -28,6 +29,8 @@ const PasswordEnv = "FSBAN_FREESWITCH_PASSWORD"
 type Config struct {
 	FreeSWITCH FreeSWITCH `yaml:"freeswitch"`
 	CTILog     CTILog     `yaml:"cti_log"`
+	CTIEvent   CTIEvent   `yaml:"cti_event"`
+	Calls      Calls      `yaml:"calls"`
 	Policy     Policy     `yaml:"policy"`
 	Firewall   Firewall   `yaml:"firewall"`
 	State      State      `yaml:"state"`
@@ -42,6 +45,7 @@ type FreeSWITCH struct {
 	User         string `yaml:"user"`
 	Password     Secret `yaml:"password"`
 	PasswordFile string `yaml:"password_file"`
+	Log          bool   `yaml:"log"`
 }
 
 // CTILog says where mod_cti writes what it finds.
@@ -70,6 +74,36 @@ func (c *CTILog) File() string {
 		return ""
 	}
 	return c.Path
+}
+
+// CTIEvent says how mod_cti's own events are called, and their headers.
+type CTIEvent struct {
+	Subclasses   []string `yaml:"subclasses"`
+	IPHeader     string   `yaml:"ip_header"`
+	UserHeader   string   `yaml:"user_header"`
+	ReasonHeader string   `yaml:"reason_header"`
+}
+
+// Calls says which calls of strangers count.
+type Calls struct {
+	Contexts    []string `yaml:"contexts"`
+	DenyPrefix  []string `yaml:"deny_prefix"`
+	AllowPrefix []string `yaml:"allow_prefix"`
+	MaxLength   int      `yaml:"destination_number_max_len"`
+}
+
+// UsesModCTI tells whether anything of mod_cti's is to be read.
+func (c *Config) UsesModCTI() bool { return c.CTILog.File() != "" || len(c.CTIEvent.Subclasses) > 0 }
+
+// Detect returns what a detect.Detector has to know.
+func (c *Config) Detect() detect.Options {
+	o := detect.Options{Calls: detect.Calls{
+		Contexts: c.Calls.Contexts, DenyPrefix: c.Calls.DenyPrefix, AllowPrefix: c.Calls.AllowPrefix, MaxLength: c.Calls.MaxLength,
+	}}
+	for _, s := range c.CTIEvent.Subclasses {
+		o.CTIEvents = append(o.CTIEvents, detect.CTIEvent{Subclass: s, Addr: c.CTIEvent.IPHeader, User: c.CTIEvent.UserHeader, Reason: c.CTIEvent.ReasonHeader})
+	}
+	return o
 }
 
 // Policy says who is banned and for how long, in fail2ban's words.
@@ -160,7 +194,9 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
 // 5, findtime 300, bantime 86400), against a FreeSWITCH with its own defaults.
 func Default() Config {
 	return Config{
-		FreeSWITCH: FreeSWITCH{Address: "127.0.0.1:8021", Password: "ClueCon"},
+		FreeSWITCH: FreeSWITCH{Address: "127.0.0.1:8021", Password: "ClueCon", Log: true},
+		CTIEvent:   CTIEvent{Subclasses: []string{}, IPHeader: "ip", UserHeader: "user", ReasonHeader: "reason"},
+		Calls:      Calls{Contexts: []string{"public"}, DenyPrefix: []string{}, AllowPrefix: []string{}},
 		Policy: Policy{
 			FindTime:   Duration(5 * time.Minute),
 			MaxRetry:   5,

@@ -163,6 +163,12 @@ func TestRightFiles(t *testing.T) {
 		"a password of digits": {"freeswitch:\n  password: 0123\n", func(c *Config) {
 			c.FreeSWITCH.Password = "0123"
 		}},
+		"mod_cti's events": {"cti_event:\n  subclasses: [cti::ban]\n  ip_header: caller_ip\n", func(c *Config) {
+			c.CTIEvent.Subclasses, c.CTIEvent.IPHeader = []string{"cti::ban"}, "caller_ip"
+		}},
+		"the rules of cti.json": {"calls:\n  deny_prefix: [\"00\", +]\n  allow_prefix: [00800]\n  destination_number_max_len: 12\n", func(c *Config) {
+			c.Calls.DenyPrefix, c.Calls.AllowPrefix, c.Calls.MaxLength = []string{"00", "+"}, []string{"00800"}, 12
+		}},
 		"no metrics": {"http:\n  listen: \"\"\n", func(c *Config) { c.HTTP.Listen = "" }},
 		"an empty list": {"policy:\n  ignoreip: []\n", func(c *Config) {
 			c.Policy.IgnoreIP = []netip.Prefix{}

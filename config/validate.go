@@ -25,6 +25,8 @@ func (c *Config) validate(problem func(key, format string, args ...any)) {
 	if p := c.CTILog.Path; p != "" && p != CTILogOff && !filepath.IsAbs(p) {
 		problem("cti_log.path", "%q is not an absolute path, nor %q", p, CTILogOff)
 	}
+	c.CTIEvent.validate(problem)
+	c.Calls.validate(problem)
 	if !filepath.IsAbs(c.State.Directory) {
 		problem("state.directory", "%q is not an absolute path", c.State.Directory)
 	}
@@ -62,6 +64,62 @@ func (f *FreeSWITCH) validate(problem func(key, format string, args ...any)) {
 	if strings.ContainsAny(string(f.Password), "\r\n") {
 		problem("freeswitch.password", "the password has more than one line")
 	}
+}
+
+// maxNames bounds the lists of names; a login's list of events has a bound in FreeSWITCH too.
+const maxNames = 100
+
+func (c *CTIEvent) validate(problem func(key, format string, args ...any)) {
+	if len(c.Subclasses) > maxNames {
+		problem("cti_event.subclasses", "%d names: write at most %d", len(c.Subclasses), maxNames)
+	}
+	for i, s := range c.Subclasses {
+		switch {
+		case !isName(s):
+			problem("cti_event.subclasses", "%.60q is not the name of an event: fsban discover lists those that come", s)
+		case strings.HasPrefix(s, "sofia::"):
+			problem("cti_event.subclasses", "%q is FreeSWITCH's own event, and read already", s)
+		case slices.Contains(c.Subclasses[:i], s):
+			problem("cti_event.subclasses", "%q stands here twice", s)
+		}
+	}
+	for _, h := range []struct{ key, name string }{{"ip_header", c.IPHeader}, {"user_header", c.UserHeader}, {"reason_header", c.ReasonHeader}} {
+		if h.name != "" && !isName(h.name) || h.name == "" && h.key == "ip_header" {
+			problem("cti_event."+h.key, "%.60q is not the name of a header: fsban discover lists those that come", h.name)
+		}
+	}
+}
+
+func (c *Calls) validate(problem func(key, format string, args ...any)) {
+	for _, context := range c.Contexts {
+		if !isName(context) {
+			problem("calls.contexts", "%.60q is not the name of a dialplan context", context)
+		}
+	}
+	numbersBegin(problem, "calls.deny_prefix", c.DenyPrefix)
+	numbersBegin(problem, "calls.allow_prefix", c.AllowPrefix)
+	if len(c.Contexts) > maxNames {
+		problem("calls.contexts", "%d names: write at most %d", len(c.Contexts), maxNames)
+	}
+	if c.MaxLength < 0 || c.MaxLength > 128 {
+		problem("calls.destination_number_max_len", "%d: write 1 to 128, or 0 for any length", c.MaxLength)
+	}
+}
+
+func numbersBegin(problem func(key, format string, args ...any), key string, list []string) {
+	if len(list) > maxNames {
+		problem(key, "%d prefixes: write at most %d", len(list), maxNames)
+	}
+	for _, prefix := range list {
+		if prefix == "" || len(prefix) > 32 || strings.Trim(prefix, "0123456789+*#") != "" {
+			problem(key, "%.60q is not the beginning of a number, like \"00\" or \"+\"", prefix)
+		}
+	}
+}
+
+// isName tells whether s can stand in a command to the event socket as one word.
+func isName(s string) bool {
+	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) && !strings.ContainsAny(s[:1], "+-/")
 }
 
 func (p *Policy) validate(problem func(key, format string, args ...any)) {
