@@ -16,6 +16,7 @@ type Status struct {
 	Ready    bool      `json:"ready"`    // enforcing, and at least one source alive
 	Problems []string  `json:"problems"` // what is wrong, in words; empty when all is well
 	Sources  []Source  `json:"sources"`
+	Speakers []Speaker `json:"speakers"`
 	Firewall Firewall  `json:"firewall"`
 	Policy   Policy    `json:"policy"`
 	Bans     Bans      `json:"bans"`
@@ -28,7 +29,7 @@ type Source struct {
 	Name       string    `json:"name"`
 	Address    string    `json:"address"`
 	Up         bool      `json:"up"`
-	Speaks     bool      `json:"speaks"` // its failed logins count; another source's are only read along
+	Speaks     []string  `json:"speaks"` // the kinds for which its word counts; the others are only read along
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"`
 	Retry      time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes
@@ -36,6 +37,15 @@ type Source struct {
 	Connects   uint64    `json:"connects"`
 	Dropped    uint64    `json:"dropped"` // attempts lost because the queue was full
 	NotAllowed []string  `json:"not_allowed,omitempty"`
+	// Unconfirmed counts attempts that another source should have told of, and did not: they did not count.
+	Unconfirmed uint64 `json:"unconfirmed"`
+}
+
+// A Speaker says whose word counts for a kind of attempt.
+type Speaker struct {
+	Kind   string `json:"kind"`
+	Source string `json:"source"`        // empty: nobody can tell
+	Why    string `json:"why,omitempty"` // it is not a better source
 }
 
 // Firewall is the state of the kernel.

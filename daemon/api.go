@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"fsban/config"
@@ -19,7 +21,8 @@ type api struct{ *Daemon }
 // Status returns what the daemon knows about itself.
 func (a api) Status(ctx context.Context) (control.Status, error) {
 	var never policy.NeverBan
-	if err := a.do(ctx, func(l *loop) { never = l.engine.NeverBan() }); err != nil {
+	var speakers []control.Speaker
+	if err := a.do(ctx, func(l *loop) { never, speakers = l.engine.NeverBan(), l.speakers() }); err != nil {
 		return control.Status{}, err
 	}
 	why := a.unready()
@@ -30,7 +33,8 @@ func (a api) Status(ctx context.Context) (control.Status, error) {
 		Started:  a.started,
 		Ready:    len(why) == 0,
 		Problems: append([]string{}, why...),
-		Sources:  a.sources(),
+		Sources:  a.sourceStatus(speakers),
+		Speakers: speakers,
 		Firewall: a.firewallStatus(),
 		Policy: control.Policy{
 			FindTime: p.FindTime.String(), MaxRetry: p.MaxRetry, BanTime: p.BanTime.String(), NeverBan: never.Strings(),
@@ -56,7 +60,7 @@ func (a api) troubles(s *control.Status) []string {
 		list = append(list, "bans are in force but not on disk: "+err.Error())
 	}
 	for _, src := range s.Sources {
-		if src.Name == policy.CTILog.String() && src.Speaks {
+		if src.Name == policy.CTILog.String() && slices.Contains(src.Speaks, policy.AuthFailure.String()) {
 			list = append(list, "only mod_cti's log speaks: "+s.Sources[0].Error)
 		}
 		if len(src.NotAllowed) > 0 {
@@ -72,36 +76,65 @@ func (a api) troubles(s *control.Status) []string {
 	return list
 }
 
-func (a api) sourceStatus() control.Source {
-	state := a.client.State()
-	s := control.Source{
-		Name: policy.Event.String(), Address: a.cfg.FreeSWITCH.Address, Up: state.Up, Since: state.Since,
-		Retry: state.Retry, Connects: state.Connects, Dropped: a.dropped.Load(), NotAllowed: state.Denied,
+// speakers tells whose word counts for what.
+func (l *loop) speakers() []control.Speaker {
+	l.hear(time.Now())
+	var list []control.Speaker
+	for _, k := range policy.Kinds() {
+		speaker := control.Speaker{Kind: k.String()}
+		source, why, ok := l.arbiter.Speaker(k)
+		if speaker.Why = why; ok {
+			speaker.Source = source.String()
+		}
+		list = append(list, speaker)
 	}
+	return list
+}
+
+// sourceStatus tells of each source that the configuration has, the event socket first.
+func (a api) sourceStatus(speakers []control.Speaker) []control.Source {
+	var list []control.Source
+	for _, source := range a.sources() {
+		s := control.Source{Name: source.String(), Up: a.alive[source].Load(), Unconfirmed: a.alone[source].Load(), Speaks: []string{}}
+		if us := a.told[source].Load(); us > 0 {
+			s.LastEvent = time.UnixMicro(us)
+		}
+		for _, speaker := range speakers {
+			if speaker.Source == s.Name {
+				s.Speaks = append(s.Speaks, speaker.Kind)
+			}
+		}
+		switch source {
+		case policy.Event:
+			a.socketStatus(&s)
+		case policy.CTIEvent:
+			s.Address = strings.Join(a.cfg.CTIEvent.Subclasses, " ")
+		case policy.CTILog:
+			a.logStatus(&s)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func (a api) socketStatus(s *control.Source) {
+	state := a.client.State()
+	s.Address, s.Up, s.Since, s.Retry = a.cfg.FreeSWITCH.Address, state.Up, state.Since, state.Retry
+	s.Connects, s.Dropped, s.NotAllowed = state.Connects, a.dropped.Load(), state.Denied
 	if state.Err != nil {
 		s.Error = state.Err.Error()
 	}
-	s.Speaks = state.Up
 	if us := a.lastEvent.Load(); us > 0 {
 		s.LastEvent = time.UnixMicro(us)
 	}
-	return s
 }
 
-// sources are the event socket and, where there is one, mod_cti's log.
-func (a api) sources() []control.Source {
-	event := a.sourceStatus()
-	if a.ctilog == nil {
-		return []control.Source{event}
-	}
+func (a api) logStatus(s *control.Source) {
 	state := a.ctilog.Status()
-	log := control.Source{
-		Name: policy.CTILog.String(), Address: a.cfg.CTILog.File(), Up: state.Following, LastEvent: state.LastLine, Speaks: !event.Up && state.Following,
-	}
+	s.Address, s.LastEvent = a.cfg.CTILog.File(), state.LastLine
 	if state.Err != nil {
-		log.Error = state.Err.Error()
+		s.Error = state.Err.Error()
 	}
-	return []control.Source{event, log}
 }
 
 func (a api) firewallStatus() control.Firewall {

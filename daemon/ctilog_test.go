@@ -38,8 +38,9 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	r := start(t, fs, cfg)
 	r.ready()
 	r.eventually("the log is followed", r.followsLog)
+	r.eventually("it is read back", func() bool { return r.counts[policy.AuthFailure].Load() == 1 })
 	r.eventually("the socket is up", func() bool { return r.Daemon.client.State().Up })
-	lines := uint64(0)
+	lines := uint64(1)
 	both := func(who string) {
 		at := time.Now()
 		fs.Emit(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr(who), User: "1000"}, at)
@@ -65,8 +66,8 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	if got := fmt.Sprint(r.banned()); got != "[203.0.113.1/32]" {
 		t.Fatalf("banned %s", got)
 	}
-	if got := r.counts[policy.AuthFailure].Load(); got != 5 {
-		t.Errorf("%d failures counted, want 5", got)
+	if got := r.counts[policy.AuthFailure].Load(); got != 6 {
+		t.Errorf("%d failures counted, want 6", got)
 	}
 
 	// The socket is gone: the log speaks.
@@ -95,15 +96,15 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 		both("203.0.113.3")
 	}
 	read()
-	if got := r.counts[policy.AuthFailure].Load(); got != 14 {
-		t.Errorf("%d failures counted, want 14", got)
+	if got := r.counts[policy.AuthFailure].Load(); got != 15 {
+		t.Errorf("%d failures counted, want 15", got)
 	}
 	// A line of a failure from before the socket came back may wait a moment for its event.
 	if err := r.do(t.Context(), func(l *loop) { l.countDue(time.Now().Add(time.Minute)) }); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.counts[policy.AuthFailure].Load(); got != 14 {
-		t.Errorf("%d failures counted after the wait, want 14", got)
+	if got := r.counts[policy.AuthFailure].Load(); got != 15 {
+		t.Errorf("%d failures counted after the wait, want 15", got)
 	}
 	if got := len(r.banned()); got != 2 {
 		t.Errorf("%d banned", got)

@@ -33,10 +33,6 @@ import (
 	"fsban/policy"
 )
 
-// queueSize is how many attempts may wait for the decision loop: most of a second of the worst flood that a FreeSWITCH
-// can report. Beyond it attempts are dropped and counted; reading never waits.
-const queueSize = 8192
-
 // Options are what a Daemon needs beside its configuration.
 type Options struct {
 	Log               *slog.Logger
@@ -59,15 +55,23 @@ type Daemon struct {
 	detector *detect.Detector // the event socket's
 	ctilog   *ctilog.Follower // mod_cti's log; nil: none
 	lines    *detect.Detector // the log's
+	alive    [policy.NumSources]atomic.Bool
+	told     [policy.NumSources]atomic.Int64  // when, unix microseconds
+	alone    [policy.NumSources]atomic.Uint64 // reports that did not count and that nobody confirmed
+	speaking [policy.NumKinds]atomic.Int32    // the source whose word counts, and 1; 0: nobody's
 	registry *prometheus.Registry
 	metrics  *metrics
 
-	attempts chan sighting
+	loop     *loop
+	attempts chan sighting // from the event socket, which is never kept waiting
+	read     chan sighting // from mod_cti's log, which waits
+	halt     chan struct{} // closed when nothing is to be read any more
 	requests chan func(*loop)
 	changed  chan struct{} // something that unready looks at has changed
 	newPeer  chan struct{} // peer has changed
 
 	lastError        string       // of the event socket, as last logged; the reader's own
+	gapTold          bool         // that the log could not be read on where it was; its follower's own
 	lastEvent        atomic.Int64 // unix microseconds
 	tracked, evicted atomic.Int64
 	counts           [policy.NumKinds]atomic.Uint64 // attempts by kind
@@ -77,12 +81,6 @@ type Daemon struct {
 
 	mu   sync.Mutex
 	peer netip.Addr // of the event socket
-}
-
-// A sighting is an attempt on its way to the decision loop.
-type sighting struct {
-	policy.Attempt
-	read time.Time
 }
 
 // Run runs fsban with cfg until ctx ends. It returns nil after an orderly end: every ban stays in force and on disk.
@@ -98,9 +96,11 @@ func Run(ctx context.Context, cfg config.Config, opts Options) error {
 func open(cfg config.Config, opts Options) (*Daemon, error) {
 	d := &Daemon{
 		cfg: cfg, log: opts.Log, opts: opts, started: time.Now(),
-		detector: detect.New(),
+		detector: detect.New(cfg.Detect()),
 		registry: prometheus.NewRegistry(),
 		attempts: make(chan sighting, queueSize),
+		read:     make(chan sighting, 64),
+		halt:     make(chan struct{}),
 		requests: make(chan func(*loop)),
 		changed:  make(chan struct{}, 1),
 		newPeer:  make(chan struct{}, 1),
@@ -115,25 +115,11 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 	if err := d.openFirewall(); err != nil {
 		return nil, errors.Join(err, d.ledger.Close())
 	}
-	socket := esl.Options{
-		User:       cfg.FreeSWITCH.User,
-		Password:   string(cfg.FreeSWITCH.Password),
-		Fields:     detect.Fields,
-		Events:     []string{"HEARTBEAT"},
-		Subclasses: detect.Subclasses,
-		Required:   detect.Required,
-		OnEvent:    d.onEvent,
-		OnState:    d.onState,
-	}
-	if opts.tune != nil {
-		opts.tune(&socket)
-	}
-	d.client = esl.NewClient(cfg.FreeSWITCH.Address, socket)
-	if file := cfg.CTILog.File(); file != "" {
-		d.lines = detect.New()
-		d.ctilog = ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, FromEnd: true})
-	}
+	d.openSocket()
 	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision, cfg.Policy.Rule().Name)
+	d.loop = d.newLoop()
+	from := d.loop.restore()
+	d.openLog(from)
 	return d, nil
 }
 
@@ -171,14 +157,14 @@ func (d *Daemon) run(ctx context.Context) error {
 		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.backend.Close())
 	}
 
-	loop := d.newLoop()
 	keepers, stopKeepers := newStage(ctx) // kernel and disk
 	keepers.run("firewall", d.enforcer.Run)
 	keepers.run("ledger", d.ledger.Run)
 	deciders, stopDeciders := newStage(ctx)
-	deciders.run("decisions", loop.run)
+	deciders.run("decisions", d.loop.run)
 
 	sources, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { close(d.halt) })()
 	sources.Go(func() error { return d.client.Run(ctx) })
 	if d.ctilog != nil {
 		sources.Go(func() error { return d.ctilog.Run(ctx) })
@@ -229,87 +215,6 @@ func ignoreCanceled(err error) error {
 	return err
 }
 
-// onEvent runs in the reader's goroutine: detect, hand over, never wait.
-func (d *Daemon) onEvent(ev *esl.Event) {
-	now := time.Now()
-	d.lastEvent.Store(now.UnixMicro())
-	a, outcome := d.detector.Event(ev, now)
-	d.metrics.events[outcome].Inc()
-	if outcome != detect.Attempt && outcome != detect.ClockAdrift {
-		return
-	}
-	d.offer(a, now)
-}
-
-// offer hands an attempt to the decision loop. It never waits.
-func (d *Daemon) offer(a policy.Attempt, read time.Time) {
-	d.metrics.attempts[a.Source][a.Kind].Inc()
-	select {
-	case d.attempts <- sighting{a, read}:
-	default:
-		d.dropped.Add(1)
-	}
-}
-
-// onLine runs in the log follower's goroutine.
-func (d *Daemon) onLine(line ctilog.Line) {
-	outcome := detect.NotUnderstood
-	if !line.Torn { // its first word may be the middle of another one
-		now := time.Now()
-		var a policy.Attempt
-		a, outcome = d.lines.CTILine(line.Text, now)
-		if outcome == detect.Attempt && detect.Adrift(a.At, now) {
-			a.At, outcome = now, detect.ClockAdrift
-		}
-		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
-			d.offer(a, now)
-		}
-	}
-	d.metrics.lines[outcome].Inc()
-}
-
-func (d *Daemon) onLog(s ctilog.Status) {
-	switch {
-	case s.Err != nil:
-		d.log.Warn("mod_cti's log cannot be read (cti_log.path): trying again", "error", s.Err)
-	case s.Following:
-		d.log.Info("following mod_cti's log", "file", d.cfg.CTILog.File())
-	}
-	d.wake()
-}
-
-func (d *Daemon) onState(s esl.State) {
-	switch {
-	case s.Up:
-		d.log.Info("event socket is up", "address", d.cfg.FreeSWITCH.Address, "connects", s.Connects)
-		if len(s.Denied) > 0 {
-			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", s.Denied)
-		}
-		if peer, ok := s.Peer.(*net.TCPAddr); ok {
-			d.mu.Lock()
-			d.peer = peer.AddrPort().Addr().Unmap()
-			d.mu.Unlock()
-			select {
-			case d.newPeer <- struct{}{}:
-			default:
-			}
-		}
-		d.lastError = ""
-	case s.Err != nil:
-		d.metrics.sourceErrs[s.Err.Reason].Inc()
-		level := slog.LevelWarn
-		switch {
-		case s.Err.Error() == d.lastError:
-			level = slog.LevelDebug // said once; the state is in status and metrics
-		case s.Err.Reason.Permanent():
-			level = slog.LevelError
-		}
-		d.lastError = s.Err.Error()
-		d.log.Log(context.Background(), level, s.Err.Error(), "reason", s.Err.Reason, "retry", time.Until(s.Retry).Round(time.Millisecond))
-	}
-	d.wake()
-}
-
 func (d *Daemon) onFirewall(s firewall.Status) {
 	if s.Enforcing {
 		d.log.Info("firewall is enforcing", "backend", s.Backend, "repairs", s.Repairs)
@@ -347,8 +252,6 @@ func (d *Daemon) unready() []string {
 	}
 	return why
 }
-
-func (d *Daemon) followsLog() bool { return d.ctilog != nil && d.ctilog.Status().Following }
 
 // announce tells systemd when fsban is ready, and what is wrong while it is not.
 func (d *Daemon) announce(ctx context.Context) error {

@@ -411,7 +411,7 @@ func TestALoginThatMayNotSeeEverythingSaysSo(t *testing.T) {
 	cfg.FreeSWITCH.User = "guard@example.com"
 	r := start(t, fs, cfg)
 	r.ready()
-	if p := fmt.Sprint(r.status().Problems); !strings.Contains(p, "may not see [sofia::pre_register sofia::register]") {
+	if p := fmt.Sprint(r.status().Problems); !strings.Contains(p, "may not see [sofia::pre_register sofia::register CHANNEL_HANGUP_COMPLETE log]") {
 		t.Errorf("problems %s", p)
 	}
 	r.fail("203.0.113.1", 5)

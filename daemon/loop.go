@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"fsban/ctilog"
 	"fsban/detect"
 	"fsban/firewall"
 	"fsban/ledger"
@@ -18,21 +19,21 @@ import (
 type loop struct {
 	*Daemon
 	engine  *policy.Engine
-	arbiter *detect.Arbiter // nil where there is one source only
+	arbiter *detect.Arbiter
+	place   logPlace  // how far the log counts
+	known   time.Time // what it told of before counted already when we began
+	changed bool      // since the journal was sealed
 }
 
 func (d *Daemon) newLoop() *loop {
 	p := &d.cfg.Policy
 	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
-	l := &loop{Daemon: d, engine: policy.NewEngine(p.Rule(), policy.NeverBan{}, opts)}
-	if d.ctilog != nil {
-		l.arbiter = detect.NewArbiter()
-	}
+	l := &loop{Daemon: d, engine: policy.NewEngine(p.Rule(), policy.NeverBan{}, opts), arbiter: detect.NewArbiter(d.sources()...)}
 	l.setNeverBan(d.neverBan())
 	return l
 }
 
-// run decides until ctx ends, then what is still in the queue.
+// run decides until ctx ends, then what is still in the queues.
 func (l *loop) run(ctx context.Context) error {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -40,20 +41,49 @@ func (l *loop) run(ctx context.Context) error {
 		select {
 		case s := <-l.attempts:
 			l.decide(&s)
+		case s := <-l.read:
+			l.decide(&s)
 		case f := <-l.requests:
 			f(l)
 		case now := <-ticker.C:
-			for range l.ledger.Expire(now) {
-				l.metrics.unbans[causeExpired].Inc()
-			}
-			l.countDue(now)
+			l.tick(now)
 		case <-ctx.Done():
-			for len(l.attempts) > 0 {
-				s := <-l.attempts
-				l.decide(&s)
+			for len(l.attempts)+len(l.read) > 0 {
+				select {
+				case s := <-l.attempts:
+					l.decide(&s)
+				case s := <-l.read:
+					l.decide(&s)
+				}
 			}
+			l.seal(time.Now())
 			return ctx.Err()
 		}
+	}
+}
+
+// tick does what is due without an attempt, every second.
+func (l *loop) tick(now time.Time) {
+	for range l.ledger.Expire(now) {
+		l.metrics.unbans[causeExpired].Inc()
+	}
+	l.hear(now)
+	l.countDue(now)
+	l.seal(now)
+	l.showSources()
+}
+
+// showSources puts what the arbiter knows where metrics can see it.
+func (l *loop) showSources() {
+	for k := range policy.NumKinds {
+		speaker := int32(0)
+		if s, _, ok := l.arbiter.Speaker(k); ok {
+			speaker = int32(s) + 1
+		}
+		l.speaking[k].Store(speaker)
+	}
+	for s := range policy.NumSources {
+		l.alone[s].Store(l.arbiter.Alone(s))
 	}
 }
 
@@ -71,23 +101,33 @@ func (d *Daemon) do(ctx context.Context, f func(*loop)) error {
 
 // decide is what becomes of one attempt.
 func (l *loop) decide(s *sighting) {
-	if l.arbiter != nil {
-		l.arbiter.EventsUp(l.client.State().Up, s.read)
-		if !l.arbiter.Counts(&s.Attempt, s.read) {
-			return
-		}
-	}
-	l.count(s)
-}
-
-// countDue counts the log's lines of which the event socket should have told, and has not.
-func (l *loop) countDue(now time.Time) {
-	if l.arbiter == nil {
+	l.hear(s.read)
+	if s.again && (s.At.Before(l.known) || l.arbiter.Told(&s.Attempt)) {
 		return
 	}
-	l.arbiter.EventsUp(l.client.State().Up, now)
+	if l.arbiter.Counts(&s.Attempt, s.read) {
+		l.count(s)
+	}
+	if s.next != (ctilog.Position{}) {
+		newFile := s.next.File.Ino != l.place.File.Ino
+		l.place, l.changed = logPlace{s.next, s.At}, true
+		if newFile { // the one of the last seal may go away
+			l.seal(s.read)
+		}
+	}
+}
+
+// hear tells the arbiter which sources can be heard.
+func (l *loop) hear(now time.Time) {
+	for source := range policy.NumSources {
+		l.arbiter.Alive(source, l.alive[source].Load(), now)
+	}
+}
+
+// countDue counts what the source that speaks should have told of, and has not before it was gone.
+func (l *loop) countDue(now time.Time) {
 	for _, a := range l.arbiter.Due(now) {
-		l.count(&sighting{a, now})
+		l.count(&sighting{Attempt: a, read: now})
 	}
 }
 
@@ -104,19 +144,28 @@ func (l *loop) count(s *sighting) {
 		l.spared.Add(1)
 		l.debug("spared: never banned", s, &decision)
 	case policy.Counted:
+		l.note(&s.Attempt)
 		l.debug("counted", s, &decision)
 	case policy.BanNow:
-		err := l.ban(ledger.Ban{
-			Prefix: decision.Prefix, Since: decision.Since, Until: decision.Until, Rule: decision.Rule.Name,
-			Attempts: decision.Count, Source: s.Source, Evidence: decision.Evidence,
-		}, s.read)
-		if err != nil {
-			l.log.Error("not banned", "addr", decision.Prefix, "error", err)
-		}
+		l.note(&s.Attempt)
+		l.banFor(&decision, s.Source, s.read)
 	}
 	stats := l.engine.Stats()
 	l.tracked.Store(int64(stats.Tracked))
 	l.evicted.Store(int64(stats.Evicted))
+}
+
+// banFor makes the ban that a rule decided on, unless it is over already: what is read back may be old.
+func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) {
+	b := ledger.Ban{
+		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence,
+	}
+	if b.Over(read) {
+		return
+	}
+	if err := l.ban(b, read); err != nil {
+		l.log.Error("not banned", "addr", d.Prefix, "error", err)
+	}
 }
 
 // debug logs one attempt, at no cost where debug is off.
@@ -145,7 +194,7 @@ func (l *loop) ban(b ledger.Ban, cause time.Time) error {
 func (l *loop) unban(b ledger.Ban, cause, by string) {
 	l.enforcer.Unban(b.Prefix, time.Now())
 	l.ledger.Remove(b.Prefix)
-	l.engine.Forget(b.Prefix)
+	l.forget(b.Prefix)
 	l.metrics.unbans[cause].Inc()
 	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, text("by", by))
 }

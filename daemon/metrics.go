@@ -16,6 +16,7 @@ import (
 type metrics struct {
 	attempts   map[policy.Source]map[policy.Kind]prometheus.Counter
 	lines      map[detect.Outcome]prometheus.Counter // of mod_cti's log
+	frames     map[detect.Outcome]prometheus.Counter // of FreeSWITCH's log
 	events     map[detect.Outcome]prometheus.Counter
 	whileBan   prometheus.Counter
 	bans       map[string]prometheus.Counter // by rule
@@ -39,6 +40,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	m := &metrics{
 		attempts:   make(map[policy.Source]map[policy.Kind]prometheus.Counter),
 		lines:      make(map[detect.Outcome]prometheus.Counter),
+		frames:     make(map[detect.Outcome]prometheus.Counter),
 		events:     make(map[detect.Outcome]prometheus.Counter),
 		bans:       make(map[string]prometheus.Counter),
 		unbans:     make(map[string]prometheus.Counter),
@@ -64,8 +66,10 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	// What happens.
 	attempts := vec("fsban_attempts_total", "Attempts that a source told of, by kind. Two sources may tell of the same one: it is decided on once.", "source", "kind")
 	for source, kinds := range map[policy.Source][]policy.Kind{
-		policy.Event:  {policy.AuthFailure, policy.Challenge, policy.AuthSuccess},
-		policy.CTILog: {policy.AuthFailure, policy.Violation},
+		policy.Event:    {policy.AuthFailure, policy.Challenge, policy.AuthSuccess, policy.CallReject},
+		policy.CTIEvent: {policy.AuthFailure, policy.Violation},
+		policy.ESLLog:   {policy.AuthFailure, policy.Violation, policy.ACLReject},
+		policy.CTILog:   {policy.AuthFailure, policy.Violation},
 	} {
 		m.attempts[source] = make(map[policy.Kind]prometheus.Counter)
 		for _, k := range kinds {
@@ -79,6 +83,10 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 	lines := vec("fsban_cti_log_lines_total", "Lines of mod_cti's log, by what became of them.", "outcome")
 	for _, o := range detect.LineOutcomes {
 		m.lines[o] = lines.WithLabelValues(string(o))
+	}
+	frames := vec("fsban_log_frames_total", "Lines of FreeSWITCH's log that the event socket sent, by what became of them. forged: a peer's text that looks like a line of FreeSWITCH's own.", "outcome")
+	for _, o := range detect.LogOutcomes {
+		m.frames[o] = frames.WithLabelValues(string(o))
 	}
 	counterOf("fsban_frames_skipped_total", "Frames of the event socket of an unknown type.",
 		func() float64 { return float64(d.client.Skipped()) })
@@ -113,6 +121,26 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 		func() float64 { return boolean(d.client.State().Up) })
 	gauge("fsban_cti_log_following", "1 while mod_cti's log is open and read.",
 		func() float64 { return boolean(d.followsLog()) })
+	speaking := func(s policy.Source, k policy.Kind) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fsban_source_speaking", Help: "1 where the attempts of a kind that a source tells of count; what the others tell of is only read along.",
+			ConstLabels: prometheus.Labels{"source": s.String(), "kind": k.String()},
+		}, func() float64 { return boolean(d.speaking[k].Load() == int32(s)+1) }))
+	}
+	for _, k := range policy.Kinds() {
+		for _, s := range detect.Sources(k) {
+			speaking(s, k)
+		}
+	}
+	unconfirmed := func(s policy.Source) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "fsban_attempts_unconfirmed_total", Help: "Attempts that a source told of while another one spoke, which never told of them: not counted.",
+			ConstLabels: prometheus.Labels{"source": s.String()},
+		}, func() float64 { return float64(d.alone[s].Load()) }))
+	}
+	for _, s := range []policy.Source{policy.CTIEvent, policy.ESLLog, policy.CTILog} {
+		unconfirmed(s)
+	}
 	counterOf("fsban_event_socket_connects_total", "How often the event socket came up.",
 		func() float64 { return float64(d.client.State().Connects) })
 	failures := vec("fsban_event_socket_errors_total", "Connections that failed or ended, by reason.", "reason")
@@ -138,6 +166,8 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 		func() float64 { return float64(d.enforcer.Status().Repairs) })
 	counterOf("fsban_firewall_restored_total", "Bans that were missing in the kernel, and were put back.",
 		func() float64 { return float64(d.enforcer.Status().Restored) })
+	counterOf("fsban_journal_lost_total", "Attempts that a restart would not know of, because the disk did not take them.",
+		func() float64 { return float64(d.ledger.Lost()) })
 	counterOf("fsban_ledger_failures_total", "Writes of the state file that failed. They are repeated.",
 		func() float64 { n, _ := d.ledger.Failures(); return float64(n) })
 	gauge("fsban_ready", "1 while fsban enforces bans and at least one source is alive.",

@@ -54,10 +54,10 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		fmt.Fprintf(out, "  %-10s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	for _, src := range s.Sources {
-		line := fmt.Sprintf("%s %s: ", src.Name, src.Address)
+		line := strings.TrimRight(src.Name+" "+src.Address, " ") + ": "
 		switch {
 		case src.Up && src.Since.IsZero():
-			line += "followed"
+			line += "heard"
 		case src.Up:
 			line += "up for " + short(now.Sub(src.Since))
 		case src.Retry.After(now):
@@ -68,8 +68,14 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		if !src.LastEvent.IsZero() {
 			line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
 		}
-		if src.Up && !src.Speaks {
+		switch {
+		case len(src.Speaks) > 0:
+			line += ", speaks for " + strings.Join(src.Speaks, ", ")
+		case src.Up:
 			line += ", in reserve"
+		}
+		if src.Unconfirmed > 0 {
+			line += fmt.Sprintf(", %d attempts that nobody confirmed", src.Unconfirmed)
 		}
 		row("source", "%s", line)
 	}
@@ -91,8 +97,8 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		packets += d.Packets
 	}
 	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", s.Bans.IPv4+s.Bans.IPv6, s.Bans.IPv4, s.Bans.IPv6, s.Bans.Made, packets)
-	row("seen", "%d failures, %d challenges, %d successes, %d from addresses never banned",
-		s.Attempts["auth_failure"], s.Attempts["challenge"], s.Attempts["auth_success"], s.Policy.Spared)
+	row("seen", "%d failures, %d violations, %d calls refused, %d refused by access lists, %d challenges, %d successes; %d from addresses never banned",
+		s.Attempts["auth_failure"], s.Attempts["violation"], s.Attempts["call_reject"], s.Attempts["acl_reject"], s.Attempts["challenge"], s.Attempts["auth_success"], s.Policy.Spared)
 	row("policy", "%d failures in %s: banned for %s; %d addresses watched", s.Policy.MaxRetry, s.Policy.FindTime, s.Policy.BanTime, s.Policy.Tracked)
 	row("never ban", "%s", strings.Join(s.Policy.NeverBan, ", "))
 }

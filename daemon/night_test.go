@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"fsban/internal/fakeswitch"
+	"fsban/ledger"
+)
+
+// A night is ten thousand failures of three hundred addresses, each told three times, in ragged order: by sofia's events,
+// by mod_cti's line on the log stream, and by its file. It takes ten seconds.
+const (
+	nightFailures  = 10_000
+	nightAddresses = 300
+	nightLength    = 10 * time.Second
+	nightRagged    = 60 * time.Millisecond
+)
+
+// A happening is what comes next in the night.
+type happening struct {
+	after time.Duration
+	do    func()
+}
+
+// TestANightCountsExactly plays a night while a script kills and restores the event socket, kills the daemon with SIGKILL
+// and starts it again, and rotates and truncates the log. What was counted of each address must be what it did.
+func TestANightCountsExactly(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	address := fs.Addr()
+	cfg := configFor(t, fs)
+	cfg.Policy.MaxRetry = 1000 // nobody is banned: a ban would end the counting
+	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "log", "cti_fail2ban.log")
+	if err := os.Mkdir(filepath.Dir(cfg.CTILog.Path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log := &ctiWriter{t: t, path: cfg.CTILog.Path}
+	log.open()
+	p := spawn(t, &cfg)
+	subscribed := func() {
+		if err := fs.WaitSubscribed(t.Context(), "sofia::register_failure"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subscribed()
+
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, seed))
+	upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
+	truth := make(map[netip.Addr]int)
+	var night []happening
+	begin := time.Now().Add(100 * time.Millisecond)
+	for range nightFailures {
+		after := upTo(nightLength)
+		at := begin.Add(after)
+		addr := netip.AddrFrom4([4]byte{203, 0, 113 + byte(rng.IntN(2)), byte(rng.IntN(nightAddresses / 2))})
+		truth[addr]++
+		c := fakeswitch.Caller{Addr: addr, User: fmt.Sprint(1000 + rng.IntN(3))}
+		night = append(night,
+			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.WrongPassword, c, at) }},
+			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.CTILine, c, at) }},
+			happening{after + upTo(nightRagged), func() { log.failure(c, at) }})
+	}
+	script := func(after time.Duration, do func()) { night = append(night, happening{after, do}) }
+	kill := func() {
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.cmd.Wait()
+	}
+	again := func() { p = spawn(t, &cfg) }
+	socketDies := func(how fakeswitch.Ending) func() {
+		return func() {
+			fs.CloseListener()
+			fs.End(how)
+		}
+	}
+	socketBack := func() {
+		if err := fs.Listen(address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script(800*time.Millisecond, func() { fs.End(fakeswitch.Kill) })
+	script(1500*time.Millisecond, log.rotate)
+	script(2000*time.Millisecond, socketDies(fakeswitch.HalfFrame))
+	script(2600*time.Millisecond, socketBack)
+	script(3300*time.Millisecond, kill)
+	script(3500*time.Millisecond, log.rotate) // while nobody reads
+	script(3700*time.Millisecond, again)
+	script(4600*time.Millisecond, log.removeAndCreate)
+	script(5200*time.Millisecond, socketDies(fakeswitch.Reset))
+	script(5400*time.Millisecond, kill)
+	script(5450*time.Millisecond, again) // the file alone
+	script(6000*time.Millisecond, socketBack)
+	script(6800*time.Millisecond, log.copyTruncate) // events speak: nothing is lost
+	script(7400*time.Millisecond, socketDies(fakeswitch.Kill))
+	script(7800*time.Millisecond, func() { // the file speaks
+		log.copyTruncate()
+		log.discarded++
+	})
+	script(8200*time.Millisecond, socketBack)
+	script(8600*time.Millisecond, func() { fs.End(fakeswitch.Reload) })
+	script(9000*time.Millisecond, kill)
+	script(9001*time.Millisecond, again)
+	slices.SortStableFunc(night, func(a, b happening) int { return int(a.after - b.after) })
+	for _, h := range night {
+		time.Sleep(time.Until(begin.Add(h.after)))
+		h.do()
+	}
+	// What the sources told last must be read, and sealed.
+	subscribed()
+	time.Sleep(3 * time.Second)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, p.log)
+	}
+
+	counted := make(map[netip.Addr]int)
+	total := 0
+	l, err := ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, unreadable, err := l.Journal(func(e ledger.Entry) { counted[e.Attempt.Addr]++; total++ }); err != nil || unreadable > 0 {
+		t.Fatal(err, unreadable)
+	}
+	// A truncation costs a line at most, where the file alone spoke.
+	t.Logf("%d of %d counted; %d lines may be lost to copytruncate", total, nightFailures, log.discarded)
+	off := 0
+	for addr, n := range truth {
+		if counted[addr] > n || counted[addr] < n-log.discarded {
+			t.Errorf("%v: %d counted of %d", addr, counted[addr], n)
+		}
+		off += n - counted[addr]
+	}
+	if off < 0 || off > log.discarded || len(counted) > len(truth) {
+		t.Errorf("%d failures are missing, %d may be; %d addresses of %d", off, log.discarded, len(counted), len(truth))
+	}
+	if t.Failed() {
+		t.Logf("the last daemon's log:\n%s", p.log)
+	}
+}
+
+// A ctiWriter writes mod_cti's file, and has it rotated.
+type ctiWriter struct {
+	t         *testing.T
+	path      string
+	file      *os.File
+	rotations int
+	discarded int
+}
+
+func (w *ctiWriter) check(errs ...error) {
+	w.t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *ctiWriter) open() {
+	var err error
+	w.file, err = os.OpenFile(w.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	w.check(err)
+}
+
+func (w *ctiWriter) failure(c fakeswitch.Caller, at time.Time) {
+	_, err := fmt.Fprintf(w.file, "ip[%s] user[%s] at[%s] Registration failed\n", c.Addr, c.User, at.Format("2006-01-02T15:04:05.000000-0700"))
+	w.check(err)
+}
+
+// rotate renames the file. The writer writes on to it for a while, as a program does that is told a moment later.
+func (w *ctiWriter) rotate() {
+	w.rotations++
+	w.check(os.Rename(w.path, fmt.Sprintf("%s.%d", w.path, 100-w.rotations)))
+	old := w.file
+	for range 20 {
+		_, err := fmt.Fprintln(old, "a late line that is none")
+		w.check(err)
+	}
+	w.check(old.Close())
+	w.open()
+}
+
+func (w *ctiWriter) removeAndCreate() {
+	// What is in the file that is removed was read, or is lost: give the reader a moment, as nobody could in earnest.
+	time.Sleep(300 * time.Millisecond)
+	w.check(os.Remove(w.path), w.file.Close())
+	w.open()
+}
+
+// copyTruncate does what logrotate does. What is written between the two is gone, here nothing; but the first line of the
+// file that is cut may be the end of one, as far as a reader can know, so it is not believed.
+func (w *ctiWriter) copyTruncate() {
+	w.rotations++
+	data, err := os.ReadFile(w.path)
+	w.check(err, os.WriteFile(fmt.Sprintf("%s.%d", w.path, 100-w.rotations), data, 0o644), os.Truncate(w.path, 0))
+}

@@ -1,0 +1,217 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	"fsban/ctilog"
+	"fsban/detect"
+	"fsban/esl"
+	"fsban/policy"
+)
+
+// queueSize is how many attempts may wait for the decision loop: most of a second of the worst flood that a FreeSWITCH
+// can report. Beyond it attempts are dropped and counted; the event socket is read without waiting.
+const queueSize = 8192
+
+// A sighting is an attempt on its way to the decision loop.
+type sighting struct {
+	policy.Attempt
+	read time.Time
+
+	// Of a line of mod_cti's log:
+	next  ctilog.Position // where the log goes on behind it
+	again bool            // it may have been read before
+}
+
+// Levels of FreeSWITCH's log (switch_types.h).
+const (
+	levelWarning = 4 // refusals by access lists
+	levelNotice  = 5 // and what mod_cti writes to its file
+)
+
+// openSocket makes the client of the event socket. It starts nothing.
+func (d *Daemon) openSocket() {
+	socket := esl.Options{
+		User:       d.cfg.FreeSWITCH.User,
+		Password:   string(d.cfg.FreeSWITCH.Password),
+		Fields:     d.detector.Fields(),
+		Events:     []string{"HEARTBEAT"},
+		Subclasses: d.detector.Subclasses(),
+		Required:   detect.Required,
+		OnEvent:    d.onEvent,
+		OnLog:      d.onFrame,
+		OnState:    d.onState,
+	}
+	if d.cfg.FreeSWITCH.Log {
+		socket.LogLevel = levelWarning
+		if d.cfg.UsesModCTI() {
+			socket.LogLevel = levelNotice
+		}
+	}
+	if filters := d.detector.CallFilters(); len(filters) > 0 {
+		calls := esl.Filtered{Event: detect.CallEvent}
+		for _, f := range filters {
+			calls.Only = append(calls.Only, esl.Filter{Header: f[0], Value: f[1]})
+		}
+		socket.Filtered = []esl.Filtered{calls}
+	}
+	if d.opts.tune != nil {
+		d.opts.tune(&socket)
+	}
+	d.client = esl.NewClient(d.cfg.FreeSWITCH.Address, socket)
+}
+
+// openLog makes the follower of mod_cti's log, if there is one to follow. It starts nothing.
+func (d *Daemon) openLog(from logPlace) {
+	file := d.cfg.CTILog.File()
+	if file == "" {
+		return
+	}
+	since := d.started.Add(-d.loop.memory())
+	if d.loop.known.After(since) {
+		since = d.loop.known
+	}
+	d.lines = detect.New(detect.Options{})
+	d.ctilog = ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, From: from.Position, Since: since, Time: detect.CTITime})
+}
+
+// sources are those that this configuration has.
+func (d *Daemon) sources() []policy.Source {
+	list := []policy.Source{policy.Event}
+	if len(d.cfg.CTIEvent.Subclasses) > 0 {
+		list = append(list, policy.CTIEvent)
+	}
+	if d.cfg.FreeSWITCH.Log {
+		list = append(list, policy.ESLLog)
+	}
+	if d.cfg.CTILog.File() != "" {
+		list = append(list, policy.CTILog)
+	}
+	return list
+}
+
+// onEvent runs in the reader's goroutine: detect, hand over, never wait.
+func (d *Daemon) onEvent(ev *esl.Event) {
+	now := time.Now()
+	d.lastEvent.Store(now.UnixMicro())
+	a, outcome := d.detector.Event(ev, now)
+	d.metrics.events[outcome].Inc()
+	if outcome == detect.Attempt || outcome == detect.ClockAdrift {
+		d.offer(a, now)
+	}
+}
+
+// onFrame runs in the reader's goroutine, as onEvent does.
+func (d *Daemon) onFrame(frame esl.Log) {
+	now := time.Now()
+	a, outcome := d.detector.Log(&frame, now)
+	d.metrics.frames[outcome].Inc()
+	if outcome == detect.Attempt || outcome == detect.ClockAdrift {
+		d.offer(a, now)
+	}
+}
+
+// offer hands an attempt to the decision loop. It never waits.
+func (d *Daemon) offer(a policy.Attempt, read time.Time) {
+	d.tell(&a, read)
+	select {
+	case d.attempts <- sighting{Attempt: a, read: read}:
+	default:
+		d.dropped.Add(1)
+	}
+}
+
+// tell counts what a source told of.
+func (d *Daemon) tell(a *policy.Attempt, now time.Time) {
+	d.metrics.attempts[a.Source][a.Kind].Inc()
+	d.told[a.Source].Store(now.UnixMicro())
+}
+
+// onLine runs in the log follower's goroutine. A file can wait, so nothing of it is dropped.
+func (d *Daemon) onLine(line ctilog.Line) {
+	outcome := detect.NotUnderstood
+	if !line.Torn { // its first word may be the middle of another one
+		now := time.Now()
+		var a policy.Attempt
+		a, outcome = d.lines.CTILine(line.Text, now)
+		// What is read back is as old as it says.
+		if outcome == detect.Attempt && detect.Adrift(a.At, now) && (!line.Backlog || a.At.After(now)) {
+			a.At, outcome = now, detect.ClockAdrift
+		}
+		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
+			d.tell(&a, now)
+			select {
+			case d.read <- sighting{a, now, line.Next, line.Again}:
+			case <-d.halt: // it is read again at the next start
+			}
+		}
+	}
+	d.metrics.lines[outcome].Inc()
+}
+
+func (d *Daemon) onLog(s ctilog.Status) {
+	d.alive[policy.CTILog].Store(s.Following)
+	switch {
+	case s.Err != nil:
+		d.log.Warn("mod_cti's log cannot be read (cti_log.path): trying again", "error", s.Err)
+	case s.Following:
+		d.log.Info("following mod_cti's log", "file", d.cfg.CTILog.File())
+	}
+	if s.Gap != nil && !d.gapTold {
+		d.gapTold = true
+		d.log.Warn("what mod_cti wrote while fsban was down is not all there", "error", s.Gap)
+	}
+	d.wake()
+}
+
+// aliveWith has the sources come alive that an event socket brings whose login may not see what is denied.
+func (d *Daemon) aliveWith(denied []string) {
+	d.alive[policy.Event].Store(true)
+	d.alive[policy.ESLLog].Store(d.cfg.FreeSWITCH.Log && !slices.Contains(denied, "log"))
+	mayNot := func(subclass string) bool { return slices.Contains(denied, subclass) }
+	d.alive[policy.CTIEvent].Store(slices.ContainsFunc(d.cfg.CTIEvent.Subclasses, func(s string) bool { return !mayNot(s) }))
+}
+
+func (d *Daemon) onState(s esl.State) {
+	if !s.Up {
+		for _, source := range []policy.Source{policy.Event, policy.ESLLog, policy.CTIEvent} {
+			d.alive[source].Store(false)
+		}
+	}
+	switch {
+	case s.Up:
+		d.aliveWith(s.Denied)
+		d.log.Info("event socket is up", "address", d.cfg.FreeSWITCH.Address, "connects", s.Connects)
+		if len(s.Denied) > 0 {
+			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", s.Denied)
+		}
+		if peer, ok := s.Peer.(*net.TCPAddr); ok {
+			d.mu.Lock()
+			d.peer = peer.AddrPort().Addr().Unmap()
+			d.mu.Unlock()
+			select {
+			case d.newPeer <- struct{}{}:
+			default:
+			}
+		}
+		d.lastError = ""
+	case s.Err != nil:
+		d.metrics.sourceErrs[s.Err.Reason].Inc()
+		level := slog.LevelWarn
+		switch {
+		case s.Err.Error() == d.lastError:
+			level = slog.LevelDebug // said once; the state is in status and metrics
+		case s.Err.Reason.Permanent():
+			level = slog.LevelError
+		}
+		d.lastError = s.Err.Error()
+		d.log.Log(context.Background(), level, s.Err.Error(), "reason", s.Err.Reason, "retry", time.Until(s.Retry).Round(time.Millisecond))
+	}
+	d.wake()
+}
+
+func (d *Daemon) followsLog() bool { return d.alive[policy.CTILog].Load() }
