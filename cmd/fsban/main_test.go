@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
 //	bans SOCKET N           wait until it holds N bans
+//	listening EVENT...      wait until somebody listens to them
+//	custom SUBCLASS K=V...  a CUSTOM event
+//	ctiline ADDRESS USER    mod_cti's line on the log stream
 //	hangup                  send SIGHUP to what runs in the background
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -49,6 +53,22 @@ func TestScripts(t *testing.T) {
 					s, err := c.Status(context.Background())
 					return err == nil && s.Ready
 				})
+			},
+			"listening": func(ts *testscript.TestScript, _ bool, args []string) {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				ts.Check(switchOf(ts).WaitSubscribed(ctx, args...))
+			},
+			"custom": func(ts *testscript.TestScript, _ bool, args []string) {
+				var headers [][2]string
+				for _, a := range args[1:] {
+					name, value, _ := strings.Cut(a, "=")
+					headers = append(headers, [2]string{name, value})
+				}
+				switchOf(ts).EmitCustom(args[0], time.Now(), headers...)
+			},
+			"ctiline": func(ts *testscript.TestScript, _ bool, args []string) {
+				switchOf(ts).Emit(fakeswitch.CTILine, fakeswitch.Caller{Addr: netip.MustParseAddr(args[0]), User: args[1]}, time.Now())
 			},
 			"hangup": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, cmd := range ts.BackgroundCmds() {
