@@ -69,20 +69,20 @@ func (in *input) isFrames() bool {
 func (in *input) firstTime() time.Time {
 	head, _ := in.text.Peek(peek)
 	if in.isFrames() {
-		ev := esl.NewEvent(detect.Fields)
+		ev := esl.NewEvent(detect.New(detect.Options{}).Fields())
 		for r := esl.NewReader(bytes.NewReader(head)); ; {
 			f, err := r.Next()
 			if err != nil {
 				return time.Time{}
 			}
-			if f.Type == esl.EventPlain && ev.Parse(f.Body) == nil {
+			if f.Type == esl.EventPlain && ev.Parse(f.Body) == nil || f.Type == esl.EventJSON && ev.ParseJSON(f.Body) == nil {
 				if at, ok := detect.EventTime(ev); ok {
 					return at
 				}
 			}
 		}
 	}
-	d := detect.New()
+	d := detect.New(detect.Options{})
 	for line := range bytes.Lines(head) {
 		if a, ok := attemptOf(d, line); ok {
 			return a.At

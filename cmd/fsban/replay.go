@@ -29,15 +29,16 @@ func newReplay(s *settings) *cobra.Command {
 and after which attempts. Nothing is banned and no daemon is asked.
 
 A FILE, plain or gzipped, or standard input without one, is mod_cti's cti_fail2ban.log, a console log of FreeSWITCH in
-which mod_cti repeats it, or what FreeSWITCH sent to a client of its event socket ("event plain"). What was not understood
-is counted and shown. Of a console log take the result for a hint: its lines can hold whatever a peer sent.`,
+which mod_cti repeats it, or what FreeSWITCH sent to a client of its event socket: events, plain or JSON, and its log. What
+was not understood is counted and shown. Of a console log take the result for a hint: its lines can hold whatever a peer
+sent.`,
 		Example: "  fsban replay /ddt/fs/log/cti_fail2ban.log*\n  fsban replay --config new.yaml < cti_fail2ban.log",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := config.Load(s.config)
 			if err != nil {
 				return err
 			}
-			r := newReplayer(&cfg.Policy)
+			r := newReplayer(&cfg)
 			r.progress = progressOf(cmd.ErrOrStderr())
 			if len(args) == 0 {
 				args = []string{"-"}
@@ -77,6 +78,7 @@ type replayer struct {
 	engine   *policy.Engine
 	event    *esl.Event
 	progress func(done, total int64)
+	now      time.Time // of the last frame
 
 	banned   map[netip.Prefix]time.Time // until; zero: without end
 	bans     []replayBan
@@ -98,10 +100,12 @@ type replayBan struct {
 	Evidence []policy.Attempt `json:"evidence"`
 }
 
-func newReplayer(p *config.Policy) *replayer {
+func newReplayer(cfg *config.Config) *replayer {
+	p := &cfg.Policy
+	detector := detect.New(cfg.Detect())
 	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
 	return &replayer{
-		detector: detect.New(), event: esl.NewEvent(detect.Fields),
+		detector: detector, event: esl.NewEvent(detector.Fields()),
 		engine:   policy.NewEngine(p.Rule(), policy.NewNeverBan(p.IgnoreIP), opts),
 		banned:   make(map[netip.Prefix]time.Time),
 		attempts: make(map[policy.Kind]int),
@@ -168,23 +172,61 @@ func (r *replayer) frames(in *bufio.Reader) error {
 			return nil
 		case err != nil:
 			return err
-		case f.Type != esl.EventPlain:
-			continue
 		}
+		r.frame(f)
+	}
+}
+
+// frame plays one frame. An event counts at its own time, a line of FreeSWITCH's log at the one that it begins with.
+func (r *replayer) frame(f *esl.Frame) {
+	var err error
+	switch f.Type {
+	case esl.LogData:
 		r.read++
-		if err := r.event.Parse(f.Body); err != nil {
-			r.notUnderstood(f.Body)
-			continue
+		log := esl.ParseLog(f)
+		if at, ok := loggedAt(log.Text); ok {
+			r.now = at
 		}
-		at, ok := detect.EventTime(r.event)
-		a, outcome := r.detector.Event(r.event, at)
-		switch {
-		case outcome == detect.Attempt && ok:
+		a, outcome := r.detector.Log(&log, r.now)
+		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
 			r.decide(&a)
-		case outcome == detect.Attempt, outcome == detect.ClockAdrift, outcome == detect.NoAddress:
-			r.notUnderstood(f.Body)
+		}
+		return
+	case esl.EventPlain:
+		err = r.event.Parse(f.Body)
+	case esl.EventJSON:
+		err = r.event.ParseJSON(f.Body)
+	default:
+		return
+	}
+	r.read++
+	if err != nil {
+		r.notUnderstood(f.Body)
+		return
+	}
+	at, ok := detect.EventTime(r.event)
+	if ok {
+		r.now = at
+	}
+	a, outcome := r.detector.Event(r.event, at)
+	switch {
+	case outcome == detect.Attempt && ok:
+		r.decide(&a)
+	case outcome == detect.Attempt, outcome == detect.ClockAdrift, outcome == detect.NoAddress:
+		r.notUnderstood(f.Body)
+	}
+}
+
+// loggedAt reads the local time that a line of FreeSWITCH's log begins with, perhaps behind the UUID of a channel.
+func loggedAt(line []byte) (time.Time, bool) {
+	const layout = "2006-01-02 15:04:05.000000"
+	if len(line) > 37 && line[36] == ' ' {
+		if at, err := time.ParseInLocation(layout, string(line[37:min(len(line), 37+len(layout))]), time.Local); err == nil {
+			return at, true
 		}
 	}
+	at, err := time.ParseInLocation(layout, string(line[:min(len(line), len(layout))]), time.Local)
+	return at, err == nil
 }
 
 func (r *replayer) notUnderstood(text []byte) {
@@ -256,8 +298,8 @@ func (r *replayer) print(out io.Writer) error {
 			return err
 		}
 	}
-	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d while banned, %d from addresses never banned\n",
-		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.WhileBanned, res.Spared)
+	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d calls refused, %d refused by access lists, %d while banned, %d from addresses never banned\n",
+		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.Attempts["call_reject"], res.Attempts["acl_reject"], res.WhileBanned, res.Spared)
 	if res.NotUnderstood > 0 {
 		fmt.Fprintf(out, "%d were not understood, like:\n", res.NotUnderstood)
 		for _, e := range res.Examples {
