@@ -119,7 +119,7 @@ func (r *Arbiter) appoint(now time.Time) {
 		}
 		is.since = now
 		r.speakers[k] = is
-		if !was.any && !r.proven(was.source) {
+		if !was.any && !r.proven(policy.Kind(k), was.source) {
 			r.release(policy.Kind(k), now)
 		}
 	}
@@ -127,17 +127,17 @@ func (r *Arbiter) appoint(now time.Time) {
 
 func (r *Arbiter) choose(k policy.Kind) speaker {
 	for _, s := range orders[k] {
-		if r.proven(s) {
+		if r.proven(k, s) {
 			return speaker{source: s}
 		}
 	}
 	return speaker{any: true}
 }
 
-// proven tells whether s is alive. That mod_cti's events and its lines on the log stream come at all is known only when one
-// has come: their names may be wrong in our configuration, or the switch not print them.
-func (r *Arbiter) proven(s policy.Source) bool {
-	if s == policy.CTIEvent || s == policy.ESLLog {
+// proven tells whether s is alive for k. That mod_cti's events and its lines on the log stream come at all is known only when
+// one has come: their names may be wrong in our configuration, or the switch not print them.
+func (r *Arbiter) proven(k policy.Kind, s policy.Source) bool {
+	if s == policy.CTIEvent || s == policy.ESLLog && k != policy.ACLReject {
 		return r.alive[s] && r.heard[s]
 	}
 	return r.alive[s]
@@ -229,7 +229,7 @@ func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) 
 	for _, s := range orders[k] {
 		switch {
 		case !r.configured[s]:
-		case r.proven(s):
+		case r.proven(k, s):
 			return s, why, true
 		case why != "":
 		case r.alive[s]:

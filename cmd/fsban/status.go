@@ -57,7 +57,7 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		line := strings.TrimRight(src.Name+" "+src.Address, " ") + ": "
 		switch {
 		case src.Up && src.Since.IsZero():
-			line += "heard"
+			line += "up"
 		case src.Up:
 			line += "up for " + short(now.Sub(src.Since))
 		case src.Retry.After(now):
