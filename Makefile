@@ -2,6 +2,7 @@
 # make test   install what the tests need, and run them all
 # make check  test, and everything that reads the code for mistakes
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
+# make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
 # Debian keeps iptables and ipset where a user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -13,7 +14,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check bench
+.PHONY: build run test check bench bench-fail2ban
 .PHONY: tools-run tools-test
 
 build:
@@ -37,6 +38,9 @@ check: test
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
+
+bench-fail2ban:
+	bench/fail2ban.sh
 
 # need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
 define need

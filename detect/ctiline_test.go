@@ -221,14 +221,13 @@ func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 }
 
 func TestALineOfAKnownAddressCostsNoAllocation(t *testing.T) {
-	d := New(Options{})
 	for _, line := range []string{
 		record,
 		"ip[2001:db8::7] user[1177] at[2024-04-13T14:51:01.959347+051800] irregular SIP message",
 		"ip[192.0.2.7] user[x] at[2020-01-01T00:00:00Z] y] at[(null)] Registration failed",
 	} {
 		text := []byte(line)
-		if n := testing.AllocsPerRun(1000, func() { d.CTILine(text, now) }); n != 0 {
+		if n := allocations(Options{}, func(d *Detector) func() { return func() { d.CTILine(text, now) } }); n != 0 {
 			t.Errorf("%v allocations for %q", n, line)
 		}
 	}

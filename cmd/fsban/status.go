@@ -97,8 +97,24 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 		packets += d.Packets
 	}
 	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", s.Bans.IPv4+s.Bans.IPv6, s.Bans.IPv4, s.Bans.IPv6, s.Bans.Made, packets)
-	row("seen", "%d failures, %d violations, %d calls refused, %d refused by access lists, %d challenges, %d successes; %d from addresses never banned",
-		s.Attempts["auth_failure"], s.Attempts["violation"], s.Attempts["call_reject"], s.Attempts["acl_reject"], s.Attempts["challenge"], s.Attempts["auth_success"], s.Policy.Spared)
+	row("seen", "%s", strings.Join(seen(s), ", "))
 	row("policy", "%d failures in %s: banned for %s; %d addresses watched", s.Policy.MaxRetry, s.Policy.FindTime, s.Policy.BanTime, s.Policy.Tracked)
 	row("never ban", "%s", strings.Join(s.Policy.NeverBan, ", "))
+}
+
+// seen says what was seen since the start; beside failures what did not happen is left out.
+func seen(s *control.Status) []string {
+	list := []string{fmt.Sprintf("%d failures", s.Attempts["auth_failure"])}
+	for _, kind := range []struct{ name, words string }{
+		{"violation", "violations"}, {"call_reject", "calls refused"}, {"acl_reject", "refused by access lists"},
+		{"challenge", "challenges"}, {"auth_success", "successes"},
+	} {
+		if n := s.Attempts[kind.name]; n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, kind.words))
+		}
+	}
+	if s.Policy.Spared > 0 {
+		list = append(list, fmt.Sprintf("%d from addresses never banned", s.Policy.Spared))
+	}
+	return list
 }
