@@ -87,10 +87,7 @@ func (l *loop) restore() logPlace {
 		}
 	}
 	l.arbiter.Remember(s.Arbiter)
-	l.place, l.known = s.Log, s.Log.At.Add(-detect.Memory)
-	if len(s.Arbiter) == detect.MaxMemos { // it does not reach back so far
-		l.known = s.Arbiter[0].At.Add(time.Second)
-	}
+	l.place, l.known = s.Log, s.Log.At.Add(-time.Second)
 	for _, d := range begun {
 		if _, banned := l.ledger.Get(d.Prefix); !banned {
 			l.banFor(&d, d.Evidence[len(d.Evidence)-1].Source, l.started)

@@ -16,11 +16,11 @@ import (
 )
 
 // A night is ten thousand failures of three hundred addresses, each told three times, in ragged order: by sofia's events,
-// by mod_cti's line on the log stream, and by its file. It takes ten seconds.
+// by mod_cti's line on the log stream, and by its file. It takes twenty seconds.
 const (
 	nightFailures  = 10_000
 	nightAddresses = 300
-	nightLength    = 10 * time.Second
+	nightLength    = 20 * time.Second
 	nightRagged    = 60 * time.Millisecond
 )
 
@@ -69,7 +69,7 @@ func TestANightCountsExactly(t *testing.T) {
 			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.CTILine, c, at) }},
 			happening{after + upTo(nightRagged), func() { log.failure(c, at) }})
 	}
-	script := func(after time.Duration, do func()) { night = append(night, happening{after, do}) }
+	script := func(after time.Duration, do func()) { night = append(night, happening{2 * after, do}) }
 	kill := func() {
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)

@@ -335,40 +335,49 @@ type Memo struct {
 	Held    *policy.Attempt `json:"held,omitempty"`
 }
 
-// MaxMemos bounds what Recent returns.
-const MaxMemos = 4096
-
-// Recent returns the reports of which another source may tell yet, oldest first: those read within the last 15 s.
+// Recent returns the reports, read within Memory, of which another source may tell yet, and all of the last two seconds;
+// oldest first.
 func (r *Arbiter) Recent(now time.Time) []Memo {
 	if r.ring == nil {
 		return nil
 	}
-	oldest := now.Add(-Memory).UnixMicro()
 	first := r.added + 1
-	for first > 1 && r.added+1-first < MaxMemos {
-		if p := r.report(first - 1); p == nil || p.read < oldest {
-			break
-		}
+	for p := r.report(first - 1); p != nil && since(now, p.read) <= Memory; p = r.report(first - 1) {
 		first--
 	}
-	memory := make([]Memo, 0, r.added+1-first)
+	held := make(map[uint64]*policy.Attempt, len(r.held))
+	for i := range r.held {
+		held[r.held[i].number] = &r.held[i].attempt
+	}
+	var recent []Memo
 	for n := first; n <= r.added; n++ {
 		p := r.report(n)
+		if p.counted && r.all(p) && since(now, p.read) > sameMoment {
+			continue
+		}
 		m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Counted: p.counted}
 		for s := range policy.NumSources {
 			if p.told&(1<<s) != 0 {
 				m.Told = append(m.Told, s)
 			}
 		}
-		memory = append(memory, m)
+		if a := held[n]; a != nil {
+			attempt := *a
+			m.Held = &attempt
+		}
+		recent = append(recent, m)
 	}
-	for i := range r.held {
-		if h := &r.held[i]; h.number >= first {
-			a := h.attempt
-			memory[h.number-first].Held = &a
+	return recent
+}
+
+// all tells whether every source told of p that can.
+func (r *Arbiter) all(p *report) bool {
+	for _, s := range orders[p.kind] {
+		if r.configured[s] && p.told&(1<<s) == 0 {
+			return false
 		}
 	}
-	return memory
+	return true
 }
 
 // Remember takes up what an earlier process knew. What it held counts: the connection that would have told of it died with

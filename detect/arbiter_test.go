@@ -236,7 +236,7 @@ func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 			t.Fatal("a line counts while the event socket speaks")
 		}
 	}
-	if len(r.held) > maxHeld || len(r.Recent(at)) > MaxMemos {
+	if len(r.held) > maxHeld || len(r.Recent(at)) > numReports {
 		t.Errorf("%d held, %d memos", len(r.held), len(r.Recent(at)))
 	}
 	r.Due(at.Add(time.Minute))
