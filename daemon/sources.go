@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"fsban/config"
 	"fsban/ctilog"
 	"fsban/detect"
 	"fsban/esl"
@@ -33,32 +34,36 @@ const (
 	levelNotice  = 5 // and what mod_cti writes to its file
 )
 
-// openSocket makes the client of the event socket. It starts nothing.
-func (d *Daemon) openSocket() {
-	socket := esl.Options{
-		User:       d.cfg.FreeSWITCH.User,
-		Password:   string(d.cfg.FreeSWITCH.Password),
-		Fields:     d.detector.Fields(),
+// Subscription is what a daemon with cfg logs in to the event socket with, and asks it for, to have d understand it.
+func Subscription(cfg *config.Config, d *detect.Detector) esl.Options {
+	o := esl.Options{
+		User:       cfg.FreeSWITCH.User,
+		Password:   string(cfg.FreeSWITCH.Password),
+		Fields:     d.Fields(),
 		Events:     []string{"HEARTBEAT"},
-		Subclasses: d.detector.Subclasses(),
+		Subclasses: d.Subclasses(),
 		Required:   detect.Required,
-		OnEvent:    d.onEvent,
-		OnLog:      d.onFrame,
-		OnState:    d.onState,
 	}
-	if d.cfg.FreeSWITCH.Log {
-		socket.LogLevel = levelWarning
-		if d.cfg.UsesModCTI() {
-			socket.LogLevel = levelNotice
+	if cfg.FreeSWITCH.Log {
+		o.LogLevel = levelWarning
+		if cfg.UsesModCTI() {
+			o.LogLevel = levelNotice
 		}
 	}
-	if filters := d.detector.CallFilters(); len(filters) > 0 {
+	if filters := d.CallFilters(); len(filters) > 0 {
 		calls := esl.Filtered{Event: detect.CallEvent}
 		for _, f := range filters {
 			calls.Only = append(calls.Only, esl.Filter{Header: f[0], Value: f[1]})
 		}
-		socket.Filtered = []esl.Filtered{calls}
+		o.Filtered = []esl.Filtered{calls}
 	}
+	return o
+}
+
+// openSocket makes the client of the event socket. It starts nothing.
+func (d *Daemon) openSocket() {
+	socket := Subscription(&d.cfg, d.detector)
+	socket.OnEvent, socket.OnLog, socket.OnState = d.onEvent, d.onFrame, d.onState
 	if d.opts.tune != nil {
 		d.opts.tune(&socket)
 	}

@@ -1,0 +1,207 @@
+package doctor
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Host is what is to be known of the host that fsban runs on.
+type Host struct {
+	Zone     string // +0800
+	SELinux  string // enforcing, permissive, or empty without it
+	CTILog   *File  // mod_cti's log; nil when none is followed
+	Programs []string
+	Firewall []string // what else is in the firewall, in whole sentences: whoever knows it puts it here
+}
+
+// A File is mod_cti's log as the service will find it.
+type File struct {
+	Path   string
+	Exists bool
+	Err    string // why it could not be looked at
+	Closed string // the first directory, or the file, that a service without privileges cannot pass or read
+	Label  string // its SELinux context, or its directory's
+}
+
+// ReadHost looks at this host. ctiLog is the path of mod_cti's log, or empty.
+func ReadHost(ctiLog string) *Host {
+	h := &Host{Zone: time.Now().Format("-0700"), Programs: runningGuards("/proc")}
+	if data, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
+		h.SELinux = "permissive"
+		if strings.TrimSpace(string(data)) == "1" {
+			h.SELinux = "enforcing"
+		}
+	}
+	if ctiLog != "" {
+		h.CTILog = readFile(ctiLog)
+	}
+	return h
+}
+
+// readFile looks at a log as the service does, which is root without root's privileges.
+func readFile(path string) *File {
+	f := &File{Path: path}
+	at := "/"
+	for _, part := range strings.Split(strings.Trim(filepath.Clean(path), "/"), "/") {
+		at = filepath.Join(at, part)
+		info, err := os.Stat(at)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) || at != path {
+				f.Err = err.Error()
+			}
+			return f
+		}
+		f.Label = cmp.Or(label(at), f.Label)
+		need := fs.FileMode(0o1) // to pass a directory
+		if !info.IsDir() {
+			need = 0o4
+		} else if at == filepath.Dir(path) {
+			need = 0o5 // it is also watched
+		}
+		if f.Closed == "" && !permits(info, need) {
+			f.Closed = at
+		}
+		f.Exists = at == path
+	}
+	return f
+}
+
+// permits says whether root without privileges has these rights.
+func permits(info fs.FileInfo, need fs.FileMode) bool {
+	mode := info.Mode().Perm()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		switch {
+		case st.Uid == 0:
+			mode >>= 6
+		case st.Gid == 0:
+			mode >>= 3
+		}
+	}
+	return mode&need == need
+}
+
+// label returns a file's SELinux context.
+func label(path string) string {
+	buffer := make([]byte, 256)
+	n, err := syscall.Getxattr(path, "security.selinux", buffer)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimRight(buffer[:n], "\x00"))
+}
+
+// guards are programs that ban too, by the name of the file that runs.
+var guards = map[string]string{
+	"fail2ban-server": "fail2ban", "crowdsec": "crowdsec", "crowdsec-firewall-bouncer": "crowdsec", "cs-firewall-bouncer": "crowdsec",
+	"event_guard": "event_guard", "event_guard.php": "event_guard", "sshguard": "sshguard", "denyhosts": "denyhosts", "denyhosts.py": "denyhosts",
+	"apiban-iptables-client": "apiban", "apiban-iptables": "apiban", "lfd": "csf/lfd",
+}
+
+// maxProcesses bounds how many processes are looked at.
+const maxProcesses = 100_000
+
+// runningGuards names the guards that run.
+func runningGuards(proc string) []string {
+	dir, err := os.Open(proc)
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	pids, _ := dir.Readdirnames(maxProcesses)
+	var found []string
+	for _, pid := range pids {
+		if _, err := strconv.Atoi(pid); err != nil {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(proc, pid, "cmdline"))
+		if err != nil {
+			continue
+		}
+		if name := guards[program(strings.Split(string(data[:min(len(data), 4096)]), "\x00"))]; name != "" && !slices.Contains(found, name) {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// program is the file that a command line runs: of an interpreter's, the script.
+func program(arguments []string) string {
+	name, _, _ := strings.Cut(filepath.Base(arguments[0]), " ")
+	for _, interpreter := range []string{"python", "php", "perl", "ruby", "sh", "bash"} {
+		if !strings.HasPrefix(name, interpreter) {
+			continue
+		}
+		for _, a := range arguments[1:] {
+			if !strings.HasPrefix(a, "-") {
+				return filepath.Base(a)
+			}
+		}
+	}
+	return name
+}
+
+func (h *Host) findings() []Finding {
+	var all []Finding
+	if len(h.Programs) > 0 {
+		all = append(all, Finding{
+			Check: "other-guards", Severity: Note,
+			Title:  "Others ban on this host too: " + enumerate(h.Programs),
+			Seen:   "Running: " + enumerate(h.Programs) + ".",
+			Why:    "Beside fsban they may ban the same addresses, for other times. Who lifts a ban has to lift both.",
+			Change: "Turn their part for FreeSWITCH off (jail freeswitch or cti of fail2ban), and keep the rest.",
+		})
+	}
+	if len(h.Firewall) > 0 {
+		all = append(all, Finding{
+			Check: "firewall", Severity: Note, Title: "What else is in this host's firewall", Seen: strings.Join(h.Firewall, " "),
+			Why: "It may let pass, or refuse, before fsban does.",
+		})
+	}
+	return append(all, h.logFindings()...)
+}
+
+func (h *Host) logFindings() []Finding {
+	f := h.CTILog
+	if f == nil {
+		return nil
+	}
+	var all []Finding
+	switch {
+	case f.Err != "":
+		all = append(all, Finding{
+			Check: "cti-log", Severity: Warning, Title: "mod_cti's log cannot be followed", Seen: word(f.Path) + ": " + f.Err + ".",
+			Why: "When the event socket is gone the log is what fsban has left.", Change: "cti_log.path in fsban's configuration: what fail2ban.filename in cti.json says, or off.",
+		})
+	case f.Closed != "":
+		all = append(all, Finding{
+			Check: "cti-log-permissions", Severity: Warning, Title: "fsban's service may not read mod_cti's log",
+			Seen:   fmt.Sprintf("%s is closed to a service without privileges.", word(f.Closed)),
+			Why:    "The service is root without the right to pass over permissions.",
+			Change: fmt.Sprintf("chmod o+rX %s, or SupplementaryGroups= with its group in the unit.", word(f.Closed)),
+		})
+	case !f.Exists:
+		all = append(all, Finding{
+			Check: "cti-log", Severity: Note, Title: "mod_cti has written no log yet", Seen: word(f.Path) + " does not exist.",
+			Why: "mod_cti makes it with its first record; fsban takes it up then, without a restart.",
+		})
+	}
+	if h.SELinux == "enforcing" {
+		all = append(all, Finding{
+			Check: "selinux", Severity: Note, Title: "SELinux is enforcing, and may stay so",
+			Seen: fmt.Sprintf("%s has the context %s.", word(f.Path), word(f.Label)),
+			Why:  "fail2ban needed another context for this log (chcon -t var_log_t) or SELinux off. fsban runs unconfined, and needs neither.",
+		})
+	}
+	return all
+}
