@@ -57,5 +57,7 @@ endef
 tools-run:
 	$(call need,iptables ip6tables ipset,iptables ipset,true)
 
+# Of fail2ban the tests use the programs; its service is to stay off on a machine that did not have it.
 tools-test:
-	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset gcc,iptables ipset gcc libc6-dev,exit 1)
+	@if [ "$$(id -u)" = 0 ] && ! command -v fail2ban-server >/dev/null 2>&1 && [ -d /run/systemd/system ]; then systemctl mask -q fail2ban; fi
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset gcc fail2ban-client fail2ban-server,iptables ipset gcc libc6-dev fail2ban,exit 1)

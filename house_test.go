@@ -15,16 +15,18 @@ import (
 // mayImport is, for each room, what it may import beside the standard library, and why. Data flows one way: whoever is not
 // listed is not known. Tests may import what they like.
 var mayImport = map[string][]string{
-	"esl":     {"github.com/percipia/eslgo/command"}, // the words of the commands; reading is our own
-	"ctilog":  {"golang.org/x/sys/unix"},             // inotify
-	"detect":  {"fsban/esl", "fsban/policy"},         // from an event or a line to an attempt
-	"policy":  {},                                    // pure
-	"ledger":  {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
-	"config":  {"fsban/detect", "fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
-	"control": {"golang.org/x/sys/unix"},                                              // who is at the other end of the socket
+	"esl":      {"github.com/percipia/eslgo/command"}, // the words of the commands; reading is our own
+	"ctilog":   {"golang.org/x/sys/unix"},             // inotify
+	"detect":   {"fsban/esl", "fsban/policy"},         // from an event or a line to an attempt
+	"policy":   {},                                    // pure
+	"ledger":   {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
+	"config":   {"fsban/detect", "fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
+	"control":  {"golang.org/x/sys/unix"},                                              // who is at the other end of the socket
+	"fail2ban": {"fsban/config", "fsban/policy"},                                       // what it reads becomes settings
 	"firewall": {
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
 	},
+	"doctor": {}, // it is given what FreeSWITCH answered
 	"daemon": {
 		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/policy",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
@@ -32,7 +34,8 @@ var mayImport = map[string][]string{
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",
 	},
 	"cmd/fsban": {
-		"fsban/config", "fsban/control", "fsban/daemon", "fsban/firewall",
+		"fsban/config", "fsban/control", "fsban/daemon", "fsban/doctor", "fsban/firewall",
+		"fsban/fail2ban",                            // import-fail2ban's
 		"fsban/detect", "fsban/esl", "fsban/policy", // replay's: the daemon's way without its doings
 		"fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
 		"github.com/spf13/cobra",

@@ -73,7 +73,8 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.socket, "socket", "", "control socket of the daemon (default: as the configuration has it)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newReplay(&s), newDiscover(&s), newTeardown(&s), newDemo(), newVersion(),
+		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
+		newImportFail2ban(&s), newTeardown(&s), newDemo(), newVersion(),
 	)
 	for _, c := range root.Commands() {
 		if args := c.Args; args != nil {
@@ -102,7 +103,8 @@ fail2ban) and bans through iptables and a kernel set.
   fsban run       the daemon            fsban ban ADDRESS     ban by hand
   fsban status    are we protected?     fsban unban ADDRESS   end a ban
   fsban list      who is banned         fsban replay LOG      what would have been banned?
-  fsban discover  what FreeSWITCH says  fsban demo            see it work, on no host but its own`
+  fsban discover  what FreeSWITCH says  fsban doctor          what is open, and what fsban cannot see
+                                        fsban demo            see it work, on no host but its own`
 
 // client returns a client of the daemon that the settings name.
 func (s *settings) client() *control.Client {

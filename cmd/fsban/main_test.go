@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 // Each script shows what a user sees. Beside fsban it may say:
 //
 //	freeswitch              start a FreeSWITCH; its event socket is $FREESWITCH
+//	replies FIXTURE         have it answer as one of package doctor
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
 //	bans SOCKET N           wait until it holds N bans
@@ -41,6 +42,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeswitch": startFreeSWITCH,
+			"replies":    setReplies,
 			"wrong": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.Atoi(args[1])
 				ts.Check(err)

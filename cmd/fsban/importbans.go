@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"time"
+
+	"fsban/config"
+	"fsban/control"
+	"fsban/fail2ban"
+	"fsban/policy"
+)
+
+// importBans takes over the bans.
+func (i *importer) importBans(ctx context.Context, s *settings) error {
+	if i.db == "" {
+		i.db = i.fail2ban.DBFile
+	}
+	if i.db == "" {
+		return fmt.Errorf("fail2ban keeps no database here (dbfile in fail2ban.conf): take its bans from itself, for policy.bantime each:\n"+
+			"  sudo fail2ban-client get %s banip | xargs sudo fsban ban --reason \"from fail2ban\"", i.taken[0].Name)
+	}
+	now := time.Now()
+	bans, odd, err := fail2ban.ReadBans(i.db, i.taken, now)
+	if err != nil {
+		return err
+	}
+	if i.print {
+		return i.printBans(bans, odd, now)
+	}
+	client := s.client()
+	defer client.Close()
+	res, err := i.takeOver(ctx, client, bans, now)
+	if err != nil {
+		return err
+	}
+	res.Odd = append(res.Odd, odd...)
+	if i.json {
+		err = printJSON(i.out, res)
+	} else {
+		res.print(i.out, i.db)
+	}
+	if len(res.Failed) > 0 {
+		err = errors.Join(err, fmt.Errorf("%d bans were not taken over", len(res.Failed)))
+	}
+	return err
+}
+
+func (i *importer) printBans(bans []fail2ban.Ban, odd []string, now time.Time) error {
+	if i.json {
+		return printJSON(i.out, append([]fail2ban.Ban{}, bans...))
+	}
+	for _, b := range bans {
+		fmt.Fprintf(i.out, "fsban ban %v --bantime %v --reason %s\n", b.Prefix, config.Duration(left(&b, now)), word(reason(&b)))
+	}
+	for _, o := range odd {
+		fmt.Fprintf(i.report, "%.60q is banned in fail2ban and is no address: not taken\n", o)
+	}
+	return nil
+}
+
+// left is what is left of a ban, in whole seconds; at least one, for it is in force.
+func left(b *fail2ban.Ban, now time.Time) time.Duration {
+	if b.Until.IsZero() {
+		return policy.Forever
+	}
+	return max(b.Until.Sub(now).Round(time.Second), time.Second)
+}
+
+func reason(b *fail2ban.Ban) string { return "from fail2ban, jail " + b.Jail }
+
+// A takenOver says what became of fail2ban's bans.
+type takenOver struct {
+	Taken   []netip.Prefix `json:"taken"`
+	Already []netip.Prefix `json:"already"` // banned by fsban, for as long or longer
+	Never   []notTaken     `json:"never"`   // on fsban's never-ban list
+	Failed  []notTaken     `json:"failed"`
+	Odd     []string       `json:"odd"` // no addresses
+}
+
+type notTaken struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Why    string       `json:"why"`
+}
+
+// takeOver has the daemon ban what it does not ban already. It goes on where the daemon says no.
+func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []fail2ban.Ban, now time.Time) (*takenOver, error) {
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := client.Bans(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[netip.Prefix]*control.Ban, len(there))
+	for k := range there {
+		known[there[k].Prefix] = &there[k]
+	}
+	res := &takenOver{Taken: []netip.Prefix{}, Already: []netip.Prefix{}, Never: []notTaken{}, Failed: []notTaken{}, Odd: []string{}}
+	for k := range bans {
+		b := &bans[k]
+		if old, ok := known[b.Prefix]; ok && (old.Until.IsZero() || !b.Until.IsZero() && old.Until.After(b.Until.Add(-2*time.Second))) {
+			res.Already = append(res.Already, b.Prefix)
+			continue
+		}
+		if entry, never := neverBanned(status.Policy.NeverBan, b.Prefix); never {
+			res.Never = append(res.Never, notTaken{b.Prefix, "never banned, because of " + entry})
+			continue
+		}
+		_, err := client.Ban(ctx, control.BanRequest{Prefix: b.Prefix, Time: left(b, now), Reason: reason(b)})
+		switch refused := (*control.RefusedError)(nil); {
+		case err == nil:
+			res.Taken = append(res.Taken, b.Prefix)
+		case errors.As(err, &refused):
+			res.Failed = append(res.Failed, notTaken{b.Prefix, refused.Text})
+		default:
+			return nil, fmt.Errorf("after %d of %d bans: %w", len(res.Taken), len(bans), err)
+		}
+	}
+	return res, nil
+}
+
+// neverBanned returns the entry of the daemon's list that forbids a ban.
+func neverBanned(list []string, p netip.Prefix) (string, bool) {
+	for _, entry := range list {
+		if e, err := netip.ParsePrefix(entry); err == nil && e.Overlaps(p) {
+			return entry, true
+		}
+	}
+	return "", false
+}
+
+func (t *takenOver) print(out io.Writer, db string) {
+	fmt.Fprintf(out, "%s: %d bans taken over, %d were there already\n", db, len(t.Taken), len(t.Already))
+	for _, n := range slices.Concat(t.Never, t.Failed) {
+		fmt.Fprintf(out, "  not taken: %v: %s\n", n.Prefix, n.Why)
+	}
+	for _, o := range t.Odd {
+		fmt.Fprintf(out, "  not taken: %.60q: no address\n", o)
+	}
+}

@@ -1,0 +1,140 @@
+package fail2ban
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"strings"
+)
+
+// Bounds of what replacing may take: Python's depth, and ours for what a few lines could grow to.
+const (
+	maxDepth = 10
+	maxText  = 1 << 20 // bytes of one value
+	maxWork  = 8 << 20 // bytes to look at for it
+)
+
+var (
+	errNoSection = errors.New("no such section")
+	errNoOption  = errors.New("no such option")
+)
+
+// get returns an option of a section, or of [DEFAULT], with everything in it replaced that has a name. vars come before
+// both.
+func (r *reader) get(name, option string, vars map[string]string) (Option, error) {
+	sect, ok := r.sections[name]
+	if !ok && name != defaultSection {
+		return Option{}, errNoSection
+	}
+	s := scope{reader: r, name: name, section: sect, over: make(map[string]string, len(vars))}
+	for k, v := range vars {
+		s.over[strings.ToLower(k)] = v
+	}
+	o, ok := s.lookup(strings.ToLower(option))
+	if !ok {
+		return Option{}, errNoOption
+	}
+	e := expansion{}
+	if err := e.expand(o.Text, s, 1); err != nil {
+		return o, fmt.Errorf("%s (%v): %w", option, o.From, err)
+	}
+	o.Text = e.out.String()
+	return o, nil
+}
+
+// A scope is where the names of one value are looked up: what is over it, its section, [DEFAULT].
+type scope struct {
+	*reader
+	name    string
+	section section
+	over    map[string]string
+}
+
+func (s *scope) lookup(option string) (Option, bool) {
+	if v, ok := s.over[option]; ok {
+		return Option{Text: v}, true
+	}
+	if o, ok := s.section[option]; ok {
+		return o, true
+	}
+	o, ok := s.defaults[option]
+	return o, ok
+}
+
+// An expansion replaces %(name)s in one value, as Python's configparser does.
+type expansion struct {
+	out  strings.Builder
+	work int
+}
+
+func (e *expansion) expand(text string, s scope, depth int) error {
+	if depth > maxDepth {
+		return errors.New("values refer to each other more than 10 deep, or in a circle")
+	}
+	if e.work += len(text) + 1000; e.work > maxWork {
+		return errors.New("too much to replace")
+	}
+	s.over = maps.Clone(s.over)
+	s.over["__name__"] = s.name
+	s.addSectionOptions(text)
+	for {
+		before, rest, found := strings.Cut(text, "%")
+		if e.out.WriteString(before); e.out.Len() > maxText {
+			return errors.New("the value grows too large")
+		}
+		switch {
+		case !found:
+			return nil
+		case strings.HasPrefix(rest, "%"):
+			e.out.WriteByte('%')
+			text = rest[1:]
+			continue
+		}
+		m := reference.FindStringSubmatch(rest)
+		if m == nil {
+			return fmt.Errorf("%.40q: write %%%% for a percent sign", "%"+rest)
+		}
+		text = rest[len(m[0]):]
+		o, ok := s.lookup(strings.ToLower(m[1]))
+		if !ok {
+			return fmt.Errorf("%%(%.60s)s is set nowhere", m[1])
+		}
+		if err := e.expand(o.Text, s, depth+1); err != nil {
+			return err
+		}
+	}
+}
+
+var (
+	reference        = regexp.MustCompile(`^\(([^)]+)\)s`)
+	sectionReference = regexp.MustCompile(`%\((([\p{L}\p{N}_-]+)/([^)]+))\)s`)
+)
+
+// addSectionOptions puts the options of other sections that text names, like %(sshd/port)s, over the others: known/NAME is
+// what NAME was before a later file, or what the filter has; default/NAME is that of [DEFAULT].
+func (s *scope) addSectionOptions(text string) {
+	for _, m := range sectionReference.FindAllStringSubmatch(text, -1) {
+		whole, name, option := m[1], m[2], m[3]
+		if _, there := s.lookup(whole); there {
+			continue
+		}
+		from := s.defaults
+		switch lower := strings.ToLower(name); {
+		case lower == "known":
+			from = s.sections[knownPrefix+s.name]
+		case lower != "default":
+			var ok bool
+			if from, ok = s.sections[name]; !ok {
+				continue
+			}
+		}
+		o, ok := from[option]
+		if !ok {
+			o, ok = s.defaults[option]
+		}
+		if ok {
+			s.over[whole] = o.Text
+		}
+	}
+}

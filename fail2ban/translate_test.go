@@ -1,0 +1,77 @@
+package fail2ban
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"fsban/config"
+)
+
+var update = flag.Bool("update", false, "write the files of what is wanted anew")
+
+// Each testdata/NAME becomes what its want.txt says: the configuration, and what is said of each option. So does each
+// testdata/hurt/NAME, of which fail2ban takes nothing.
+func TestJailsBecomeSettings(t *testing.T) {
+	for _, name := range append(accepted(t), hurt(t)...) {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join("testdata", name)
+			c, err := Read(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var guards []*Jail
+			var b bytes.Buffer
+			for _, p := range c.Problems {
+				fmt.Fprintln(&b, p)
+			}
+			for _, j := range c.Jails {
+				if j.Enabled && j.Guards() != "" {
+					guards = append(guards, j)
+				}
+			}
+			plan := Translate(guards)
+			for _, i := range plan.Items {
+				fmt.Fprintf(&b, "[%s] %s: %s = %q (%s): %s\n", i.Jail, i.Verdict, i.Option, i.Value, i.From, i.Text)
+			}
+			yaml := plan.YAML("The head.")
+			if _, err := config.Parse("config.yaml", yaml); err != nil {
+				t.Error(err)
+			}
+			b.Write(yaml)
+			golden(t, filepath.Join(dir, "want.txt"), b.Bytes())
+		})
+	}
+}
+
+// Each testdata/refused/NAME is an error.
+func TestWrongConfigurationsSayWhatIsWrong(t *testing.T) {
+	for _, name := range refused(t) {
+		dir := filepath.Join("testdata", name)
+		_, err := Read(dir)
+		if err == nil {
+			t.Errorf("%s: it is taken", name)
+			continue
+		}
+		golden(t, filepath.Join(dir, "want.err"), []byte(err.Error()+"\n"))
+	}
+}
+
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
+	}
+}
