@@ -68,7 +68,8 @@ type Ledger struct {
 	failed  error                 // of the last batch
 	errors  uint64
 	journal journal
-	damage  error // what the database panicked with: it is not touched any more
+	records map[slot][]byte // to be written; nil: to be deleted
+	damage  error           // what the database panicked with: it is not touched any more
 	setAway string
 	wake    chan struct{}
 
@@ -83,6 +84,7 @@ func Open(path string, now time.Time) (*Ledger, error) {
 		path:    path,
 		bans:    make(map[netip.Prefix]*Ban),
 		pending: make(map[netip.Prefix]*Ban),
+		records: make(map[slot][]byte),
 		wake:    make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
@@ -378,11 +380,13 @@ func (l *Ledger) Flush() error {
 	batch := l.pending
 	l.pending = make(map[netip.Prefix]*Ban)
 	sealed := l.journal.take()
+	records := l.records
+	l.records = make(map[slot][]byte)
 	l.mu.Unlock()
-	if len(batch) == 0 && sealed.empty() {
+	if len(batch) == 0 && len(records) == 0 && sealed.empty() {
 		return nil
 	}
-	err := l.write(batch, &sealed)
+	err := l.write(batch, records, &sealed)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.failed = err
@@ -391,6 +395,11 @@ func (l *Ledger) Flush() error {
 		for p, b := range batch {
 			if _, newer := l.pending[p]; !newer {
 				l.pending[p] = b
+			}
+		}
+		for s, r := range records {
+			if _, newer := l.records[s]; !newer {
+				l.records[s] = r
 			}
 		}
 		l.journal.giveBack(sealed)
@@ -406,7 +415,7 @@ func (l *Ledger) Flush() error {
 	return nil
 }
 
-func (l *Ledger) write(batch map[netip.Prefix]*Ban, sealed *seal) error {
+func (l *Ledger) write(batch map[netip.Prefix]*Ban, records map[slot][]byte, sealed *seal) error {
 	err := l.guard(func() error {
 		return l.db.Update(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(bucket)
@@ -427,6 +436,9 @@ func (l *Ledger) write(batch map[netip.Prefix]*Ban, sealed *seal) error {
 				if err := b.Put(fileKey(p), v); err != nil {
 					return err
 				}
+			}
+			if err := writeRecords(tx, records); err != nil {
+				return err
 			}
 			return l.writeJournal(tx, sealed)
 		})
