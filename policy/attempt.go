@@ -1,8 +1,12 @@
 // Package policy decides who is banned, and for how long.
 //
-// An Engine counts the attempts of each address in a sliding window. It does no I/O, starts no goroutine and never reads
-// the clock: time arrives with the attempts, so that replaying a recording next year gives the same bans. An Engine is
-// not safe for concurrent use; package daemon owns the only one.
+// An Engine counts the attempts of each address in sliding windows, one for each rule. It knows the addresses from which
+// somebody has logged in lately and is milder with them, remembers past bans, watches users under attack, and holds bans
+// when there are suspiciously many.
+//
+// It does no I/O, starts no goroutine and never reads the clock: time arrives with the attempts, so that replaying a
+// recording next year gives the same bans. All that it holds is bounded, and what it forgets for that is counted. An
+// Engine is not safe for concurrent use; package daemon owns the only one.
 package policy
 
 import (

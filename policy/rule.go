@@ -1,7 +1,7 @@
 package policy
 
 import (
-	"net/netip"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -9,68 +9,154 @@ import (
 // Forever as a bantime bans until somebody unbans.
 const Forever time.Duration = -1
 
+// MaxRules is how many rules an Engine takes; it passes over what comes after them.
+const MaxRules = numBits - 1
+
 // A Rule bans an address after MaxRetry attempts of its kinds within FindTime, for BanTime. The words mean what they
 // mean in fail2ban.
+//
+// A challenge is no offence: ordinary phones get one all day. So a challenge counts only when no credentials followed it;
+// a rule that asks for a user agent counts it at once.
 type Rule struct {
-	Name     string
-	Kinds    []Kind
-	FindTime time.Duration // more than zero
-	MaxRetry int           // at least 1: the ban falls on attempt number MaxRetry
-	BanTime  time.Duration // more than zero, or Forever
+	Name          string
+	Kinds         []Kind
+	FindTime      time.Duration  // more than zero; counted in milliseconds
+	MaxRetry      int            // at least 1: the ban falls on attempt number MaxRetry
+	BanTime       time.Duration  // more than zero, or Forever
+	DistinctUsers bool           // count the users that were claimed, not the attempts
+	UserAgent     *regexp.Regexp // count only what calls itself so; nil: anything
+	Profiles      []string       // count only attempts at these profiles; empty: at any
 }
 
-func (r *Rule) counts(k Kind) bool {
-	for _, want := range r.Kinds {
-		if k == want {
-			return true
-		}
+// ScannerAgents is what the known scanners call themselves, at the beginning of their user agent: the tools sipvicious
+// (friendly-scanner, and friendly-request in copies of it), SIPPTS (pplsip, sipptk), sipsak, sipcli, SiVuS, smap,
+// siparmyknife and iWar, the worm Sundayddr, and the VaxVoIP kit under the name that it has out of the box. Names that
+// real phones bear (eyeBeam, PortSIP) are not in it, however often scanners borrow them.
+const ScannerAgents = `(?i)^(friendly-scanner|friendly-request|sipvicious|sip-?scan|sipcli|sipsak|sundayddr|iwar|vaxs?ipuseragent|pplsip|sipptk|sivus|smap|siparmyknife)\b`
+
+// DefaultRules returns the rules that hold where nothing else is configured.
+func DefaultRules() []Rule {
+	const minute, day = time.Minute, 24 * time.Hour
+	return []Rule{
+		{Name: "auth", Kinds: []Kind{AuthFailure, Violation}, FindTime: 5 * minute, MaxRetry: 5, BanTime: day},
+		{Name: "enumeration", Kinds: []Kind{AuthFailure}, DistinctUsers: true, FindTime: 10 * minute, MaxRetry: 4, BanTime: 3 * day},
+		{Name: "slow", Kinds: []Kind{AuthFailure}, FindTime: day, MaxRetry: 30, BanTime: 3 * day},
+		{
+			Name: "scanner", Kinds: []Kind{AuthFailure, Challenge, Violation, ACLReject, CallReject},
+			UserAgent: regexp.MustCompile(ScannerAgents), FindTime: minute, MaxRetry: 3, BanTime: 3 * day,
+		},
+		{Name: "acl", Kinds: []Kind{ACLReject}, FindTime: 5 * minute, MaxRetry: 10, BanTime: day},
+		{Name: "toll", Kinds: []Kind{CallReject}, FindTime: 10 * minute, MaxRetry: 5, BanTime: day},
+		{Name: "challenge", Kinds: []Kind{Challenge}, FindTime: minute, MaxRetry: 60, BanTime: time.Hour},
 	}
-	return false
 }
 
-// until returns the end of a ban that starts at t: the zero time for one without end.
-func (r *Rule) until(t time.Time) time.Time {
-	if r.BanTime == Forever {
+// until returns the end of a ban of d that starts at t: the zero time for one without end.
+func until(t time.Time, d time.Duration) time.Time {
+	if d == Forever {
 		return time.Time{}
 	}
-	return t.Add(r.BanTime)
+	return t.Add(d)
 }
 
-// A NeverBan is a list of prefixes that no rule can ban. The zero value is empty.
-type NeverBan struct {
-	prefixes []netip.Prefix
-}
+// longer tells whether a ban of a lasts longer than one of b.
+func longer(a, b time.Duration) bool { return b != Forever && (a == Forever || a > b) }
 
-// NewNeverBan returns the list of all prefixes given, without those that another one covers.
-func NewNeverBan(lists ...[]netip.Prefix) NeverBan {
-	var n NeverBan
-	for _, p := range slices.Concat(lists...) {
-		p = p.Masked()
-		covers := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Overlaps(p) }
-		if slices.ContainsFunc(n.prefixes, covers) {
-			continue
+// countsAs tells whether r and other count the same attempts, each of them as much.
+func (r *Rule) countsAs(other *Rule) bool {
+	text := func(re *regexp.Regexp) string {
+		if re == nil {
+			return ""
 		}
-		n.prefixes = slices.DeleteFunc(n.prefixes, p.Overlaps)
-		n.prefixes = append(n.prefixes, p)
+		return re.String()
 	}
-	return n
+	return r.Name == other.Name && r.DistinctUsers == other.DistinctUsers && slices.Equal(r.Kinds, other.Kinds) &&
+		(r.UserAgent == nil) == (other.UserAgent == nil) && text(r.UserAgent) == text(other.UserAgent) && slices.Equal(r.Profiles, other.Profiles)
 }
 
-// Match returns the entry that forbids a ban of p: one that holds p, or a part of it.
-func (n NeverBan) Match(p netip.Prefix) (netip.Prefix, bool) {
-	for _, e := range n.prefixes {
-		if e.Overlaps(p) {
-			return e, true
+// A ruleset is rules made ready: sets of rules are one bit each. The last of them is the office rule, which counts the
+// auth_failures of known-good addresses.
+type ruleset struct {
+	rules    []Rule // with the office rule
+	counters counters
+	byKind   [NumKinds]uint16
+	office   uint16 // the office rule
+	agents   uint16 // rules that ask for a user agent
+	profiles uint16 // rules that ask for a profile
+	distinct uint16 // rules that count users
+	mild     uint16 // rules that count each user's auth_failures from a known-good address as one
+	verdicts agentVerdicts
+}
+
+func newRuleset(rules []Rule, o *Options) *ruleset {
+	rs := &ruleset{rules: slices.Clone(rules[:min(len(rules), MaxRules)]), verdicts: newAgentVerdicts()}
+	rs.office = 1 << len(rs.rules)
+	rs.rules = append(rs.rules, Rule{
+		Name: "office", Kinds: []Kind{AuthFailure}, FindTime: o.OfficeFindTime, MaxRetry: o.OfficeMaxRetry, BanTime: o.OfficeBanTime,
+	})
+	for i := range rs.rules {
+		rs.prepare(i)
+	}
+	return rs
+}
+
+func (rs *ruleset) prepare(i int) {
+	r := &rs.rules[i]
+	bit := uint16(1) << i
+	r.MaxRetry = max(r.MaxRetry, 1)
+	rs.counters.findTime[i], rs.counters.keep[i] = r.FindTime.Milliseconds(), r.MaxRetry
+	if r.UserAgent != nil {
+		rs.agents |= bit
+	}
+	if len(r.Profiles) > 0 {
+		rs.profiles |= bit
+	}
+	if r.DistinctUsers {
+		rs.distinct |= bit
+	}
+	if bit == rs.office {
+		return
+	}
+	for _, k := range r.Kinds {
+		if k < NumKinds {
+			rs.byKind[k] |= bit
+		}
+		if k == AuthFailure && r.UserAgent == nil {
+			rs.mild |= bit
 		}
 	}
-	return netip.Prefix{}, false
 }
 
-// Strings returns the entries as text.
-func (n NeverBan) Strings() []string {
-	list := make([]string, len(n.prefixes))
-	for i, p := range n.prefixes {
-		list[i] = p.String()
+// counting returns the rules that count a, and apart from them those that count it if no credentials follow.
+func (rs *ruleset) counting(a *Attempt) (now, later uint16) {
+	m := rs.byKind[a.Kind]
+	if asked := m & rs.agents; asked != 0 {
+		m &^= asked &^ rs.agent(a.UserAgent)
 	}
-	return list
+	if m&rs.profiles != 0 {
+		for i := range rs.rules {
+			if m&rs.profiles>>i&1 == 1 && !slices.Contains(rs.rules[i].Profiles, a.Profile) {
+				m &^= 1 << i
+			}
+		}
+	}
+	if a.Kind == Challenge {
+		return m & rs.agents, m &^ rs.agents
+	}
+	return m, 0
+}
+
+// public returns the rules as they were given.
+func (rs *ruleset) public() []Rule { return rs.rules[:len(rs.rules)-1] }
+
+// successor returns, for each rule, the bit that its hits have in next: 0 where next has no rule that counts the same.
+func (rs *ruleset) successor(next *ruleset) (bit [numBits]uint16) {
+	for i := range rs.rules {
+		for j := range next.rules {
+			if rs.rules[i].countsAs(&next.rules[j]) && (1<<i == rs.office) == (1<<j == next.office) {
+				bit[i] = 1 << j
+			}
+		}
+	}
+	return bit
 }

@@ -1,0 +1,130 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A Verdict is what an attempt led to. The set is closed and small: safe as a metric label.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Pass      Verdict = iota // no rule counts it, or not yet: a challenge waits for credentials
+	Counted                  // counted, and not enough yet
+	Spared                   // counted, but the address is on the never-ban list
+	BanNow                   // ban Prefix from Since until Until
+	SparedBan                // the address is on the never-ban list, and would have been banned now; said once each MaxRetry attempts
+	Held                     // it would have been banned now, and a guard holds the ban; beyond MaxHeld it is lost and counted
+	Excused                  // not counted: a ban of it was lifted a moment ago
+	Lift                     // unban Prefix: it was known-good, and right after its ban it has turned out that a back end is down
+	NumVerdicts
+)
+
+var verdictNames = [NumVerdicts]string{"pass", "counted", "spared", "ban", "spared_ban", "held", "excused", "lift"}
+
+func (v Verdict) String() string { return verdictNames[v] }
+
+// MarshalText writes the name.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads the name.
+func (v *Verdict) UnmarshalText(text []byte) error {
+	return fromName(v, text, verdictNames[:], "verdict")
+}
+
+// A Decision is the answer to one attempt, or what the passing of time has brought about: then its verdict is BanNow, Held,
+// SparedBan or Lift, or Pass where it only reports.
+type Decision struct {
+	Verdict Verdict
+	Prefix  netip.Prefix // what was counted, and is banned with BanNow
+	Rule    *Rule        // the rule that bans; otherwise of those that counted the one nearest to MaxRetry. Not to be changed
+	Count   int          // what Rule counts in its window, this attempt included; at most MaxRetry
+
+	KnownGood bool        // the address is known-good, so failures of one user count as one
+	Never     *NeverEntry // with Spared and SparedBan: the entry that spares it
+	Guard     Guard       // with Held: the one that holds it; with BanNow: the one that held it until now; with Lift: OutageGuard
+
+	// With BanNow, SparedBan and Held.
+	Also         []*Rule   // other rules that would have banned as well
+	Since, Until time.Time // Until is zero for a ban without end. With Held and SparedBan: the ban that it would have been
+	Evidence     []Attempt // the last attempts, oldest first; at most MaxRetry, fewer where memory ran out
+	Offence      int       // with BanNow: the number of this offence of Prefix, from 1; with Lift: how many remain. Save Offence(Prefix)
+
+	// KnownChanged: what KnownGood(Addr) returns has changed so that it should be saved: a new one, one confirmed for the
+	// first time in this hour, or none any more.
+	KnownChanged bool
+
+	Reports []Report // what else there is to say; valid until the engine is used again
+}
+
+// A Guard holds bans that should rather not be made. The set is closed and small: safe as a metric label.
+type Guard uint8
+
+// The guards.
+const (
+	NoGuard     Guard = iota
+	OutageGuard       // many known-good addresses fail together: a back end is down, and bans of known-good addresses are held
+	RateGuard         // rules make more than BanRate bans a minute: the rest is held
+	NumGuards
+)
+
+var guardNames = [NumGuards]string{"", "outage", "ban_rate"}
+
+func (g Guard) String() string { return guardNames[g] }
+
+// MarshalText writes the name.
+func (g Guard) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
+
+// UnmarshalText reads the name.
+func (g *Guard) UnmarshalText(text []byte) error { return fromName(g, text, guardNames[:], "guard") }
+
+// A Report is something that nobody is banned for, and that people should know: a StuckPhone, SuspiciousLogin,
+// DistributedAttack or GuardChange.
+type Report interface{ report() }
+
+// A StuckPhone fails again and again with one user's credentials from a known-good address: an old password, most
+// likely. It is reported once, and again after it was silent or well.
+type StuckPhone struct {
+	Addr        netip.Addr
+	User        string // untrusted, as in an Attempt
+	Domain      string
+	UserAgent   string
+	Count       int // failures since Since
+	Since, Last time.Time
+}
+
+// A SuspiciousLogin is a success right after failures of the same user, from an address that was not known-good: somebody
+// has found a password, or remembered it. The address does not become known-good by it.
+type SuspiciousLogin struct {
+	User      string // untrusted, as in an Attempt
+	Domain    string
+	Addr      netip.Addr
+	UserAgent string
+	Failures  int // of that user before, from any address; at most SuspiciousAfter are counted
+	At        time.Time
+}
+
+// A DistributedAttack is many addresses that fail on one user. It is reported once, and again after fewer than half as
+// many failed.
+type DistributedAttack struct {
+	User        string // untrusted, as in an Attempt
+	Domain      string
+	Addresses   int // prefixes that failed within DistributedFindTime; at most 64 are told apart
+	Since, Last time.Time
+}
+
+// A GuardChange says that a guard holds bans from now on, or does not any more.
+type GuardChange struct {
+	Guard      Guard
+	Active     bool
+	Now, Limit int // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Held       int // bans that it holds
+	Dropped    int // bans that it held and that are not made
+	At         time.Time
+}
+
+func (StuckPhone) report()        {}
+func (SuspiciousLogin) report()   {}
+func (DistributedAttack) report() {}
+func (GuardChange) report()       {}

@@ -1,0 +1,77 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"sort"
+)
+
+// A NeverEntry is a prefix that is never banned, and why.
+type NeverEntry struct {
+	Prefix netip.Prefix
+	Origin string // who put it there, for people: "ignoreip", "own address", "gateway carrier1", "ssh peer"
+}
+
+// A NeverBan is a list of prefixes that no rule can ban. The zero value is empty. It does not change once it is made.
+type NeverBan struct {
+	entries []NeverEntry // by address; none covers another
+}
+
+// NeverEntries returns an entry for each prefix, all of one origin.
+func NeverEntries(origin string, prefixes ...netip.Prefix) []NeverEntry {
+	list := make([]NeverEntry, len(prefixes))
+	for i, p := range prefixes {
+		list[i] = NeverEntry{p, origin}
+	}
+	return list
+}
+
+// NewNeverBan returns the list of all entries given, without those that another one covers. Of two with the same prefix
+// the first is kept. Prefixes that are not valid are passed over.
+func NewNeverBan(lists ...[]NeverEntry) NeverBan {
+	all := slices.Concat(lists...)
+	for i := range all {
+		all[i].Prefix = all[i].Prefix.Masked()
+	}
+	slices.SortStableFunc(all, func(a, b NeverEntry) int { return a.Prefix.Compare(b.Prefix) })
+	var n NeverBan
+	for _, e := range all {
+		last := len(n.entries) - 1
+		if e.Prefix.IsValid() && (last < 0 || !n.entries[last].Prefix.Overlaps(e.Prefix)) {
+			n.entries = append(n.entries, e)
+		}
+	}
+	return n
+}
+
+// Match returns the entry that forbids a ban of p: one that holds p, or a part of it. The time it takes grows with the
+// logarithm of the number of entries.
+func (n NeverBan) Match(p netip.Prefix) (NeverEntry, bool) {
+	if i := n.index(p); i >= 0 {
+		return n.entries[i], true
+	}
+	return NeverEntry{}, false
+}
+
+// index returns the number of the entry that Match returns, or -1.
+func (n NeverBan) index(p netip.Prefix) int {
+	after := sort.Search(len(n.entries), func(i int) bool { return p.Addr().Less(n.entries[i].Prefix.Addr()) })
+	for _, i := range [...]int{after - 1, after} {
+		if i >= 0 && i < len(n.entries) && n.entries[i].Prefix.Overlaps(p) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Entries returns the entries by address, IPv4 first. The caller must not change them.
+func (n NeverBan) Entries() []NeverEntry { return n.entries }
+
+// Strings returns the prefixes of the entries as text.
+func (n NeverBan) Strings() []string {
+	list := make([]string, len(n.entries))
+	for i, e := range n.entries {
+		list[i] = e.Prefix.String()
+	}
+	return list
+}

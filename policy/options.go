@@ -1,0 +1,123 @@
+package policy
+
+import "time"
+
+// Options bound an Engine and tune what is no rule. A zero value stands for the default. Where it says "negative: off",
+// a negative value switches the thing off; elsewhere it stands for the default too.
+type Options struct {
+	// What is remembered of addresses.
+	MaxTracked   int // addresses held at the same time; default 1,000,000
+	MaxHits      int // attempts that all their windows hold together, 13 bytes each; default 7 × MaxTracked
+	KeepEvidence int // attempts remembered, over all addresses, as the evidence of later bans; default 8,192
+	IPv4Prefix   int // bits that count as one IPv4 attacker; default 32
+	IPv6Prefix   int // bits that count as one IPv6 attacker; default 64, because a host walks through its network at no cost
+
+	// A challenge counts when no credentials came within ChallengeWait.
+	ChallengeWait time.Duration // default 5 s
+	MaxWaiting    int           // challenges that wait at the same time, about 200 bytes each; default 32,768
+
+	// A ban after earlier ones lasts longer.
+	Factor       float64       // each offence multiplies bantime by this; default 2; 1: bans do not grow
+	MaxBanTime   time.Duration // no ban grows beyond this; default 30 days
+	OffenceFor   time.Duration // an offence is forgotten so long after its ban has ended; default 90 days
+	Jitter       float64       // a ban that has grown lasts up to this share longer; default 0.1; negative: off
+	Seed         uint64        // of the jitter: with the same seed and attempts, the same bans
+	MaxOffenders int           // prefixes with offences that are remembered; default 200,000
+	Grace        time.Duration // so long after Forget nothing counts; default 1 minute; negative: off
+
+	// Known-good addresses.
+	KnownFor       time.Duration // an address is known-good so long after its last success; default 7 days; negative: off
+	MaxKnown       int           // known-good addresses that are remembered; default 100,000
+	OfficeMaxRetry int           // so many auth_failures of a known-good address ban it all the same; default 50
+	OfficeFindTime time.Duration // within this; default 5 minutes
+	OfficeBanTime  time.Duration // for this; default 24 hours
+	StuckAfter     int           // so many failures of one user at a known-good address within OfficeFindTime are a stuck phone; at most OfficeMaxRetry; default 5; negative: off
+	StuckSilence   time.Duration // a phone that has been silent for so long is not stuck any more; default 1 hour
+	MaxStuck       int           // stuck phones that are remembered; default 1,000
+
+	// Users under attack.
+	SuspiciousAfter     int           // a success after so many failures of that user is suspicious; at most 64; default 3; negative: off
+	SuspiciousFindTime  time.Duration // within this; default 1 hour
+	TrustAfter          time.Duration // an address with a suspicious login can become known-good after this; default 24 hours
+	DistributedAfter    int           // so many prefixes failing on one user are a distributed attack; at most 64; default 20; negative: off
+	DistributedFindTime time.Duration // within this; default 1 hour
+	MaxUsers            int           // users with failures that are remembered; default 65,536
+
+	// Guards.
+	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
+	OutageShare  float64       // and such a share of those that were seen in the last hour; default 0.2
+	OutageWindow time.Duration // within this; default 1 minute
+	OutageHold   time.Duration // an outage lasts so long after it was last seen; default 2 minutes
+	BanRate      int           // bans a minute that rules may make; default 100; negative: off
+	MaxHeld      int           // bans that are held at the same time; default 10,000
+}
+
+// DefaultOptions returns what the zero Options stand for.
+func DefaultOptions() Options {
+	const minute, day = time.Minute, 24 * time.Hour
+	return Options{
+		MaxTracked: 1_000_000, MaxHits: 7_000_000, KeepEvidence: 8192, IPv4Prefix: 32, IPv6Prefix: 64,
+		ChallengeWait: 5 * time.Second, MaxWaiting: 32_768,
+		Factor: 2, MaxBanTime: 30 * day, OffenceFor: 90 * day, Jitter: 0.1, MaxOffenders: 200_000, Grace: minute,
+		KnownFor: 7 * day, MaxKnown: 100_000, OfficeMaxRetry: 50, OfficeFindTime: 5 * minute, OfficeBanTime: day,
+		StuckAfter: 5, StuckSilence: time.Hour, MaxStuck: 1000,
+		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
+		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
+		OutageMin: 10, OutageShare: 0.2, OutageWindow: minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
+	}
+}
+
+// withDefaults returns o with the defaults in place of what is not set.
+func (o Options) withDefaults() Options {
+	d := DefaultOptions()
+	positive(&o.MaxTracked, d.MaxTracked)
+	positive(&o.MaxHits, 7*o.MaxTracked)
+	positive(&o.KeepEvidence, d.KeepEvidence)
+	positive(&o.IPv4Prefix, d.IPv4Prefix)
+	positive(&o.IPv6Prefix, d.IPv6Prefix)
+	positive(&o.ChallengeWait, d.ChallengeWait)
+	positive(&o.MaxWaiting, d.MaxWaiting)
+	positive(&o.Factor, d.Factor)
+	positive(&o.MaxBanTime, d.MaxBanTime)
+	positive(&o.OffenceFor, d.OffenceFor)
+	set(&o.Jitter, d.Jitter)
+	positive(&o.MaxOffenders, d.MaxOffenders)
+	set(&o.Grace, d.Grace)
+	set(&o.KnownFor, d.KnownFor)
+	positive(&o.MaxKnown, d.MaxKnown)
+	positive(&o.OfficeMaxRetry, d.OfficeMaxRetry)
+	positive(&o.OfficeFindTime, d.OfficeFindTime)
+	if o.OfficeBanTime != Forever {
+		positive(&o.OfficeBanTime, d.OfficeBanTime)
+	}
+	set(&o.StuckAfter, d.StuckAfter)
+	positive(&o.StuckSilence, d.StuckSilence)
+	positive(&o.MaxStuck, d.MaxStuck)
+	set(&o.SuspiciousAfter, d.SuspiciousAfter)
+	positive(&o.SuspiciousFindTime, d.SuspiciousFindTime)
+	positive(&o.TrustAfter, d.TrustAfter)
+	set(&o.DistributedAfter, d.DistributedAfter)
+	positive(&o.DistributedFindTime, d.DistributedFindTime)
+	positive(&o.MaxUsers, d.MaxUsers)
+	set(&o.OutageMin, d.OutageMin)
+	positive(&o.OutageShare, d.OutageShare)
+	positive(&o.OutageWindow, d.OutageWindow)
+	positive(&o.OutageHold, d.OutageHold)
+	set(&o.BanRate, d.BanRate)
+	positive(&o.MaxHeld, d.MaxHeld)
+	return o
+}
+
+// positive sets a value that is not positive.
+func positive[T int | float64 | time.Duration](v *T, or T) {
+	if *v <= 0 {
+		*v = or
+	}
+}
+
+// set sets a value that is zero.
+func set[T int | float64 | time.Duration](v *T, or T) {
+	if *v == 0 {
+		*v = or
+	}
+}

@@ -1,0 +1,153 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A Standing is everything that is known of one address.
+type Standing struct {
+	Prefix    netip.Prefix // what counts as one attacker with it
+	Rules     []RuleCount  // the rules that count something of it now
+	Waiting   int          // challenges that may still be answered
+	Never     *NeverEntry  // what spares it, or nil
+	KnownGood *KnownGood   // nil: neither known-good nor with a suspicious login
+	Offence   *Offence     // its past bans, or nil
+	Held      *HeldBan     // the ban that a guard holds, or nil
+	Excused   bool         // a ban of it was lifted a moment ago: nothing counts
+	Stuck     []StuckPhone // at this address
+	Evidence  []Attempt    // the last attempts that count, oldest first; 32 at most
+}
+
+// A RuleCount is how far an address is with one rule.
+type RuleCount struct {
+	Rule  *Rule // not to be changed
+	Count int   // of Rule.MaxRetry, in the window that ends now
+}
+
+// A GuardState is what a guard does now.
+type GuardState struct {
+	Active     bool
+	Since      time.Time // zero where it is not active
+	Now, Limit int       // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Held       int       // bans that it holds
+}
+
+// A SparedCount is what a never-ban entry has spared.
+type SparedCount struct {
+	NeverEntry
+	Attempts uint64 // that would have been counted
+	Bans     uint64 // that would have been made
+}
+
+// Stats count what an Engine holds, and what it lost because of its bounds.
+type Stats struct {
+	Tracked, Known, Users, Offenders, Stuck, Waiting, Held int
+
+	Evicted             uint64 // addresses forgotten because MaxTracked others were seen since, or MaxHits attempts
+	KnownForgotten      uint64 // known-good addresses forgotten because of MaxKnown
+	UsersForgotten      uint64 // users forgotten because of MaxUsers
+	OffendersForgotten  uint64 // prefixes whose offences were forgotten because of MaxOffenders
+	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
+	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
+	HeldLost            uint64 // bans neither made nor held because of MaxHeld
+	HeldDropped         uint64 // bans held and never made
+}
+
+// Stats returns the engine's counts.
+func (e *Engine) Stats() Stats {
+	return Stats{
+		Tracked: e.trackers.length, Known: e.known.length, Users: e.users.length, Offenders: e.offences.length,
+		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.first), Held: e.held.length,
+		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
+		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.lost,
+		HeldLost: e.held.lost, HeldDropped: e.held.dropped,
+	}
+}
+
+// Why returns what is known of an address, as of the newest time that the engine has seen.
+func (e *Engine) Why(addr netip.Addr) Standing {
+	s := e.sight(Attempt{Addr: addr})
+	w := Standing{Prefix: s.prefix}
+	if !s.prefix.IsValid() {
+		return w
+	}
+	if s.never >= 0 {
+		w.Never = &e.never.entries[s.never]
+	}
+	w.Waiting = e.waiting.of(s.key)
+	w.Excused = e.graces.excuse(&s, e.now)
+	if t := e.trackers.get(s.key); t != nil {
+		w.Rules = e.counts(&t.window)
+		w.Evidence = e.evidence.chain(t.last, s.prefix, 32)
+	}
+	if g, ok := e.KnownGood(addr); ok {
+		w.KnownGood = &g
+	}
+	if o, ok := e.Offence(s.prefix); ok {
+		w.Offence = &o
+	}
+	if h := e.held.get(s.key); h != nil && !e.lapsed(h) {
+		ban := *h
+		w.Held = &ban
+	}
+	w.Stuck = slices.DeleteFunc(e.StuckPhones(), func(p StuckPhone) bool { return !s.prefix.Contains(p.Addr) })
+	return w
+}
+
+// counts returns how far each rule is that counts something in w now.
+func (e *Engine) counts(w *window) (list []RuleCount) {
+	for i := range e.rules.rules {
+		r := &e.rules.rules[i]
+		if n := e.pool.within(w, i, e.now-r.FindTime.Milliseconds()); n > 0 {
+			list = append(list, RuleCount{r, n})
+		}
+	}
+	return list
+}
+
+// Guards returns what the guards do now.
+func (e *Engine) Guards() map[Guard]GuardState {
+	return map[Guard]GuardState{OutageGuard: e.guardState(OutageGuard), RateGuard: e.guardState(RateGuard)}
+}
+
+func (e *Engine) guardState(g Guard) GuardState {
+	s := GuardState{Active: e.rate.active, Now: e.rate.inMinute(e.now), Limit: len(e.rate.bans)}
+	since := e.rate.since
+	if g == OutageGuard {
+		s = GuardState{Active: e.outage.active, Now: e.failing(), Limit: e.outageLimit()}
+		since = e.outage.since
+	}
+	if s.Active {
+		s.Since = time.UnixMilli(since)
+	}
+	s.Held = e.held.by[g]
+	return s
+}
+
+// NeverBan returns the never-ban list.
+func (e *Engine) NeverBan() NeverBan { return e.never }
+
+// SetNeverBan replaces the never-ban list. Held bans of what is on it now are dropped. What an entry has spared is still
+// counted where the new list has the same prefix.
+func (e *Engine) SetNeverBan(n NeverBan) {
+	before := make(map[netip.Prefix]SparedCount)
+	for _, s := range e.spared {
+		if s.Attempts > 0 {
+			before[s.Prefix] = s
+		}
+	}
+	e.never = n
+	e.spared = make([]SparedCount, len(n.entries))
+	for i, entry := range n.entries {
+		old := before[entry.Prefix]
+		e.spared[i] = SparedCount{NeverEntry: entry, Attempts: old.Attempts, Bans: old.Bans}
+	}
+	e.held.drop(func(h *HeldBan) bool { return n.index(h.Prefix) >= 0 })
+}
+
+// Spared returns what each never-ban entry has spared, those that have spared nothing left out.
+func (e *Engine) Spared() []SparedCount {
+	return slices.DeleteFunc(slices.Clone(e.spared), func(s SparedCount) bool { return s.Attempts == 0 })
+}
