@@ -83,7 +83,7 @@ func BenchmarkCheck(b *testing.B) {
 			useIPTables(b, kind)
 			k := filled(b, 1000)
 			for b.Loop() {
-				if made, err := k.setup(); err != nil || len(made) > 0 {
+				if made, err := setUp(k); err != nil || len(made) > 0 {
 					b.Fatal(made, err)
 				}
 			}
@@ -113,7 +113,7 @@ func BenchmarkFull(b *testing.B) {
 	if _, err := k.Teardown(); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := k.setup(); err != nil {
+	if _, err := setUp(k); err != nil {
 		b.Fatal(err)
 	}
 	ops := make([]op, 0, 10_016)
@@ -131,7 +131,7 @@ func BenchmarkFull(b *testing.B) {
 func filled(b *testing.B, n int) *IPTables {
 	b.Helper()
 	k := open(b, Options{})
-	if _, err := k.setup(); err != nil {
+	if _, err := setUp(k); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _, _ = k.Teardown() })

@@ -1,135 +1,174 @@
 package firewall
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
+	"time"
 
 	"github.com/coreos/go-iptables/iptables"
 )
 
-// rule is what stands in fsban's chain.
-func (f *family) rule() []string {
-	return []string{"-m", "set", "--match-set", f.set, "src", "-j", "DROP"}
+// jump is the rule that leads from somebody's chain to fsban's.
+const jump = "-j " + ChainName
+
+// moveEvery is how often at most a jump is moved to the front of its chain. Another program may insist on the same place.
+const moveEvery = time.Minute
+
+// A plan is what has to be changed in one table.
+type plan struct {
+	lines []string // for iptables-restore
+	made  []string // in words
+	rules bool     // fsban's own chain is among it
+	notes []string
+	err   error // why not everything can be as it should be
 }
 
-// setupRules makes what is missing of the chains, their rule and the jumps to them, and adds to the totals what the rules
-// have thrown away since the last time.
-func (f *family) setupRules(hooks []Hook) (made []string, err error) {
-	var now Dropped
-	for _, table := range tables {
-		var here []Hook
-		for _, h := range hooks {
-			if h.Table == table {
-				here = append(here, h)
+// guardRules makes one family's rules what they should be. New rules are in force before old ones go: a table is changed in
+// one moment, and tables that are no longer asked for come last.
+func (f *family) guardRules(ctx context.Context, opts *Options) (g guarded) {
+	for _, wanted := range []bool{true, false} {
+		for _, name := range tables {
+			hooks := hooksOf(opts.Hooks, name)
+			if (len(hooks) > 0) != wanted || !wanted && (f.cleaned || g.err != nil) {
+				continue
+			}
+			p := f.guardTable(ctx, name, hooks, opts)
+			g.made, g.notes, g.err = append(g.made, p.made...), append(g.notes, p.notes...), cmp.Or(g.err, p.err)
+		}
+	}
+	f.cleaned = f.cleaned || g.err == nil
+	return g
+}
+
+func (f *family) guardTable(ctx context.Context, name string, hooks []Hook, opts *Options) plan {
+	now, err := f.ipt.save(ctx, name)
+	if isMissing(err) && len(hooks) == 0 {
+		return plan{} // iptables-legacy, and a kernel without this table
+	} else if err != nil {
+		return plan{err: f.failed("list", name, "*", err)}
+	}
+	f.count(name, now[ChainName])
+	p := f.plan(now, name, hooks, opts)
+	if len(p.lines) == 0 {
+		return p
+	}
+	if err := f.ipt.restore(ctx, name, p.lines); err != nil {
+		return plan{notes: p.notes, err: f.failed("change", name, ChainName, err)}
+	}
+	if p.rules {
+		p.err = cmp.Or(f.learn(ctx, name, len(f.rules(opts))), p.err)
+	}
+	return p
+}
+
+// plan compares a table with what it should be.
+func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p plan) {
+	chain := f.name + " chain " + name + "/" + ChainName
+	rules, there := now[ChainName]
+	if len(hooks) > 0 {
+		if !there {
+			p.made = append(p.made, chain)
+		}
+		want, have := f.rules(opts), now.texts(ChainName)
+		if p.rules = !there || !slices.Equal(have, want) && !slices.Equal(have, f.printed[name]); p.rules {
+			p.made = append(p.made, "rule of "+chain)
+			p.lines = append(p.lines, ":"+ChainName+" - [0:0]") // made, or emptied
+			for _, r := range want {
+				p.lines = append(p.lines, "-A "+ChainName+" "+r)
 			}
 		}
-		if len(here) == 0 {
-			continue
-		}
-		complete, dropped, err := f.look(table, here)
-		if err != nil {
-			return made, err
-		}
-		now.Packets += dropped.Packets
-		now.Bytes += dropped.Bytes
-		if complete {
-			continue
-		}
-		m, err := f.repair(table, here)
-		made = append(made, m...)
-		if err != nil {
-			return made, err
+		for _, h := range hooks {
+			f.planJump(&p, now, h)
 		}
 	}
-	f.count(now)
-	return made, nil
+	if f.cleaned {
+		return p
+	}
+	for c := range now {
+		if jumps := count(now.texts(c), jump); jumps > 0 && !slices.Contains(hooks, Hook{name, c}) {
+			p.lines = append(p.lines, slices.Repeat([]string{"-D " + c + " " + jump}, jumps)...)
+		}
+	}
+	if len(hooks) == 0 && (there || len(rules) > 0) {
+		p.lines = append(p.lines, ":"+ChainName+" - [0:0]", "-X "+ChainName)
+	}
+	return p
 }
 
-// look lists fsban's chain and the hooks of a table, which takes one process each: whether everything is in its place,
-// and what the rule has thrown away. A listing in words that it does not know it takes for incomplete.
-func (f *family) look(table string, hooks []Hook) (complete bool, dropped Dropped, err error) {
-	rules, err := f.ipt.ListWithCounters(table, ChainName)
-	if isMissing(err) {
-		return false, dropped, nil
-	} else if err != nil {
-		return false, dropped, f.failed("list", table, ChainName, err)
+// planJump sees to it that a jump is the first rule of its chain: behind a rule that accepts it would see nothing.
+func (f *family) planJump(p *plan, now table, h Hook) {
+	rules, there := now[h.Chain]
+	if !there && !slices.Contains(builtIn, h.Chain) {
+		p.err = cmp.Or(p.err, f.failed("jump to "+ChainName+" from", h.Table, h.Chain, errNoChain))
+		return
 	}
+	jumps := count(now.texts(h.Chain), jump)
+	if jumps == 1 && rules[0].text == jump {
+		return
+	}
+	if jumps == 0 {
+		p.made = append(p.made, "jump from "+f.name+" "+h.String())
+	} else {
+		if time.Since(f.moved[h]) < moveEvery {
+			p.notes = append(p.notes, fmt.Sprintf("%s: another program puts its rules before fsban's in %v again and again: what they accept is not stopped there (fsban goes first again once a minute)", f.name, h))
+			return
+		}
+		f.moved[h] = time.Now()
+		p.made = append(p.made, "first place of the jump from "+f.name+" "+h.String())
+		p.lines = append(p.lines, slices.Repeat([]string{"-D " + h.Chain + " " + jump}, jumps)...)
+	}
+	p.lines = append(p.lines, "-I "+h.Chain+" 1 "+jump)
+}
+
+// errNoChain says that somebody's chain is not there: that of docker, say, before docker runs.
+var errNoChain = errors.New("there is no such chain (firewall.chains)")
+
+// learn reads how this iptables prints the rules that it has just been given, to know them again.
+func (f *family) learn(ctx context.Context, name string, want int) error {
+	now, err := f.ipt.save(ctx, name)
+	if err != nil {
+		return f.failed("list", name, ChainName, err)
+	}
+	f.seen[name] = Dropped{}
+	f.count(name, now[ChainName])
+	f.printed[name] = now.texts(ChainName)
+	if len(f.printed[name]) != want {
+		return f.failed("change", name, ChainName, fmt.Errorf("%d rules were made, and %d are there", want, len(f.printed[name])))
+	}
+	return nil
+}
+
+func hooksOf(hooks []Hook, table string) []Hook {
+	return slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return h.Table != table })
+}
+
+func count(list []string, what string) (n int) {
+	for _, s := range list {
+		if s == what {
+			n++
+		}
+	}
+	return n
+}
+
+// count adds to the total what the rules of one table have counted since they were last read. Counters that are lower than
+// before were zeroed, or are of a new rule.
+func (f *family) count(name string, rules []rule) {
+	var now Dropped
 	for _, r := range rules {
-		text, d := cutCounters(r)
-		dropped.Packets += d.Packets
-		dropped.Bytes += d.Bytes
-		complete = complete || text == "-A "+ChainName+" "+strings.Join(f.rule(), " ")
+		now.Packets += r.counted.Packets
+		now.Bytes += r.counted.Bytes
 	}
-	for _, h := range hooks {
-		if !complete {
-			break
-		}
-		rules, err := f.ipt.List(table, h.Chain)
-		if err != nil {
-			return false, dropped, f.failed("list", table, h.Chain, err)
-		}
-		complete = slices.Contains(rules, "-A "+h.Chain+" -j "+ChainName)
+	seen := f.seen[name]
+	if now.Packets < seen.Packets || now.Bytes < seen.Bytes {
+		seen = Dropped{}
 	}
-	return complete, dropped, nil
-}
-
-// repair asks iptables for each part whether it is there, and makes it if not.
-func (f *family) repair(table string, hooks []Hook) (made []string, err error) {
-	chain := f.name + " chain " + table + "/" + ChainName
-	there, err := f.ipt.ChainExists(table, ChainName)
-	if err == nil && !there {
-		made = append(made, chain)
-		err = f.ipt.NewChain(table, ChainName)
-	}
-	if err != nil {
-		return nil, f.failed("make", table, ChainName, err)
-	}
-	there, err = f.ipt.Exists(table, ChainName, f.rule()...)
-	if err == nil && !there {
-		made = append(made, "rule of "+chain)
-		err = f.ipt.Append(table, ChainName, f.rule()...)
-	}
-	if err != nil {
-		return nil, f.failed("add the rule of", table, ChainName, err)
-	}
-	for _, h := range hooks {
-		there, err = f.ipt.Exists(table, h.Chain, "-j", ChainName)
-		if err == nil && !there {
-			made = append(made, "jump from "+f.name+" "+h.String())
-			err = f.ipt.Insert(table, h.Chain, 1, "-j", ChainName)
-		}
-		if err != nil {
-			return nil, f.failed("jump to "+ChainName+" from", table, h.Chain, err)
-		}
-	}
-	return made, nil
-}
-
-// count adds to the totals what the rules' counters have gained. Counters that are lower than before were zeroed, or are
-// of a new rule.
-func (f *family) count(now Dropped) {
-	if now.Packets < f.seen.Packets || now.Bytes < f.seen.Bytes {
-		f.seen = Dropped{}
-	}
-	f.total.Packets += now.Packets - f.seen.Packets
-	f.total.Bytes += now.Bytes - f.seen.Bytes
-	f.seen = now
-}
-
-// cutCounters splits "-A FSBAN ... -c PACKETS BYTES ..." into the rule without its counters, and them.
-func cutCounters(rule string) (string, Dropped) {
-	words := strings.Fields(rule)
-	i := slices.Index(words, "-c")
-	if i < 0 || i+2 >= len(words) {
-		return rule, Dropped{}
-	}
-	var d Dropped
-	d.Packets, _ = strconv.ParseUint(words[i+1], 10, 64)
-	d.Bytes, _ = strconv.ParseUint(words[i+2], 10, 64)
-	return strings.Join(slices.Delete(words, i, i+3), " "), d
+	f.total.Packets += now.Packets - seen.Packets
+	f.total.Bytes += now.Bytes - seen.Bytes
+	f.seen[name] = now
 }
 
 // teardownRules removes fsban's chain from every table, and every jump to it.
@@ -178,10 +217,10 @@ func (f *family) removeJumps(table, chain string) (jumps int, err error) {
 	}
 }
 
-// isMissing tells whether iptables said that a chain is not there, for which it has many words and one exit status.
+// isMissing tells whether iptables said that something is not there, for which it has many words and few exit statuses.
 func isMissing(err error) bool {
-	var failed *iptables.Error
-	return errors.As(err, &failed) && failed.ExitStatus() == 1
+	var failed interface{ ExitCode() int }
+	return errors.As(err, &failed) && (failed.ExitCode() == 1 || failed.ExitCode() == 3)
 }
 
 // failed says what iptables could not do.

@@ -30,8 +30,8 @@ func (e *Enforcer) reconcile() (restored int, err error) {
 	defer func() { clear(e.compare.ended) }()
 	now := time.Now()
 	if e.setUp && now.Sub(e.compare.last) < compareEvery {
-		size, err := e.backend.size()
-		if err != nil || e.plausible(size, now) {
+		intact, err := e.backend.intact(func(size int) bool { return e.plausible(size, now) })
+		if err != nil || intact {
 			return 0, err
 		}
 	}

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -62,7 +63,11 @@ func (d *DryRun) entries() ([]Entry, error) {
 	return list, nil
 }
 
-func (d *DryRun) size() (int, error) {
-	list, err := d.entries()
-	return len(list), err
+func (*DryRun) intact(func(int) bool) (bool, error) { return true, nil }
+
+func (*DryRun) guard(context.Context) guarded { return guarded{} }
+
+func (*DryRun) watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return ctx.Err()
 }

@@ -6,19 +6,10 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
-
-// A backend puts bans into effect. Only the enforcer's goroutine calls setup, apply and size.
-type backend interface {
-	Name() string
-	Dropped() map[string]Dropped
-	setup() (made []string, err error)
-	apply(ops []op) (failed []op, err error)
-	entries() ([]Entry, error)
-	size() (int, error)
-}
 
 // EnforcerOptions connect an Enforcer with those who know what should be banned.
 type EnforcerOptions struct {
@@ -34,7 +25,7 @@ type EnforcerOptions struct {
 	// called from Run's goroutine.
 	Changed func(Status)
 
-	Check    time.Duration // how often the kernel is compared with what should be there; default 10s
+	Check    time.Duration // how often the kernel is compared with what should be there, unasked; default 10s
 	RetryMin time.Duration // the pause after a failure, doubled each time; default 200ms
 	RetryMax time.Duration // default 10s
 }
@@ -49,14 +40,17 @@ type Status struct {
 	Repairs   uint64    // things that were missing in the kernel after the first set-up, and were made again
 	Restored  uint64    // bans that were missing in the kernel, and were put back
 	Failures  uint64    // checks and batches of changes that failed
+	Notes     []string  // sentences for the operator: what is not as it should be, though bans are in force
 	Dropped   map[string]Dropped
 }
 
 // An Enforcer owns the kernel: one goroutine, in Run. The other methods may be called from any goroutine.
 type Enforcer struct {
-	backend backend
+	backend Backend
 	opts    EnforcerOptions
-	wake    chan struct{}
+	wake    chan struct{} // there are orders
+	noticed chan struct{} // somebody else has changed what is ours
+	guarded chan guarded  // what a look at the rules has found
 
 	mu      sync.Mutex
 	pending map[netip.Prefix]op // the newest order for each prefix: never more than prefixes
@@ -65,24 +59,33 @@ type Enforcer struct {
 	status  Status
 
 	// What follows is for Run's goroutine alone.
-	setUp   bool       // once, at least
-	broken  error      // why the last check failed
-	refused error      // why orders are stuck
-	told    Status     // what Changed was last told
-	compare comparison // see compare.go
+	setUp    bool       // once, at least
+	guarding bool       // a look at the rules is under way
+	unfilled error      // why the sets are not what they should be, as of the last check
+	unruled  error      // why the rules are not
+	refused  error      // why orders are stuck
+	told     Status     // what Changed was last told
+	schedule schedule   // see schedule.go
+	compare  comparison // see compare.go
 }
 
-// NewEnforcer returns an Enforcer for b, which is an *IPTables or a *DryRun. It starts nothing.
-func NewEnforcer(b backend, opts EnforcerOptions) *Enforcer {
+// errNotYet stands until the rules have been looked at for the first time.
+var errNotYet = errors.New("not set up yet")
+
+// NewEnforcer returns an Enforcer for b. It starts nothing.
+func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 	opts.Check = cmp.Or(opts.Check, 10*time.Second)
 	opts.RetryMin = cmp.Or(opts.RetryMin, 200*time.Millisecond)
 	opts.RetryMax = cmp.Or(opts.RetryMax, 10*time.Second)
 	return &Enforcer{
 		backend: b, opts: opts,
 		wake:    make(chan struct{}, 1),
+		noticed: make(chan struct{}, 1),
+		guarded: make(chan guarded, 1),
 		pending: make(map[netip.Prefix]op),
 		stuck:   make(map[netip.Prefix]op),
-		status:  Status{Backend: b.Name(), Err: errors.New("not set up yet")},
+		status:  Status{Backend: b.Name(), Err: errNotYet},
+		unruled: errNotYet,
 		compare: comparison{ended: make(map[netip.Prefix]struct{})},
 	}
 }
@@ -104,8 +107,13 @@ func (e *Enforcer) order(o op) {
 	e.pending[o.prefix] = o
 	delete(e.stuck, o.prefix)
 	e.mu.Unlock()
+	signal(e.wake)
+}
+
+// signal leaves a sign on a channel that holds one.
+func signal(c chan<- struct{}) {
 	select {
-	case e.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -126,20 +134,24 @@ func (e *Enforcer) Entries() ([]Entry, error) { return e.backend.entries() }
 
 // Run sets the kernel up, restores what should be in it, and applies orders until ctx ends. What is pending then is tried
 // once more. It leaves every ban in force.
+//
+// Rules are looked at in a goroutine of their own, because another program can make that wait; orders and entries wait for
+// nobody.
 func (e *Enforcer) Run(ctx context.Context) error {
-	pause := e.opts.RetryMin
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var due time.Time // when the timer fires
+	ctx, cancel := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer cancel()
+	helpers.Go(func() { e.listen(ctx) })
+	e.schedule = newSchedule(e.opts)
+	defer e.schedule.Stop()
 	round := func() {
-		wait := e.opts.Check
-		if e.check() != nil {
-			wait, pause = pause, min(2*pause, e.opts.RetryMax)
-		} else {
-			pause = e.opts.RetryMin
+		err := e.check()
+		if !e.guarding {
+			e.guarding = true
+			helpers.Go(func() { e.guarded <- e.backend.guard(ctx) })
 		}
-		due = time.Now().Add(wait)
-		timer.Reset(wait)
+		e.schedule.next(err)
 	}
 	round()
 	for {
@@ -149,24 +161,64 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			_ = e.drain()
 			return ctx.Err()
 		case <-e.wake:
-			// A failure brings the next round forward, and never puts it off: orders may keep coming.
-			if retry := time.Now().Add(pause); e.drain() != nil && retry.Before(due) {
-				due = retry
-				timer.Reset(pause)
+			if e.drain() != nil {
+				e.schedule.hurry()
 			}
-		case <-timer.C:
+		case <-e.noticed:
+			e.schedule.soon()
+		case g := <-e.guarded:
+			if e.finish(g) != nil {
+				e.schedule.hurry()
+			}
+		case <-e.schedule.C:
 			round()
 		}
 	}
 }
 
-// check makes the kernel what it should be, and tries again what failed. Where it cannot do everything it does the rest.
+// listen hears of what others change in the kernel. Where it cannot, the next check will find it.
+func (e *Enforcer) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		_ = e.backend.watch(ctx, func() { signal(e.noticed) })
+		select {
+		case <-ctx.Done():
+		case <-time.After(e.opts.RetryMax):
+		}
+	}
+}
+
+// check makes the sets what they should be, and tries again what failed. Where it cannot do everything it does the rest. It
+// returns what is wrong, the rules as they were last seen among it.
 func (e *Enforcer) check() error {
 	made, err := e.backend.setup()
 	restored, compareErr := e.reconcile()
-	err = cmp.Or(err, compareErr)
-	e.broken = err
+	e.unfilled = cmp.Or(err, compareErr)
+	e.note(made, restored, e.unfilled)
+	e.unstick()
+	err = cmp.Or(e.drain(), e.unfilled)
+	if e.unruled != errNotYet { //nolint:errorlint // this very one
+		err = cmp.Or(err, e.unruled)
+	}
+	return err
+}
+
+// finish takes in what a look at the rules has found.
+func (e *Enforcer) finish(g guarded) error {
+	e.guarding = false
+	e.unruled = g.err
 	e.mu.Lock()
+	e.status.Notes = g.notes
+	e.mu.Unlock()
+	e.note(g.made, 0, g.err)
+	e.setUp = e.setUp || e.unruled == nil && e.unfilled == nil
+	e.conclude()
+	return g.err
+}
+
+// note counts what has been repaired, and what has failed.
+func (e *Enforcer) note(made []string, restored int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.setUp {
 		e.status.Repairs += uint64(len(made))
 		e.status.Restored += uint64(restored)
@@ -174,10 +226,6 @@ func (e *Enforcer) check() error {
 	if err != nil {
 		e.status.Failures++
 	}
-	e.mu.Unlock()
-	e.setUp = e.setUp || err == nil
-	e.unstick()
-	return cmp.Or(e.drain(), err)
 }
 
 // unstick puts what failed back among what is pending. No order is among both: a newer one replaces the one that failed.
@@ -246,12 +294,15 @@ func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
 
 // conclude brings the status up to date after a check or a batch, and tells of news.
 func (e *Enforcer) conclude() {
+	if e.unruled == errNotYet { //nolint:errorlint // this very one
+		return
+	}
 	e.mu.Lock()
 	if len(e.stuck) == 0 {
 		e.refused = nil
 	}
 	before := e.status
-	e.status.Err = cmp.Or(e.broken, e.refused)
+	e.status.Err = cmp.Or(e.unfilled, e.unruled, e.refused)
 	e.status.Enforcing = e.status.Err == nil
 	if before.Enforcing != e.status.Enforcing || before.Since.IsZero() {
 		e.status.Since = time.Now()
@@ -259,7 +310,7 @@ func (e *Enforcer) conclude() {
 	e.mu.Unlock()
 	now := e.Status()
 	news := now.Enforcing != e.told.Enforcing || cause(now.Err) != cause(e.told.Err) ||
-		now.Repairs != e.told.Repairs || now.Restored != e.told.Restored
+		now.Repairs != e.told.Repairs || now.Restored != e.told.Restored || !slices.Equal(now.Notes, e.told.Notes)
 	if news && e.opts.Changed != nil {
 		e.told = now
 		e.opts.Changed(now)

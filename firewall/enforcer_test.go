@@ -26,12 +26,17 @@ type kernel struct {
 	lacks    []string // what setup will have to make
 	noSetup  error
 	noApply  error
+	noRules  error
+	slow     time.Duration // how long guard takes
+	guards   []time.Time   // when guard was called
+	notes    []string
+	events   chan struct{}          // somebody else changes something
 	refuses  map[netip.Prefix]error // bans
 	during   func()                 // called once, while a batch is applied
 }
 
 func newKernel() *kernel {
-	return &kernel{holds: make(map[netip.Prefix]time.Time), refuses: make(map[netip.Prefix]error)}
+	return &kernel{holds: make(map[netip.Prefix]time.Time), refuses: make(map[netip.Prefix]error), events: make(chan struct{})}
 }
 
 // change runs f while the enforcer does not use k.
@@ -98,14 +103,45 @@ func (k *kernel) entries() ([]Entry, error) {
 	return list, nil
 }
 
-func (k *kernel) size() (int, error) {
+func (k *kernel) intact(plausible func(int) bool) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.holds, func(_ netip.Prefix, until time.Time) bool {
 		return !until.IsZero() && time.Since(until) > 2*time.Second
 	})
-	return len(k.holds), nil
+	return plausible(len(k.holds)), nil
 }
+
+// guard finds what setup would, and takes as long as it is told to.
+func (k *kernel) guard(ctx context.Context) guarded {
+	k.mu.Lock()
+	slow := k.slow
+	k.guards = append(k.guards, time.Now())
+	k.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return guarded{err: ctx.Err()}
+	case <-time.After(slow):
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return guarded{notes: k.notes, err: k.noRules}
+}
+
+func (k *kernel) watch(ctx context.Context, notice func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-k.events:
+			notice()
+		}
+	}
+}
+
+func (*kernel) Teardown() ([]string, error) { return nil, nil }
+
+func (*kernel) Close() error { return nil }
 
 func (k *kernel) held() string {
 	k.mu.Lock()

@@ -1,16 +1,55 @@
 // Package firewall bans in the kernel.
 //
 // An Enforcer owns the kernel: bans and unbans are handed to it, and it applies them in batches, repeats what failed, and
-// compares what the kernel holds with what should be there. Behind it stands a backend: IPTables (one ipset and one rule
+// compares what the kernel holds with what should be there. Behind it stands a Backend: IPTables (one ipset and one rule
 // a family) or DryRun, which only says what it would do.
 //
 // The kernel ends bans by itself. Stopping or killing fsban leaves them in force, and the next start adopts them.
 package firewall
 
 import (
+	"context"
 	"net/netip"
 	"time"
 )
+
+// A Backend puts bans into effect. The backends of this package are the only ones.
+type Backend interface {
+	Name() string
+	// Dropped returns what the rules threw away since this process started, by family, as of the last check.
+	Dropped() map[string]Dropped
+	// Teardown removes everything that fsban ever made there, and nothing else, and returns what it removed, also when some
+	// of it failed. What is not there is no error.
+	Teardown() (removed []string, err error)
+	// Close lets go of the kernel. Everything stays in force.
+	Close() error
+
+	// setup makes the sets that are missing, and waits for nobody. Like apply and intact it is called by the enforcer's
+	// goroutine alone.
+	setup() (made []string, err error)
+	// guard looks whether the rules that use the sets are in force, and makes what is missing. It may wait for other
+	// programs: it runs beside the enforcer's goroutine, and never twice at once.
+	guard(ctx context.Context) guarded
+	// apply carries out bans and unbans. It returns those that failed, and why the first of them did.
+	apply(ops []op) (failed []op, err error)
+	// intact tells at little cost whether the entries seem to be what was left: by asking plausible about their number, or
+	// because nobody else has touched them.
+	intact(plausible func(size int) bool) (bool, error)
+	// entries lists what the kernel holds. Any goroutine may call it.
+	entries() ([]Entry, error)
+	// watch calls notice when somebody else has changed what is fsban's, where the kernel tells, until ctx ends.
+	watch(ctx context.Context, notice func()) error
+}
+
+// Guarded is what a look at the rules has found.
+type guarded struct {
+	made  []string // what was missing, and has been made
+	notes []string // sentences for the operator: what is not as it should be, and not wrong enough for an error
+	err   error
+}
+
+// Dropped counts what fsban's rules threw away.
+type Dropped struct{ Packets, Bytes uint64 }
 
 // Forever is the time left of a ban without end.
 const Forever time.Duration = -1

@@ -2,12 +2,14 @@ package firewall
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -21,17 +23,12 @@ const (
 	SetIPv6   = "fsban6"
 )
 
-// Options say where and how a backend bans.
-type Options struct {
-	Hooks   []Hook // default raw/PREROUTING: before connection tracking, so that established flows stop too
-	MaxBans int    // size of each set; default 1,000,000
-}
-
 // IPTables bans through one ipset and one iptables rule a family.
 type IPTables struct {
 	opts     Options
 	families []*family
 	sets     *ipsets
+	watcher  watcher
 
 	mu      sync.Mutex // guards dropped, which any goroutine may read
 	dropped map[string]Dropped
@@ -39,33 +36,37 @@ type IPTables struct {
 
 // A family is IPv4 or IPv6 with its own iptables, chain and set.
 type family struct {
-	name  string // ipv4, ipv6: the label of metrics
-	set   string
-	id    uint8
-	ipt   *iptables.IPTables // nil where the host does not speak IPv6: a set is kept all the same, and needs no rule
-	unfit error              // why the set must be left alone: it could not be made, or is somebody else's
-	seen  Dropped            // the rules' counters as last read
-	total Dropped            // of all rules that this process has read
+	name   string // ipv4, ipv6: the label of metrics
+	set    string
+	id     uint8
+	reject string   // how REJECT answers
+	ipt    *xtables // nil where the host does not speak IPv6: a set is kept all the same, and needs no rule
+
+	unfit error       // why the set must be left alone: it could not be made, or is somebody else's
+	fit   atomic.Bool // the set is there, and a rule may name it
+
+	// What follows is for guard alone.
+	cleaned bool                // what an earlier configuration had made elsewhere is gone
+	printed map[string][]string // how iptables prints the rules that it was given, by table
+	moved   map[Hook]time.Time  // when the jump was last put first
+	seen    map[string]Dropped  // the rules' counters as last read, by table
+	total   Dropped             // of all rules that this process has read
 }
-
-// Dropped counts what fsban's rules threw away.
-type Dropped struct{ Packets, Bytes uint64 }
-
-// lockWait is how many seconds one iptables may wait for the lock of another.
-const lockWait = 5
 
 // NewIPTables finds the host's iptables. It changes nothing.
 func NewIPTables(opts Options) (*IPTables, error) {
-	if len(opts.Hooks) == 0 {
-		opts.Hooks = []Hook{{"raw", "PREROUTING"}}
+	opts, err := opts.complete()
+	if err != nil {
+		return nil, err
 	}
-	opts.MaxBans = cmp.Or(opts.MaxBans, 1_000_000)
 	b := &IPTables{opts: opts, dropped: make(map[string]Dropped)}
+	b.watcher = watcher{families: []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}, tables: tables}
 	b.families = []*family{
-		{name: "ipv4", set: SetIPv4, id: unix.AF_INET},
-		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6},
+		{name: "ipv4", set: SetIPv4, id: unix.AF_INET, reject: "icmp-port-unreachable"},
+		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6, reject: "icmp6-port-unreachable"},
 	}
 	for _, f := range b.families {
+		f.printed, f.moved, f.seen = make(map[string][]string), make(map[Hook]time.Time), make(map[string]Dropped)
 		proto := iptables.ProtocolIPv4
 		if f.id == unix.AF_INET6 {
 			if !hostHasIPv6() {
@@ -73,12 +74,10 @@ func NewIPTables(opts Options) (*IPTables, error) {
 			}
 			proto = iptables.ProtocolIPv6
 		}
-		var err error
-		if f.ipt, err = iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait)); err != nil {
-			return nil, fmt.Errorf("find iptables for %s (install the package iptables): %w", f.name, err)
+		if f.ipt, err = findXtables(proto, func(pid int) { b.watcher.mine(uint32(pid)) }); err != nil {
+			return nil, err
 		}
 	}
-	var err error
 	b.sets, err = dialIPSet()
 	return b, err
 }
@@ -95,29 +94,36 @@ func (b *IPTables) Name() string { return "iptables" }
 // Close ends the connection to the kernel. Everything stays in force.
 func (b *IPTables) Close() error { return b.sets.close() }
 
-// Dropped returns what the rules threw away since this process started, by family, as of the last check.
+// Dropped implements Backend.
 func (b *IPTables) Dropped() map[string]Dropped {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.dropped)
 }
 
-// setup makes whatever is missing of sets, chains, rules and jumps, in an order that never opens a gap, and returns what
-// it had to make. A family that fails does not hold up the other one.
+// setup makes the sets that are missing, and gives them the size that is asked for.
 func (b *IPTables) setup() (made []string, err error) {
 	for _, f := range b.families {
 		m, e := b.setupSet(f)
 		made, err = append(made, m...), cmp.Or(err, e)
-		if f.unfit != nil || f.ipt == nil {
+		f.fit.Store(f.unfit == nil)
+	}
+	return made, err
+}
+
+// guard makes whatever is missing of chains, rules and jumps. A family that fails does not hold up the other one.
+func (b *IPTables) guard(ctx context.Context) (g guarded) {
+	for _, f := range b.families {
+		if !f.fit.Load() || f.ipt == nil {
 			continue
 		}
-		m, e = f.setupRules(b.opts.Hooks)
-		made, err = append(made, m...), cmp.Or(err, e)
+		part := f.guardRules(ctx, &b.opts)
+		g.made, g.notes, g.err = append(g.made, part.made...), append(g.notes, part.notes...), cmp.Or(g.err, part.err)
 		b.mu.Lock()
 		b.dropped[f.name] = f.total
 		b.mu.Unlock()
 	}
-	return made, err
+	return g
 }
 
 func (b *IPTables) setupSet(f *family) (made []string, err error) {
@@ -218,7 +224,7 @@ func inBatches(set string, ops []op, change func(string, []Entry) error) (failed
 	return failed, first
 }
 
-// entries lists what the kernel holds, which takes about 2 µs an entry. Any goroutine may call it.
+// entries lists what the kernel holds, which takes about 2 µs an entry.
 func (b *IPTables) entries() ([]Entry, error) {
 	// A connection of its own: a long dump must not hold up the bans.
 	sets, err := dialIPSet()
@@ -235,14 +241,14 @@ func (b *IPTables) entries() ([]Entry, error) {
 	return all, err
 }
 
-// size returns how many entries the kernel holds, without listing them.
-func (b *IPTables) size() (int, error) {
+// intact asks about the number of entries, which takes no listing.
+func (b *IPTables) intact(plausible func(int) bool) (bool, error) {
 	total := 0
 	err := b.eachSet(b.sets, func(_ *family, info setInfo) error {
 		total += int(info.elements)
 		return nil
 	})
-	return total, err
+	return err == nil && plausible(total), err
 }
 
 // eachSet calls do for each set of fsban's that is there.
@@ -262,8 +268,7 @@ func (b *IPTables) eachSet(sets *ipsets, do func(*family, setInfo) error) error 
 	return nil
 }
 
-// Teardown removes everything that fsban ever made, wherever its hooks were, and nothing else. What is not there is no
-// error. It returns what it removed, also when some of it failed.
+// Teardown removes what fsban made, wherever its hooks were.
 func (b *IPTables) Teardown() (removed []string, err error) {
 	for _, f := range b.families {
 		if f.ipt != nil {
@@ -280,4 +285,9 @@ func (b *IPTables) Teardown() (removed []string, err error) {
 		}
 	}
 	return removed, err
+}
+
+// watch hears of changes where this is iptables-nft.
+func (b *IPTables) watch(ctx context.Context, notice func()) error {
+	return b.watcher.watch(ctx, notice)
 }

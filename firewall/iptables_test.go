@@ -15,20 +15,21 @@ import (
 func TestSetUpMakesWhatIsMissingAndNothingTwice(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		b := open(t, Options{})
-		made, err := b.setup()
+		made, err := setUp(b)
 		if err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
-			"set fsban4", "ipv4 chain raw/FSBAN", "rule of ipv4 chain raw/FSBAN", "jump from ipv4 raw/PREROUTING",
-			"set fsban6", "ipv6 chain raw/FSBAN", "rule of ipv6 chain raw/FSBAN", "jump from ipv6 raw/PREROUTING",
+			"set fsban4", "set fsban6",
+			"ipv4 chain raw/FSBAN", "rule of ipv4 chain raw/FSBAN", "jump from ipv4 raw/PREROUTING",
+			"ipv6 chain raw/FSBAN", "rule of ipv6 chain raw/FSBAN", "jump from ipv6 raw/PREROUTING",
 		}
 		if !slices.Equal(made, want) {
 			t.Errorf("made %q", made)
 		}
 		before := rules(t)
 		for _, fresh := range []*IPTables{b, open(t, Options{})} {
-			if made, err = fresh.setup(); err != nil || len(made) > 0 {
+			if made, err = setUp(fresh); err != nil || len(made) > 0 {
 				t.Errorf("the second time it made %q, %v", made, err)
 			}
 		}
@@ -47,7 +48,7 @@ func TestHooksAreWhereTheyShouldBe(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		b := open(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}, {"filter", "FORWARD"}, {"mangle", "INPUT"}}})
 		for range 2 {
-			if _, err := b.setup(); err != nil {
+			if _, err := setUp(b); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -63,7 +64,7 @@ func TestHooksAreWhereTheyShouldBe(t *testing.T) {
 
 func TestHookThatDoesNotExistIsAnError(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
-		_, err := open(t, Options{Hooks: []Hook{{"filter", "NOWHERE"}}}).setup()
+		_, err := setUp(open(t, Options{Hooks: []Hook{{"filter", "NOWHERE"}}}))
 		if err == nil || !strings.Contains(err.Error(), "filter/NOWHERE") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v", err)
 		}
@@ -209,7 +210,7 @@ func TestThousandsOfBansAtOnce(t *testing.T) {
 func TestOneBadEntryHoldsUpNoOther(t *testing.T) {
 	onKernel(t, func(t *testing.T) {
 		b := open(t, Options{})
-		if _, err := b.setup(); err != nil {
+		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
 		var ops []op
@@ -301,7 +302,7 @@ func TestResizeKeepsEveryEntryWithItsEndAndCounters(t *testing.T) {
 			}
 		}()
 		b := open(t, Options{MaxBans: 9000})
-		if made, err := b.setup(); err != nil || len(made) > 0 {
+		if made, err := setUp(b); err != nil || len(made) > 0 {
 			t.Errorf("made %q, %v", made, err)
 		}
 		close(quit)
@@ -344,7 +345,7 @@ func TestSetSmallerThanItsEntriesKeepsItsSize(t *testing.T) {
 		r.settle()
 		r.stop()
 		b := open(t, Options{MaxBans: 20})
-		if _, err := b.setup(); err != nil {
+		if _, err := setUp(b); err != nil {
 			t.Error(err)
 		}
 		if got := inKernel(t, b); len(got) != 50 {
@@ -479,7 +480,7 @@ func TestTeardownRemovesWhatFsbanMadeAndNothingElse(t *testing.T) {
 func TestTeardownGoesOnAfterAFailure(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		b := open(t, Options{})
-		if _, err := b.setup(); err != nil {
+		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
 		command(t, "iptables -A INPUT -m set --match-set fsban4 src -j LOG")

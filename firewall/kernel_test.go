@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -53,12 +54,14 @@ func useIPTables(t testing.TB, kind string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"iptables", "ip6tables"} {
-		path, err := exec.LookPath(name + "-" + kind)
-		if err == nil {
-			err = os.Symlink(path, filepath.Join(dir, name))
-		}
-		if err != nil {
-			t.Fatal(err)
+		for _, part := range []string{"", "-save", "-restore"} {
+			path, err := exec.LookPath(name + "-" + kind + part)
+			if err == nil {
+				err = os.Symlink(path, filepath.Join(dir, name+part))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -75,17 +78,24 @@ func open(t testing.TB, opts Options) *IPTables {
 	return b
 }
 
+// setUp does what an enforcer does first.
+func setUp(b Backend) (made []string, err error) {
+	made, err = b.setup()
+	g := b.guard(context.Background())
+	return append(made, g.made...), errors.Join(err, g.err)
+}
+
 // start opens a backend, runs an enforcer on it and waits until it is enforcing.
 func start(t testing.TB, opts Options) *rig {
 	t.Helper()
-	r := enforce(t, &gate{backend: open(t, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
+	r := enforce(t, &gate{Backend: open(t, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
 	r.until("enforcing", func() bool { return r.Status().Enforcing })
 	return r
 }
 
 // A gate keeps the enforcer from checking while a test changes the kernel.
 type gate struct {
-	backend
+	Backend
 	mu     sync.Mutex
 	checks int
 }
@@ -93,8 +103,14 @@ type gate struct {
 func (g *gate) setup() ([]string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.checks++
-	return g.backend.setup()
+	return g.Backend.setup()
+}
+
+func (g *gate) guard(ctx context.Context) guarded {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	defer func() { g.checks++ }()
+	return g.Backend.guard(ctx)
 }
 
 // checked waits until the enforcer has checked everything once more.

@@ -67,7 +67,7 @@ type rig struct {
 }
 
 // enforce starts an enforcer, which ends with the test at the latest.
-func enforce(t testing.TB, b backend, book *book, opts EnforcerOptions) *rig {
+func enforce(t testing.TB, b Backend, book *book, opts EnforcerOptions) *rig {
 	t.Helper()
 	r := &rig{t: t, book: book}
 	opts.Bans = book.all
@@ -143,7 +143,7 @@ func (r *rig) told() []Status {
 }
 
 // inKernel lists the prefixes that are banned, in order.
-func inKernel(t testing.TB, b backend) []string {
+func inKernel(t testing.TB, b Backend) []string {
 	t.Helper()
 	entries, err := b.entries()
 	if err != nil {

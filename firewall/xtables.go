@@ -1,0 +1,95 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-iptables/iptables"
+)
+
+// Xtables are the programs of one family's iptables. Rules are read with iptables-save, which waits for no lock, and
+// changed with iptables-restore, which changes all or nothing of a table in one moment.
+type xtables struct {
+	*iptables.IPTables
+	saver, restorer string
+	wait            []string      // how the restorer is told to wait for the lock
+	started         func(pid int) // is told of each restorer
+}
+
+const (
+	// lockWait is how many seconds one iptables may wait for the lock of another.
+	lockWait = 5
+	// patience is how long a program may take before it is killed.
+	patience = 30 * time.Second
+)
+
+// findXtables finds the programs of a family. It changes nothing.
+func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, error) {
+	name := "iptables"
+	if proto == iptables.ProtocolIPv6 {
+		name = "ip6tables"
+	}
+	ipt, err := iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait))
+	if err != nil {
+		return nil, fmt.Errorf("find %s (install the package iptables): %w", name, err)
+	}
+	x := &xtables{IPTables: ipt, started: started}
+	for path, program := range map[*string]string{&x.saver: name + "-save", &x.restorer: name + "-restore"} {
+		if *path, err = exec.LookPath(program); err != nil {
+			return nil, fmt.Errorf("find %s (install the package iptables): %w", program, err)
+		}
+	}
+	if major, minor, patch := ipt.GetIptablesVersion(); major > 1 || minor > 6 || minor == 6 && patch >= 2 {
+		x.wait = []string{"--wait", strconv.Itoa(lockWait)}
+	}
+	return x, nil
+}
+
+// save reads a table with its counters.
+func (x *xtables) save(ctx context.Context, name string) (table, error) {
+	out, err := run(ctx, nil, "", x.saver, "-c", "-t", name)
+	if err == nil && strings.Contains(out, "is incompatible, use 'nft' tool") {
+		err = errors.New("the table holds rules that only nft understands")
+	}
+	return parseTable(out), err
+}
+
+// restore changes a table by lines of iptables-save's language, all of them in one moment. What they do not name stays.
+func (x *xtables) restore(ctx context.Context, name string, lines []string) error {
+	script := "*" + name + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	_, err := run(ctx, x.started, script, x.restorer, append([]string{"--noflush"}, x.wait...)...)
+	return err
+}
+
+// run runs a program, and returns what it printed. Its error is in the program's own words. started, if there is one, is
+// told of it.
+func run(ctx context.Context, started func(pid int), input, program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
+	cmd.WaitDelay = time.Second
+	err := cmd.Start()
+	if err == nil {
+		if started != nil {
+			started(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
+	switch {
+	case err == nil:
+		return out.String(), nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	case errs.Len() > 0:
+		err = fmt.Errorf("%w: %s", err, errs.String())
+	}
+	return "", err
+}
