@@ -2,11 +2,15 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // A comparison of the kernel's entries with the bans that should be in force counts them, which costs nothing in the
-// kernel, and goes through them one by one the first time, when the counts differ, and once a day.
+// kernel, and goes through them one by one the first time, when the counts differ, and once an hour.
+//
+// Bans are right about what should be in the kernel, and the kernel about the rest: an entry that is missing there is put
+// back, one that Bans does not know is adopted, and so is an end that somebody has changed by hand.
 type comparison struct {
 	last time.Time // when the entries were last gone through
 	due  int       // bans that were to end before the next check
@@ -15,8 +19,9 @@ type comparison struct {
 }
 
 const (
-	// compareEvery is well before a ban that is longer than the kernel can hold would end there.
-	compareEvery = 24 * time.Hour
+	// compareEvery is how often a change that leaves the number of entries as it is comes to light, and well before a ban
+	// that is longer than the kernel can hold would end there.
+	compareEvery = time.Hour
 	// expiring is how little may be left of an entry that is about to end by itself, here and in the kernel, which throws
 	// away what has ended a second or two later.
 	expiring = 3 * time.Second
@@ -39,26 +44,48 @@ func (e *Enforcer) reconcile() (restored int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	first := e.compare.last.IsZero()
 	e.compare.last = now
 	inKernel := make(map[netip.Prefix]time.Duration, len(entries))
 	for _, entry := range entries {
 		inKernel[entry.Prefix] = entry.Left
 	}
+	var amended []Entry
 	for prefix, until := range e.opts.Bans() {
 		kernelLeft, there := inKernel[prefix]
 		delete(inKernel, prefix)
 		_, ended := e.compare.ended[prefix]
 		over := !until.IsZero() && !until.After(now)
 		want := left(until, now)
-		if over || ended || there && agree(kernelLeft, want) || !e.putBack(op{prefix: prefix, add: true, until: until}) {
-			continue
-		}
-		if !there {
+		switch {
+		case over || ended || there && agree(kernelLeft, want):
+		case there && e.opts.Amend != nil && byHand(kernelLeft, want, first):
+			amended = append(amended, Entry{Prefix: prefix, Left: kernelLeft})
+		case e.putBack(op{prefix: prefix, add: true, until: until}) && !there:
 			restored++
 		}
 	}
 	e.adopt(entries, inKernel)
+	e.amend(amended)
 	return restored, nil
+}
+
+// byHand tells whether an end that does not agree has been changed in the kernel. Of a ban that the kernel cannot hold long
+// enough it has just come closer. At the start an earlier end can be that of an order which a run before this one could not
+// carry out any more.
+func byHand(kernel, want time.Duration, first bool) bool {
+	later := want != Forever && (kernel == Forever || kernel > want)
+	return later || !first && (want == Forever || want <= maxTimeout)
+}
+
+// amend gives away the entries whose end has been changed, unless something newer is ordered.
+func (e *Enforcer) amend(entries []Entry) {
+	e.mu.Lock()
+	entries = slices.DeleteFunc(entries, func(entry Entry) bool { return e.ordered(entry.Prefix) })
+	e.mu.Unlock()
+	if len(entries) > 0 {
+		e.opts.Amend(entries)
+	}
 }
 
 // agree tells whether an entry ends when it should. One that the kernel cannot hold long enough is renewed at half time.

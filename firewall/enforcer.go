@@ -18,6 +18,10 @@ type EnforcerOptions struct {
 	// Adopt is given the entries that the kernel holds and Bans does not know: what an earlier run left, or somebody
 	// added by hand. They stay in force. Called from Run's goroutine; nil: they are left alone.
 	Adopt func([]Entry)
+	// Amend is given the entries that the kernel holds until another time than Bans says, because somebody has changed them
+	// by hand. Their end is that of the kernel from then on: let Bans yield it. Called from Run's goroutine; nil: ends are
+	// put right in the kernel.
+	Amend func([]Entry)
 	// Applied is called for each ban and unban that the kernel took, from Run's goroutine, with the time that went by since
 	// what caused it. Bans that were put back after a start or a repair are not reported.
 	Applied func(ban bool, took time.Duration)

@@ -539,6 +539,155 @@ func TestWrongEndIsPutRight(t *testing.T) {
 	})
 }
 
+func TestEndChangedByHandIsAdopted(t *testing.T) {
+	for name, test := range map[string]struct {
+		book, kernel time.Duration
+		atStart      bool
+		amended      bool
+	}{
+		"later":                         {2 * time.Hour, 3 * time.Hour, false, true},
+		"never":                         {2 * time.Hour, Forever, false, true},
+		"earlier":                       {3 * time.Hour, 2 * time.Hour, false, true},
+		"no longer never":               {Forever, 2 * time.Hour, false, true},
+		"a little":                      {3 * time.Hour, 3*time.Hour - 30*time.Second, false, false},
+		"later, before the start":       {2 * time.Hour, 3 * time.Hour, true, true},
+		"never, before the start":       {2 * time.Hour, Forever, true, true},
+		"earlier, before the start":     {3 * time.Hour, 2 * time.Hour, true, false},
+		"too long for the kernel":       {100 * 24 * time.Hour, maxTimeout / 3, false, false},
+		"longer than too long":          {100 * 24 * time.Hour, Forever, false, true},
+		"not ordered yet, at the start": {Forever, 2 * time.Hour, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				end := func(d time.Duration) time.Time {
+					if d == Forever {
+						return time.Time{}
+					}
+					return time.Now().Add(d)
+				}
+				k, b := newKernel(), newBook()
+				b.write(prefix("192.0.2.1"), end(test.book))
+				if test.atStart {
+					k.holds[prefix("192.0.2.1")] = end(test.kernel)
+				}
+				var amended []Entry
+				r := enforce(t, k, b, EnforcerOptions{Amend: func(entries []Entry) {
+					amended = append(amended, entries...)
+					b.write(entries[0].Prefix, end(entries[0].Left))
+				}})
+				if !test.atStart {
+					time.Sleep(time.Minute)
+					k.change(func() { k.holds[prefix("192.0.2.1")] = end(test.kernel) })
+				}
+				time.Sleep(compareEvery + time.Minute)
+				r.stop()
+				if got := len(amended) == 1; got != test.amended || len(amended) > 1 {
+					t.Errorf("amended %v", amended)
+				}
+				if is, should := k.until("192.0.2.1"), b.bans[prefix("192.0.2.1")]; is.Sub(should).Abs() > drift && time.Until(should) < maxTimeout {
+					t.Errorf("the kernel holds it until %v, the book until %v", is, should)
+				}
+				if s := r.Status(); s.Restored != 0 || !s.Enforcing {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestBansGoOnWhileTheRulesTakeTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.slow = 3 * time.Minute
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r.ban("192.0.2.1", time.Hour)
+		synctest.Wait()
+		if s := r.Status(); k.held() != "192.0.2.1" || s.Enforcing || len(r.told()) != 0 {
+			t.Errorf("before the rules were seen: %+v, the kernel holds %q, told %v", s, k.held(), r.told())
+		}
+		time.Sleep(k.slow + time.Second)
+		if s := r.Status(); !s.Enforcing || len(r.told()) != 1 {
+			t.Errorf("after it: %+v, told %v", s, r.told())
+		}
+		for i := range 60 {
+			r.ban(fmt.Sprintf("198.51.100.%d", i), time.Hour)
+			synctest.Wait()
+			if n, _, _ := k.count(); n != 2+i || r.Status().Pending != 0 {
+				t.Fatalf("%d bans are in force after %d", n, 2+i)
+			}
+			time.Sleep(time.Second)
+		}
+		if _, n, _ := k.count(); n < 20 {
+			t.Errorf("%d checks of the sets in four minutes", n)
+		}
+		r.stop() // at once: the look under way is broken off
+		if len(k.guards) > 2 {
+			t.Errorf("the rules were looked at %d times at once", len(k.guards))
+		}
+	})
+}
+
+func TestRulesThatFailAreSaidAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.noRules = errBroken
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		synctest.Wait()
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, errBroken) || s.Failures != 1 {
+			t.Errorf("while they fail: %+v", s)
+		}
+		time.Sleep(time.Second)
+		k.change(func() {
+			if n := len(k.guards); n < 3 {
+				t.Errorf("tried %d times in a second", n)
+			}
+			k.noRules = nil
+		})
+		time.Sleep(10 * time.Second)
+		if s := r.Status(); !s.Enforcing || s.Err != nil || s.Repairs != 0 {
+			t.Errorf("afterwards: %+v", s)
+		}
+	})
+}
+
+func TestNotesAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		time.Sleep(time.Minute)
+		k.change(func() { k.notes = []string{"somebody insists"} })
+		time.Sleep(time.Minute)
+		told := r.told()
+		if s := r.Status(); len(told) != 2 || !slices.Equal(told[1].Notes, k.notes) || !slices.Equal(s.Notes, k.notes) || !s.Enforcing {
+			t.Errorf("%+v, told %+v", s, told)
+		}
+	})
+}
+
+func TestChangesOfOthersAreLookedAtOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		time.Sleep(time.Minute)
+		_, before, _ := k.count()
+		began := time.Now()
+		k.events <- struct{}{}
+		synctest.Wait()
+		if _, n, _ := k.count(); n != before+1 || time.Since(began) > 0 {
+			t.Errorf("%d checks after the first change, want one at once", n-before)
+		}
+		for time.Since(began) < 10*time.Second {
+			k.events <- struct{}{}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		if _, n, _ := k.count(); n-before < 10 || n-before > 12 {
+			t.Errorf("%d checks in a storm of 10 s", n-before)
+		}
+		r.stop()
+	})
+}
+
 func TestBansThatEndNeedNoListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()

@@ -99,6 +99,60 @@ func TestFlowThatStandsStops(t *testing.T) {
 	}
 }
 
+func TestConnectionThatStandsStops(t *testing.T) {
+	for name, hooks := range hookSets {
+		t.Run(name, func(t *testing.T) {
+			onKernels(t, func(t *testing.T) {
+				command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+				r := start(t, Options{Hooks: hooks})
+				banned, allowed := connection(t, "198.51.100.7", "203.0.113.1"), connection(t, "198.51.100.8", "203.0.113.1")
+				for _, c := range []*stream{banned, allowed} {
+					if !c.passes(10 * time.Second) {
+						t.Fatal("nothing passes before the ban")
+					}
+				}
+				r.ban("198.51.100.7", time.Hour)
+				r.settle()
+				if banned.passes(300 * time.Millisecond) {
+					t.Error("the connection of a banned address goes on")
+				}
+				if !allowed.passes(10 * time.Second) {
+					t.Error("the connection of another address does not")
+				}
+				r.until("counted", func() bool { return r.packets("198.51.100.7") > 0 })
+			})
+		})
+	}
+}
+
+func TestAcceptThatIsPutBeforeOursHidesNothing(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		server := listen(t, "203.0.113.1")
+		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
+		r := start(t, Options{Hooks: []Hook{{"filter", "INPUT"}}})
+		send(t, banned) // a flow that stands
+		server.next()
+		server.reply(banned)
+		r.ban("198.51.100.7", time.Hour)
+		r.settle()
+		before := r.Status()
+		r.betweenChecks(
+			"iptables -I INPUT 1 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+			"iptables -I INPUT 1 -p udp -j ACCEPT",
+		)
+		r.until("first again", func() bool { return r.Status().Repairs == before.Repairs+1 })
+		send(t, banned)
+		send(t, allowed)
+		if from := server.next(); from != "198.51.100.8" {
+			t.Errorf("a packet of %s arrived", from)
+		}
+		want := "-P INPUT ACCEPT\n-A INPUT -j FSBAN\n-A INPUT -p udp -j ACCEPT\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+		if got := command(t, "iptables -S INPUT"); got != want {
+			t.Errorf("the chain is\n%s, want\n%s", got, want)
+		}
+	})
+}
+
 func TestBansOutliveTheirEnforcer(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")
@@ -142,4 +196,44 @@ func TestDroppedNeverGoesDown(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A stream is a TCP connection, and what arrives at its other end.
+type stream struct {
+	t       testing.TB
+	conn    net.Conn
+	arrived net.Conn
+}
+
+// connection opens a TCP connection between two addresses, which loopback is given.
+func connection(t testing.TB, from, to string) *stream {
+	t.Helper()
+	assign(t, from)
+	assign(t, to)
+	listener, err := net.Listen("tcp", net.JoinHostPort(to, "0")) //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	conn, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.ParseIP(from)}, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = conn.Close(), arrived.Close() })
+	return &stream{t, conn, arrived}
+}
+
+// passes tells whether something that is written comes out within a time.
+func (s *stream) passes(within time.Duration) bool {
+	s.t.Helper()
+	if _, err := s.conn.Write([]byte("REGISTER")); err != nil {
+		s.t.Fatal(err)
+	}
+	_ = s.arrived.SetReadDeadline(time.Now().Add(within))
+	_, err := s.arrived.Read(make([]byte, 8))
+	return err == nil
 }
