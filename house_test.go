@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"fail2ban": {"fsban/config", "fsban/policy"},                                       // what it reads becomes settings
 	"firewall": {
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
+		"github.com/google/nftables", "github.com/google/nftables/binaryutil", "github.com/google/nftables/expr", "github.com/google/nftables/userdata",
 	},
 	"doctor": {}, // it is given what FreeSWITCH answered
 	"daemon": {

@@ -154,21 +154,14 @@ func count(list []string, what string) (n int) {
 	return n
 }
 
-// count adds to the total what the rules of one table have counted since they were last read. Counters that are lower than
-// before were zeroed, or are of a new rule.
+// count adds to the total what the rules of one table have counted since they were last read.
 func (f *family) count(name string, rules []rule) {
 	var now Dropped
 	for _, r := range rules {
 		now.Packets += r.counted.Packets
 		now.Bytes += r.counted.Bytes
 	}
-	seen := f.seen[name]
-	if now.Packets < seen.Packets || now.Bytes < seen.Bytes {
-		seen = Dropped{}
-	}
-	f.total.Packets += now.Packets - seen.Packets
-	f.total.Bytes += now.Bytes - seen.Bytes
-	f.seen[name] = now
+	f.total, f.seen[name] = f.total.plus(f.seen[name], now), now
 }
 
 // teardownRules removes fsban's chain from every table, and every jump to it.

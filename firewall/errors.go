@@ -57,6 +57,27 @@ func setError(verb, what string, err error) error {
 	return fmt.Errorf("ipset %s %s: %w", verb, what, err)
 }
 
+// errAll is what the kernel itself says of ipset.
+var errAll = errors.New("a prefix of length 0 is everybody")
+
+// nftError says what failed, and what an operator can do.
+func nftError(verb, what string, err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case syscall.EPERM:
+			err = errors.New("not permitted: fsban needs CAP_NET_ADMIN")
+		case syscall.ENOENT:
+			err = errNoSet
+		case syscall.EINVAL, syscall.EOPNOTSUPP, syscall.EPROTONOSUPPORT:
+			err = fmt.Errorf("%w: does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)?", errno)
+		default:
+			err = errno // without what netlink says around it
+		}
+	}
+	return fmt.Errorf("nft %s %s: %w", verb, what, err)
+}
+
 // A ruleError is a failure of iptables: what was to be done, and in one line what iptables said.
 type ruleError struct {
 	what string

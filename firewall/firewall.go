@@ -2,7 +2,7 @@
 //
 // An Enforcer owns the kernel: bans and unbans are handed to it, and it applies them in batches, repeats what failed, and
 // compares what the kernel holds with what should be there. Behind it stands a Backend: IPTables (one ipset and one rule
-// a family) or DryRun, which only says what it would do.
+// a family), NFTables, or DryRun, which only says what it would do.
 //
 // The kernel ends bans by itself. Stopping or killing fsban leaves them in force, and the next start adopts them.
 package firewall
@@ -50,6 +50,15 @@ type guarded struct {
 
 // Dropped counts what fsban's rules threw away.
 type Dropped struct{ Packets, Bytes uint64 }
+
+// plus adds what counters have gained since they were last seen. Counters that are lower than before were zeroed, or are of
+// a new rule.
+func (d Dropped) plus(seen, now Dropped) Dropped {
+	if now.Packets < seen.Packets || now.Bytes < seen.Bytes {
+		seen = Dropped{}
+	}
+	return Dropped{d.Packets + now.Packets - seen.Packets, d.Bytes + now.Bytes - seen.Bytes}
+}
 
 // Forever is the time left of a ban without end.
 const Forever time.Duration = -1

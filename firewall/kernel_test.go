@@ -42,6 +42,39 @@ func onKernel(t *testing.T, f func(t *testing.T)) {
 	}, "iptables-nft", "ip6tables-nft", "ipset")
 }
 
+// kinds are the ways of banning for which the same is promised.
+var kinds = []string{"nft", "legacy", "nftables"}
+
+// onBackends runs f on the real kernel in namespaces of its own, once with each way of banning.
+func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
+	t.Helper()
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			parallel(t)
+			netns.Run(t, func(t *testing.T) {
+				if kind != "nftables" {
+					useIPTables(t, kind)
+				}
+				f(t, kind)
+			}, "nft", "iptables-nft", "iptables-legacy", "ipset")
+		})
+	}
+}
+
+// openKind opens a backend, which is closed with the test.
+func openKind(t testing.TB, kind string, opts Options) Backend {
+	t.Helper()
+	if kind != "nftables" {
+		return open(t, opts)
+	}
+	b, err := NewNFTables(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
 // parallel runs the processes of several tests side by side. In its process a test is alone, and may change PATH.
 func parallel(t *testing.T) {
 	if !netns.Inside() {
@@ -88,7 +121,12 @@ func setUp(b Backend) (made []string, err error) {
 // start opens a backend, runs an enforcer on it and waits until it is enforcing.
 func start(t testing.TB, opts Options) *rig {
 	t.Helper()
-	r := enforce(t, &gate{Backend: open(t, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
+	return startKind(t, "", opts)
+}
+
+func startKind(t testing.TB, kind string, opts Options) *rig {
+	t.Helper()
+	r := enforce(t, &gate{Backend: openKind(t, kind, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
 	r.until("enforcing", func() bool { return r.Status().Enforcing })
 	return r
 }

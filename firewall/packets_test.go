@@ -16,8 +16,8 @@ var hookSets = map[string][]Hook{
 func TestPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
-			onKernels(t, func(t *testing.T) {
-				r := start(t, Options{Hooks: hooks})
+			onBackends(t, func(t *testing.T, kind string) {
+				r := startKind(t, kind, Options{Hooks: hooks})
 				for _, test := range []struct {
 					ban, server string
 					banned      []string
@@ -73,12 +73,12 @@ func TestPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 func TestFlowThatStandsStops(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
-			onKernels(t, func(t *testing.T) {
+			onBackends(t, func(t *testing.T, kind string) {
 				// The rule of most firewalls, which lets through whatever has been let through before.
 				command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
 				server := listen(t, "203.0.113.1")
 				banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-				r := start(t, Options{Hooks: hooks})
+				r := startKind(t, kind, Options{Hooks: hooks})
 				for range 3 {
 					send(t, banned)
 					server.next()
@@ -102,9 +102,9 @@ func TestFlowThatStandsStops(t *testing.T) {
 func TestConnectionThatStandsStops(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
-			onKernels(t, func(t *testing.T) {
+			onBackends(t, func(t *testing.T, kind string) {
 				command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
-				r := start(t, Options{Hooks: hooks})
+				r := startKind(t, kind, Options{Hooks: hooks})
 				banned, allowed := connection(t, "198.51.100.7", "203.0.113.1"), connection(t, "198.51.100.8", "203.0.113.1")
 				for _, c := range []*stream{banned, allowed} {
 					if !c.passes(10 * time.Second) {
@@ -154,10 +154,10 @@ func TestAcceptThatIsPutBeforeOursHidesNothing(t *testing.T) {
 }
 
 func TestBansOutliveTheirEnforcer(t *testing.T) {
-	onKernels(t, func(t *testing.T) {
+	onBackends(t, func(t *testing.T, kind string) {
 		server := listen(t, "203.0.113.1")
 		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-		r := start(t, Options{})
+		r := startKind(t, kind, Options{})
 		r.ban("198.51.100.7", time.Hour)
 		r.settle()
 		r.stop()

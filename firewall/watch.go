@@ -30,7 +30,8 @@ type watcher struct {
 func (w *watcher) mine(port uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.own) >= 64 {
+	w.own = slices.DeleteFunc(w.own, func(p uint32) bool { return p == port })
+	if len(w.own) >= 64 { // by then the news of the oldest has come
 		w.own = slices.Delete(w.own, 0, 1)
 	}
 	w.own = append(w.own, port)

@@ -1,0 +1,204 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestParsePorts(t *testing.T) {
+	const notAPort = " is not a port: write udp/5060 or udp/16384-32768, with udp, tcp or sctp"
+	for s, want := range map[string]string{
+		"udp/5060":             "",
+		"tcp/5060-5061":        "",
+		"sctp/1-65535":         "",
+		"":                     `""` + notAPort,
+		"5060":                 `"5060"` + notAPort,
+		"udp/":                 `"udp/"` + notAPort,
+		"udp/sip":              `"udp/sip"` + notAPort,
+		"icmp/1":               `"icmp/1"` + notAPort,
+		"UDP/5060":             `"UDP/5060"` + notAPort,
+		"udp/5060,5061":        `"udp/5060,5061"` + notAPort,
+		"udp/5060-5061-5062":   `"udp/5060-5061-5062"` + notAPort,
+		"udp/5060\n":           `"udp/5060\n"` + notAPort,
+		"udp/0":                `"udp/0": ports are 1 to 65535`,
+		"udp/65536":            `"udp/65536": ports are 1 to 65535`,
+		"udp/5060-65536":       `"udp/5060-65536": ports are 1 to 65535`,
+		"udp/32768-16384":      `"udp/32768-16384" ends before it begins`,
+		"tcp/5060-5060-5060-1": `"tcp/5060-5060-5060-1"` + notAPort,
+	} {
+		p, err := ParsePorts(s)
+		switch {
+		case want == "" && (err != nil || p.String() != s):
+			t.Errorf("%q: %v, %v", s, p, err)
+		case want != "" && (err == nil || err.Error() != want):
+			t.Errorf("%q: error %v, want %s", s, err, want)
+		}
+	}
+}
+
+// ports reads a list of them.
+func ports(t testing.TB, list ...string) []Ports {
+	t.Helper()
+	var all []Ports
+	for _, s := range list {
+		p, err := ParsePorts(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+func TestPortsAreSplitWhereOneRuleCannotHoldThem(t *testing.T) {
+	var many []string
+	for i := range 16 {
+		many = append(many, fmt.Sprintf("udp/%d", 5000+i))
+	}
+	for _, test := range []struct {
+		ports []string
+		want  []string
+	}{
+		{nil, nil},
+		{[]string{"udp/5060"}, []string{"-p udp -m multiport --dports 5060"}},
+		{
+			[]string{"udp/5060", "tcp/5060-5061", "udp/16384-32768"},
+			[]string{"-p udp -m multiport --dports 5060,16384:32768", "-p tcp -m multiport --dports 5060:5061"},
+		},
+		{many, []string{"-p udp -m multiport --dports 5000,5001,5002,5003,5004,5005,5006,5007,5008,5009,5010,5011,5012,5013,5014", "-p udp -m multiport --dports 5015"}},
+		{append(slices.Clone(many[:14]), "udp/6000-6001"), []string{"-p udp -m multiport --dports 5000,5001,5002,5003,5004,5005,5006,5007,5008,5009,5010,5011,5012,5013", "-p udp -m multiport --dports 6000:6001"}},
+	} {
+		if got := multiports(ports(t, test.ports...)); !slices.Equal(got, test.want) {
+			t.Errorf("%v: %q, want %q", test.ports, got, test.want)
+		}
+	}
+}
+
+func TestRejectIsRefusedWhereTheKernelCannot(t *testing.T) {
+	for _, test := range []struct {
+		opts Options
+		want string
+	}{
+		{Options{Target: Reject}, "firewall.target: the kernel cannot REJECT in raw/PREROUTING: write DROP, or put a chain of filter into firewall.chains, like filter/INPUT"},
+		{Options{Target: Reject, Hooks: []Hook{{"filter", "INPUT"}, {"mangle", "INPUT"}}}, "firewall.target: the kernel cannot REJECT in mangle/INPUT: write DROP, or put a chain of filter into firewall.chains, like filter/INPUT"},
+		{Options{Target: "TARPIT"}, `firewall.target: "TARPIT" is none of DROP, REJECT`},
+		{Options{Target: Reject, Hooks: []Hook{{"filter", "INPUT"}}}, ""},
+		{Options{}, ""},
+	} {
+		_, err := test.opts.complete()
+		if test.want == "" && err != nil || test.want != "" && (err == nil || err.Error() != test.want) {
+			t.Errorf("%+v: %v, want %s", test.opts, err, test.want)
+		}
+	}
+}
+
+// listenOn opens a UDP socket on one port.
+func listenOn(t *testing.T, address string, port uint16) *server {
+	t.Helper()
+	assign(t, address)
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &server{t, conn, netip.AddrPortFrom(netip.MustParseAddr(address), port)}
+}
+
+func TestOnlyThePortsAreClosed(t *testing.T) {
+	list := []string{"udp/5060", "tcp/5060-5061", "udp/16384-32768"}
+	for i := range 15 {
+		list = append(list, fmt.Sprintf("udp/%d", 7000+2*i)) // more than one rule holds
+	}
+	onBackends(t, func(t *testing.T, kind string) {
+		for _, family := range []struct{ server, banned, allowed string }{
+			{"203.0.113.1", "198.51.100.7", "198.51.100.8"}, {"2001:db8::1", "2001:db8:1::7", "2001:db8:2::8"},
+		} {
+			t.Run(family.server, func(t *testing.T) {
+				r := startKind(t, kind, Options{Ports: ports(t, list...)})
+				r.ban(family.banned, time.Hour)
+				r.settle()
+				for port, closed := range map[uint16]bool{
+					5060: true, 16384: true, 20000: true, 32768: true, 7000: true, 7028: true,
+					5061: false, 5080: false, 16383: false, 32769: false, 7001: false, 53: false,
+				} {
+					s := listenOn(t, family.server, port)
+					send(t, s.dial(family.banned))
+					send(t, s.dial(family.allowed))
+					want := family.banned
+					if closed {
+						want = family.allowed
+					}
+					if from := s.next(); from != want {
+						t.Errorf("port %d: a packet of %s arrived first, want %s", port, from, want)
+					}
+				}
+				r.stop()
+			})
+		}
+	})
+}
+
+func TestRejectAnswers(t *testing.T) {
+	onBackends(t, func(t *testing.T, kind string) {
+		r := startKind(t, kind, Options{Target: Reject, Hooks: []Hook{{"filter", "INPUT"}}})
+		for _, family := range [][2]string{{"203.0.113.1", "198.51.100.7"}, {"2001:db8::1", "2001:db8:1::7"}} {
+			s := listen(t, family[0])
+			banned := s.dial(family[1])
+			r.ban(family[1], time.Hour)
+			r.settle()
+			send(t, banned)
+			_ = banned.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := banned.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s: %v, want connection refused", family[1], err)
+			}
+		}
+	})
+}
+
+func TestChangedConfigurationLeavesNothingOld(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		clean := func(opts Options) string {
+			t.Helper()
+			b := open(t, opts)
+			if _, err := setUp(b); err != nil {
+				t.Fatal(err)
+			}
+			return rules(t)
+		}
+		configurations := []Options{
+			{},
+			{Hooks: []Hook{{"filter", "INPUT"}, {"filter", "FORWARD"}}},
+			{Hooks: []Hook{{"filter", "INPUT"}}, Target: Reject},
+			{Hooks: []Hook{{"mangle", "INPUT"}, {"raw", "PREROUTING"}}, Ports: ports(t, "udp/5060", "tcp/5060")},
+			{Ports: ports(t, "udp/5060-5070")},
+		}
+		for _, opts := range configurations { // so that all tables are there
+			clean(opts)
+		}
+		for _, line := range []string{"-I INPUT 1 -j ACCEPT", "-t raw -A PREROUTING -j ACCEPT", "-t raw -A OUTPUT -m set --match-set fsban4 src -j ACCEPT"} {
+			command(t, "iptables "+line)
+		}
+		fresh := make([]string, len(configurations))
+		for i, opts := range configurations {
+			if _, err := open(t, Options{}).Teardown(); err == nil || !strings.Contains(err.Error(), "in use by a rule") {
+				t.Fatal(err)
+			}
+			fresh[i] = clean(opts)
+		}
+		for i := range configurations {
+			for j := range configurations {
+				clean(configurations[i])
+				if got := clean(configurations[j]); got != fresh[j] {
+					t.Errorf("from %+v to %+v there is\n%s, want\n%s", configurations[i], configurations[j], got, fresh[j])
+				}
+			}
+		}
+	})
+}
