@@ -117,14 +117,12 @@ func (b *NFTables) Dropped() map[string]Dropped {
 
 // setup makes whatever is missing of table, sets, chains and rules, all of it in one moment.
 func (b *NFTables) setup() (made []string, err error) {
-	made, err = b.arrange()
-	if err != nil {
-		err = nftError("set up", "table inet "+TableName, err)
+	made, failed := b.arrange()
+	if failed != nil {
+		failed = nftError("set up", "table inet "+TableName, failed)
 	}
 	for _, f := range b.families {
-		if err != nil && f.unfit == nil {
-			f.unfit = err // until the next check
-		}
+		f.unfit = cmp.Or(f.unfit, failed) // until the next check
 		err = cmp.Or(err, f.unfit)
 	}
 	return made, err

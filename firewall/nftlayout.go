@@ -121,14 +121,18 @@ func (f *nftFamily) rule(length int, target Target) nftRule {
 func jumps(ports []Ports) (rules []nftRule) {
 	jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: ChainName}
 	for _, p := range ports {
-		rules = append(rules, nftRule{"to " + p.String(), []expr.Any{
+		exprs := []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocolNumbers[p.Proto]}},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binary.BigEndian.AppendUint16(nil, p.First)},
-			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binary.BigEndian.AppendUint16(nil, p.Last)},
-			jump,
-		}})
+		}
+		first, last := binary.BigEndian.AppendUint16(nil, p.First), binary.BigEndian.AppendUint16(nil, p.Last)
+		if p.First == p.Last {
+			exprs = append(exprs, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: first})
+		} else {
+			exprs = append(exprs, &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: first}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: last})
+		}
+		rules = append(rules, nftRule{"to " + p.String(), append(exprs, jump)})
 	}
 	if len(ports) == 0 {
 		rules = []nftRule{{"everything", []expr.Any{jump}}}
