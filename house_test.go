@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"firewall": {
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
 		"github.com/google/nftables", "github.com/google/nftables/binaryutil", "github.com/google/nftables/expr", "github.com/google/nftables/userdata",
+		"golang.org/x/net/bpf", // a filter of what the kernel tells
 	},
 	"doctor": {}, // it is given what FreeSWITCH answered
 	"daemon": {

@@ -37,8 +37,7 @@ type NFTables struct {
 	watcher  watcher
 	touched  atomic.Bool // somebody else may have changed entries
 	conn     *nftables.Conn
-	port     uint32 // of conn
-	renews   bool   // the kernel gives an entry that is there a new end
+	renews   bool // the kernel gives an entry that is there a new end
 
 	mu      sync.Mutex // guards dropped, which any goroutine may read
 	dropped map[string]Dropped
@@ -76,21 +75,20 @@ func NewNFTables(opts Options) (*NFTables, error) {
 		{name: "ipv6", set: SetIPv6, bits: 128, key: nftables.TypeIP6Addr, lengths: map[int]bool{128: true}},
 	}
 	b.touched.Store(true)
-	b.conn, b.port, err = b.dial()
+	b.conn, err = b.dial(b.watcher.mute)
 	return b, err
 }
 
 // dial opens a connection whose changes are our own.
-func (b *NFTables) dial() (conn *nftables.Conn, port uint32, err error) {
-	conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		port = c.PID()
-		b.watcher.mine(port)
+func (b *NFTables) dial(mark func(port uint32)) (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		mark(c.PID())
 		return nil
 	}))
 	if err != nil {
-		return nil, 0, fmt.Errorf("open netlink to nftables: %w", err)
+		return nil, fmt.Errorf("open netlink to nftables: %w", err)
 	}
-	return conn, port, nil
+	return conn, nil
 }
 
 // kernelRenews tells whether adding an entry that is there changes its end, as Linux does since 6.12.
@@ -193,9 +191,9 @@ func (b *NFTables) change(verb string, set *nftables.Set, entries []Entry, do fu
 	}
 	// What the kernel has answered to this must not be taken for the answer to what is next.
 	_ = b.conn.CloseLasting()
-	conn, port, dialErr := b.dial()
+	conn, dialErr := b.dial(b.watcher.mute)
 	if dialErr == nil {
-		b.conn, b.port = conn, port
+		b.conn = conn
 	}
 	what := set.Name
 	if len(entries) == 1 {

@@ -13,12 +13,11 @@ import (
 
 // arrange compares the table with what it should be, and makes what is missing, all of it in one moment.
 func (b *NFTables) arrange() (made []string, err error) {
-	conn, _, err := b.dial()
+	conn, err := b.dial(b.watcher.mine)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	b.watcher.mine(b.port) // for as long as it is in use
 	table, err := findTable(conn)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,8 +23,10 @@ type watcher struct {
 	families []byte // of nftables: unix.NFPROTO_*
 	tables   []string
 
-	mu  sync.Mutex
-	own []uint32 // the netlink ports of those who work for fsban, which are process numbers as a rule
+	mu    sync.Mutex
+	own   []uint32      // the netlink ports of those who work for fsban, which are process numbers as a rule
+	muted uint32        // the one whose changes the kernel need not tell of
+	conn  *netlink.Conn // while it listens
 }
 
 // mine says that what comes from a netlink port is fsban's own doing.
@@ -37,16 +40,64 @@ func (w *watcher) mine(port uint32) {
 	w.own = append(w.own, port)
 }
 
-// watch calls notice for each change that somebody else makes, until ctx ends.
-func (w *watcher) watch(ctx context.Context, notice func()) error {
+// mute keeps the kernel from telling of the changes that come from a netlink port: of every ban, say.
+func (w *watcher) mute(port uint32) {
+	w.mine(port)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.muted = port
+	if w.conn != nil {
+		_ = w.filter(w.conn)
+	}
+}
+
+// filter has the kernel leave out what comes from the muted port. Without that too much would be told at once, and what
+// others do would be lost among it.
+func (w *watcher) filter(conn *netlink.Conn) error {
+	if w.muted == 0 {
+		return nil
+	}
+	port := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, w.muted)) // a filter reads in network order
+	program, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 4}, // nlmsg_pid
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: port, SkipFalse: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.RetConstant{Val: 1<<32 - 1},
+	})
+	if err != nil {
+		return err
+	}
+	return conn.SetBPF(program)
+}
+
+// listen opens the connection on which the kernel tells.
+func (w *watcher) listen() (*netlink.Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return fmt.Errorf("open netlink to netfilter: %w", err)
+		return nil, fmt.Errorf("open netlink to netfilter: %w", err)
 	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.JoinGroup(groupNFTables); err != nil {
-		return fmt.Errorf("listen to changes of nftables: %w", err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := errors.Join(w.filter(conn), conn.JoinGroup(groupNFTables)); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("listen to changes of nftables: %w", err)
 	}
+	w.conn = conn
+	return conn, nil
+}
+
+// watch calls notice for each change that somebody else makes, until ctx ends.
+func (w *watcher) watch(ctx context.Context, notice func()) error {
+	conn, err := w.listen()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		w.mu.Lock()
+		w.conn = nil
+		w.mu.Unlock()
+		_ = conn.Close()
+	}()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	for {
 		messages, err := conn.Receive()
