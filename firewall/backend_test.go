@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -20,7 +21,7 @@ func TestBanAgainGetsTheNewEnd(t *testing.T) {
 			if err != nil || len(entries) != 1 {
 				t.Fatal(entries, err)
 			}
-			if got := entries[0].Left; got != d && (d == Forever || d-got > 2*time.Second || got > d) {
+			if got := entries[0].Left; got != d && (d == Forever || (d-got).Abs() > 2*time.Second) {
 				t.Errorf("%v left of %v", got, d)
 			}
 		}
@@ -43,7 +44,11 @@ func TestThousandsOfBansAtOnce(t *testing.T) {
 	onBackends(t, func(t *testing.T, kind string) {
 		r := startKind(t, kind, Options{})
 		want := []string{}
-		for i := range 5000 {
+		n := 5000
+		if strings.HasPrefix(kind, "rules") {
+			n = MaxRules
+		}
+		for i := range n {
 			p := fmt.Sprintf("198.18.%d.%d/32", i/256, i%256)
 			if i%2 == 1 {
 				p = fmt.Sprintf("2001:db8:%x::/64", i)
@@ -56,12 +61,12 @@ func TestThousandsOfBansAtOnce(t *testing.T) {
 		if got := inKernel(t, r.backend); !slices.Equal(got, want) {
 			t.Errorf("%d entries, want %d", len(got), len(want))
 		}
-		for _, p := range want[:4990] {
+		for _, p := range want[:n-10] {
 			r.unban(p)
 		}
 		r.settle()
-		if got := inKernel(t, r.backend); !slices.Equal(got, want[4990:]) {
-			t.Errorf("%q are left, want %q", got, want[4990:])
+		if got := inKernel(t, r.backend); !slices.Equal(got, want[n-10:]) {
+			t.Errorf("%q are left, want %q", got, want[n-10:])
 		}
 	})
 }
@@ -82,11 +87,14 @@ func TestOneBadEntryHoldsUpNoOther(t *testing.T) {
 		bad := op{prefix: netip.MustParsePrefix("0.0.0.0/0"), add: true}
 		failed, err := b.apply(slices.Insert(ops, 700, bad))
 		if len(failed) != 1 || failed[0] != bad {
-			t.Errorf("%v failed, want %v", failed, bad)
+			t.Errorf("%d failed, want %v", len(failed), bad)
 		}
 		want4 := "ipset add fsban4 0.0.0.0/0: the kernel takes no prefix of length 0"
-		if kind == "nftables" {
+		switch {
+		case kind == "nftables":
 			want4 = "nft add fsban4 0.0.0.0/0: a prefix of length 0 is everybody"
+		case strings.HasPrefix(kind, "rules"):
+			want4 = "ipv4: ban 0.0.0.0/0 in raw/FSBAN: a prefix of length 0 is everybody"
 		}
 		if err == nil || err.Error() != want4 {
 			t.Errorf("%v, want %s", err, want4)

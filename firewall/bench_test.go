@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,22 +14,30 @@ import (
 //	go test -run '^$' -bench . ./firewall
 
 // quiet starts an enforcer that nothing disturbs, and returns the channel on which it reports what it applied.
-func quiet(b *testing.B) (*Enforcer, <-chan time.Duration) {
+func quiet(b *testing.B, kind string) (*Enforcer, <-chan time.Duration) {
 	b.Helper()
-	useIPTables(b, "nft")
+	if kind != "nftables" {
+		useIPTables(b, kind)
+	}
 	applied := make(chan time.Duration, 200_000)
 	book := newBook()
-	e := NewEnforcer(open(b, Options{}), EnforcerOptions{
+	backend := openKind(b, kind, Options{})
+	e := NewEnforcer(backend, EnforcerOptions{
 		Bans:    book.all,
 		Applied: func(_ bool, took time.Duration) { applied <- took },
 		Check:   time.Hour,
 	})
+	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = e.Run(b.Context())
+		_ = e.Run(ctx)
 	}()
-	b.Cleanup(func() { <-done })
+	b.Cleanup(func() {
+		cancel()
+		<-done
+		_, _ = backend.Teardown()
+	})
 	for !e.Status().Enforcing {
 		time.Sleep(time.Millisecond)
 	}
@@ -42,37 +51,43 @@ func nth(i int) netip.Prefix {
 
 // BenchmarkBan is one ban from the order to the kernel's word that it is in force.
 func BenchmarkBan(b *testing.B) {
-	e, applied := quiet(b)
-	var all []time.Duration
-	for i := 0; b.Loop(); i++ {
-		now := time.Now()
-		e.Ban(nth(i%1_000_000), now.Add(time.Hour), now)
-		all = append(all, <-applied)
-	}
-	slices.Sort(all)
-	for _, p := range []int{50, 99} {
-		b.ReportMetric(float64(all[len(all)*p/100].Nanoseconds()), fmt.Sprintf("p%d-ns", p))
+	for _, kind := range []string{"nft", "nftables"} {
+		b.Run(kind, func(b *testing.B) {
+			e, applied := quiet(b, kind)
+			var all []time.Duration
+			for i := 0; b.Loop(); i++ {
+				now := time.Now()
+				e.Ban(nth(i%1_000_000), now.Add(time.Hour), now)
+				all = append(all, <-applied)
+			}
+			slices.Sort(all)
+			for _, p := range []int{50, 99} {
+				b.ReportMetric(float64(all[len(all)*p/100].Nanoseconds()), fmt.Sprintf("p%d-ns", p))
+			}
+		})
 	}
 }
 
 // BenchmarkBans are many bans at once, into empty sets.
 func BenchmarkBans(b *testing.B) {
-	for _, n := range []int{5000, 100_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			e, applied := quiet(b)
-			for b.Loop() {
-				b.StopTimer()
-				command(b, "ipset flush fsban4")
-				b.StartTimer()
-				now := time.Now()
-				for i := range n {
-					e.Ban(nth(i), now.Add(time.Hour), now)
+	for kind, flush := range map[string]string{"nft": "ipset flush fsban4", "nftables": "nft flush set inet fsban fsban4"} {
+		for _, n := range []int{5000, 100_000, 1_000_000} {
+			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) {
+				e, applied := quiet(b, kind)
+				for b.Loop() {
+					b.StopTimer()
+					command(b, flush)
+					b.StartTimer()
+					now := time.Now()
+					for i := range n {
+						e.Ban(nth(i), now.Add(time.Hour), now)
+					}
+					for range n {
+						<-applied
+					}
 				}
-				for range n {
-					<-applied
-				}
-			}
-		})
+			})
+		}
 	}
 }
 

@@ -73,7 +73,11 @@ func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p pl
 			p.made = append(p.made, chain)
 		}
 		want, have := f.rules(opts), now.texts(ChainName)
-		if p.rules = !there || !slices.Equal(have, want) && !slices.Equal(have, f.printed[name]); p.rules {
+		switch {
+		case f.perBan && !there:
+			p.lines = append(p.lines, ":"+ChainName+" - [0:0]")
+		case !f.perBan && (!there || !slices.Equal(have, want) && !slices.Equal(have, f.printed[name])):
+			p.rules = true
 			p.made = append(p.made, "rule of "+chain)
 			p.lines = append(p.lines, ":"+ChainName+" - [0:0]") // made, or emptied
 			for _, r := range want {

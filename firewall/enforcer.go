@@ -124,11 +124,12 @@ func signal(c chan<- struct{}) {
 
 // Status returns whether bans are in force.
 func (e *Enforcer) Status() Status {
+	dropped := e.backend.Dropped()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.status
 	s.Pending = len(e.pending) + len(e.stuck) + e.taken
-	s.Dropped = e.backend.Dropped()
+	s.Dropped = dropped
 	return s
 }
 

@@ -39,7 +39,7 @@ type family struct {
 	name   string // ipv4, ipv6: the label of metrics
 	set    string
 	id     uint8
-	reject string   // how REJECT answers
+	perBan bool     // the chain holds a rule for each ban, and none with a set
 	ipt    *xtables // nil where the host does not speak IPv6: a set is kept all the same, and needs no rule
 
 	unfit error       // why the set must be left alone: it could not be made, or is somebody else's
@@ -59,27 +59,40 @@ func NewIPTables(opts Options) (*IPTables, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &IPTables{opts: opts, dropped: make(map[string]Dropped)}
-	b.watcher = watcher{families: []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}, tables: tables}
-	b.families = []*family{
-		{name: "ipv4", set: SetIPv4, id: unix.AF_INET, reject: "icmp-port-unreachable"},
-		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6, reject: "icmp6-port-unreachable"},
+	b := &IPTables{opts: opts, dropped: make(map[string]Dropped), watcher: newWatcher()}
+	if b.families, err = newFamilies(&b.watcher); err != nil {
+		return nil, err
 	}
-	for _, f := range b.families {
+	b.sets, err = dialIPSet()
+	return b, err
+}
+
+// newWatcher hears of changes where the host has iptables-nft.
+func newWatcher() watcher {
+	return watcher{families: []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}, tables: tables}
+}
+
+// newFamilies finds the programs of both families. What they change is no news to w.
+func newFamilies(w *watcher) ([]*family, error) {
+	families := []*family{
+		{name: "ipv4", set: SetIPv4, id: unix.AF_INET},
+		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6},
+	}
+	for _, f := range families {
 		f.printed, f.moved, f.seen = make(map[string][]string), make(map[Hook]time.Time), make(map[string]Dropped)
 		proto := iptables.ProtocolIPv4
-		if f.id == unix.AF_INET6 {
+		if !f.is4() {
 			if !hostHasIPv6() {
 				continue
 			}
 			proto = iptables.ProtocolIPv6
 		}
-		if f.ipt, err = findXtables(proto, func(pid int) { b.watcher.mine(uint32(pid)) }); err != nil {
+		var err error
+		if f.ipt, err = findXtables(proto, func(pid int) { w.mine(uint32(pid)) }); err != nil {
 			return nil, err
 		}
 	}
-	b.sets, err = dialIPSet()
-	return b, err
+	return families, nil
 }
 
 // hostHasIPv6 tells whether the kernel speaks IPv6 at all: one started with ipv6.disable=1 has no ip6tables either.
@@ -182,7 +195,7 @@ func (b *IPTables) apply(ops []op) (failed []op, err error) {
 		var adds, dels []op
 		for _, o := range ops {
 			switch {
-			case o.prefix.Addr().Is4() != (f.id == unix.AF_INET):
+			case o.prefix.Addr().Is4() != f.is4():
 			case f.unfit != nil:
 				failed, err = append(failed, o), cmp.Or(err, f.unfit)
 			case o.add:

@@ -43,7 +43,7 @@ func onKernel(t *testing.T, f func(t *testing.T)) {
 }
 
 // kinds are the ways of banning for which the same is promised.
-var kinds = []string{"nft", "legacy", "nftables"}
+var kinds = []string{"nft", "legacy", "nftables", "rules nft", "rules legacy"}
 
 // onBackends runs f on the real kernel in namespaces of its own, once with each way of banning.
 func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
@@ -53,7 +53,7 @@ func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
 			parallel(t)
 			netns.Run(t, func(t *testing.T) {
 				if kind != "nftables" {
-					useIPTables(t, kind)
+					useIPTables(t, strings.TrimPrefix(kind, "rules "))
 				}
 				f(t, kind)
 			}, "nft", "iptables-nft", "iptables-legacy", "ipset")
@@ -64,10 +64,19 @@ func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
 // openKind opens a backend, which is closed with the test.
 func openKind(t testing.TB, kind string, opts Options) Backend {
 	t.Helper()
-	if kind != "nftables" {
+	var b Backend
+	var err error
+	switch {
+	case kind == "nftables":
+		b, err = NewNFTables(opts)
+	case strings.HasPrefix(kind, "rules"):
+		if len(opts.Hooks) > 1 {
+			opts.Hooks = opts.Hooks[:1] // it cannot do more
+		}
+		b, err = NewRules(opts)
+	default:
 		return open(t, opts)
 	}
-	b, err := NewNFTables(opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // A Target is what happens to a banned address's packets.
@@ -49,17 +48,25 @@ func (o Options) Validate() error {
 
 // rules are what fsban's chain of one family holds, in the words that iptables-save prints them in.
 func (f *family) rules(opts *Options) []string {
-	target := "-j DROP"
-	if opts.Target == Reject {
-		target = "-j REJECT --reject-with " + f.reject
-	}
-	set := "-m set --match-set " + f.set + " src "
+	drop := "-m set --match-set " + f.set + " src " + f.target(opts.Target)
 	if len(opts.Ports) == 0 {
-		return []string{set + target}
+		return []string{drop}
 	}
-	var rules []string
-	for _, match := range multiports(opts.Ports) {
-		rules = append(rules, strings.Join([]string{match, set + target}, " "))
+	rules := multiports(opts.Ports)
+	for i, match := range rules {
+		rules[i] = match + " " + drop
 	}
 	return rules
+}
+
+// target is the end of a rule.
+func (f *family) target(t Target) string {
+	switch {
+	case t != Reject:
+		return "-j DROP"
+	case f.is4():
+		return "-j REJECT --reject-with icmp-port-unreachable"
+	default:
+		return "-j REJECT --reject-with icmp6-port-unreachable"
+	}
 }

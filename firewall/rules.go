@@ -1,0 +1,331 @@
+package firewall
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxRules is how many rules the backend Rules makes at most, of both families together.
+const MaxRules = 2000
+
+// ErrTooManyRules is wrapped by the error of a ban that would be one rule too many.
+var ErrTooManyRules = fmt.Errorf("there are %d rules, and each costs every packet time: install ipset, and set firewall.backend to iptables", MaxRules)
+
+// Rules bans with one iptables rule a ban (and 15 ports): for hosts that have neither ipset nor nftables. Every packet
+// passes all of them, at 4 to 8 ns each, and every change waits for the lock of iptables; there are MaxRules at most.
+//
+// A rule carries the end of its ban: the kernel stops heeding it then, whether fsban runs or not, and the next check takes
+// it away.
+type Rules struct {
+	opts     Options
+	table    string
+	families []*family
+	watcher  watcher
+
+	mu      sync.Mutex // guards what follows
+	held    map[netip.Prefix]ruled
+	dropped map[string]Dropped
+}
+
+// Ruled is a ban that there are rules for.
+type ruled struct {
+	until   time.Time // zero: without end
+	counted Dropped
+}
+
+// NewRules finds the host's iptables. It changes nothing.
+func NewRules(opts Options) (*Rules, error) {
+	opts, err := opts.complete()
+	if err != nil {
+		return nil, err
+	}
+	b := &Rules{opts: opts, table: opts.Hooks[0].Table, held: make(map[netip.Prefix]ruled), dropped: make(map[string]Dropped)}
+	for _, h := range opts.Hooks {
+		if h.Table != b.table {
+			return nil, fmt.Errorf("firewall.chains: one rule a ban is made in one table only, not in %s and %s", b.table, h.Table)
+		}
+	}
+	b.watcher = newWatcher()
+	b.families, err = newFamilies(&b.watcher)
+	for _, f := range b.families {
+		f.perBan = true
+	}
+	return b, err
+}
+
+// Name returns "rules".
+func (*Rules) Name() string { return "rules" }
+
+// Close does nothing: there is nothing to let go of.
+func (*Rules) Close() error { return nil }
+
+// Dropped implements Backend.
+func (b *Rules) Dropped() map[string]Dropped {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.dropped)
+}
+
+// setup makes chain and jumps, takes away the rules whose bans are over, and puts right those of another configuration. It
+// does all that here, because bans have to wait for the lock of iptables as well.
+func (b *Rules) setup() (made []string, err error) {
+	for _, f := range b.families {
+		if f.ipt == nil {
+			continue
+		}
+		g := f.guardRules(context.Background(), &b.opts)
+		made, err = append(made, g.made...), cmp.Or(err, g.err)
+		if g.err == nil {
+			err = cmp.Or(err, b.tidy(f))
+		}
+	}
+	return made, err
+}
+
+// tidy reads the rules of a family, and leaves only those that should be.
+func (b *Rules) tidy(f *family) error {
+	if f.ipt == nil {
+		return nil
+	}
+	now, err := f.ipt.save(context.Background(), b.table)
+	if err != nil {
+		return f.failed("list", b.table, ChainName, err)
+	}
+	bans, want, have := b.read(f, now)
+	err = b.restore(f, difference(have, want))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	total := b.dropped[f.name]
+	for p, r := range bans {
+		total = total.plus(b.held[p].counted, r.counted)
+	}
+	maps.DeleteFunc(b.held, func(p netip.Prefix, _ ruled) bool { return p.Addr().Is4() == f.is4() })
+	maps.Copy(b.held, bans)
+	b.dropped[f.name] = total
+	return err
+}
+
+// read finds the bans among the rules of a table, and says what rules there should be for them.
+func (b *Rules) read(f *family, t table) (bans map[netip.Prefix]ruled, want, have []string) {
+	bans = make(map[netip.Prefix]ruled)
+	for _, r := range t[ChainName] {
+		have = append(have, r.text)
+		prefix, until, ok := parseBan(r.text)
+		if !ok || !until.IsZero() && !until.After(time.Now()) {
+			continue
+		}
+		if _, there := bans[prefix]; !there {
+			want = append(want, b.texts(f, prefix, until)...)
+		}
+		counted := bans[prefix].counted
+		bans[prefix] = ruled{until, Dropped{counted.Packets + r.counted.Packets, counted.Bytes + r.counted.Bytes}}
+	}
+	return bans, want, have
+}
+
+// difference are the lines that make want of have: new rules first.
+func difference(have, want []string) (lines []string) {
+	there := make(map[string]int)
+	for _, text := range have {
+		there[text]++
+	}
+	for _, text := range want {
+		if there[text]--; there[text] < 0 {
+			lines = append(lines, "-A "+ChainName+" "+text)
+		}
+	}
+	for text, surplus := range there {
+		lines = append(lines, slices.Repeat([]string{"-D " + ChainName + " " + text}, max(surplus, 0))...)
+	}
+	return lines
+}
+
+// guard has nothing to do: see setup.
+func (*Rules) guard(context.Context) guarded { return guarded{} }
+
+// apply carries out bans and unbans, many at once.
+func (b *Rules) apply(ops []op) (failed []op, err error) {
+	for _, f := range b.families {
+		if slices.ContainsFunc(ops, func(o op) bool { return !o.add && o.prefix.Addr().Is4() == f.is4() }) {
+			err = cmp.Or(err, b.tidy(f)) // counts what the rules have counted that go now
+		}
+		bad, e := b.applyTo(f, ops)
+		if e != nil && len(bad) == 0 { // somebody has changed our rules: look, and try once more
+			if e = b.tidy(f); e == nil {
+				bad, e = b.applyTo(f, ops)
+			}
+			if e != nil && len(bad) == 0 {
+				bad = slices.DeleteFunc(slices.Clone(ops), func(o op) bool { return o.prefix.Addr().Is4() != f.is4() })
+			}
+		}
+		failed, err = append(failed, bad...), cmp.Or(err, e)
+	}
+	return failed, err
+}
+
+// applyTo carries out what concerns one family. It returns what cannot be; where iptables fails it does nothing, and returns
+// the error alone.
+func (b *Rules) applyTo(f *family, ops []op) (failed []op, err error) {
+	b.mu.Lock()
+	fresh, room := maps.Clone(b.held), MaxRules/len(b.texts(f, netip.Prefix{}, time.Time{}))
+	b.mu.Unlock()
+	var lines []string
+	for _, o := range ops {
+		if o.prefix.Addr().Is4() != f.is4() {
+			continue
+		}
+		old, there := fresh[o.prefix]
+		var have, want []string
+		if there {
+			have = b.texts(f, o.prefix, old.until)
+		}
+		switch {
+		case !o.add:
+			delete(fresh, o.prefix)
+		case o.prefix.Bits() == 0:
+			failed, err = append(failed, o), cmp.Or(err, f.failed("ban "+o.prefix.String()+" in", b.table, ChainName, errAll))
+			continue
+		case !there && len(fresh) >= room:
+			failed, err = append(failed, o), cmp.Or(err, f.failed("ban "+o.prefix.String()+" in", b.table, ChainName, ErrTooManyRules))
+			continue
+		default:
+			end := endOf(o.until)
+			want = b.texts(f, o.prefix, end)
+			fresh[o.prefix] = ruled{end, old.counted}
+		}
+		lines = append(lines, difference(have, want)...)
+	}
+	if e := b.restore(f, lines); e != nil {
+		return nil, e
+	}
+	b.mu.Lock()
+	b.held = fresh
+	b.mu.Unlock()
+	return failed, err
+}
+
+// portion is how many rules are changed in one moment: more do not fit into a message of iptables-nft everywhere.
+const portion = 250
+
+func (b *Rules) restore(f *family, lines []string) error {
+	if len(lines) == 0 || f.ipt == nil {
+		return nil
+	}
+	for part := range slices.Chunk(lines, portion) {
+		if err := f.ipt.restore(context.Background(), b.table, part); err != nil {
+			return f.failed("change", b.table, ChainName, err)
+		}
+	}
+	return nil
+}
+
+// intact asks about the number of rules that setup has just seen.
+func (b *Rules) intact(plausible func(int) bool) (bool, error) {
+	b.mu.Lock()
+	size := len(b.held)
+	b.mu.Unlock()
+	return plausible(size), nil
+}
+
+// entries lists the bans that there are rules for.
+func (b *Rules) entries() ([]Entry, error) {
+	var list []Entry
+	for _, f := range b.families {
+		if f.ipt == nil {
+			continue
+		}
+		now, err := f.ipt.save(context.Background(), b.table)
+		if err != nil {
+			return nil, f.failed("list", b.table, ChainName, err)
+		}
+		bans, _, _ := b.read(f, now)
+		for p, r := range bans {
+			list = append(list, Entry{p, left(r.until, time.Now()), r.counted.Packets, r.counted.Bytes})
+		}
+	}
+	return list, nil
+}
+
+func (b *Rules) watch(ctx context.Context, notice func()) error { return b.watcher.watch(ctx, notice) }
+
+// Teardown removes fsban's chains, and with them all bans.
+func (b *Rules) Teardown() (removed []string, err error) {
+	for _, f := range b.families {
+		if f.ipt != nil {
+			r, e := f.teardownRules()
+			removed, err = append(removed, r...), errors.Join(err, e)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.held)
+	return removed, err
+}
+
+// is4 tells whether a family is IPv4.
+func (f *family) is4() bool { return f.id == unix.AF_INET }
+
+const stopLayout = "2006-01-02T15:04:05"
+
+// lastStop is the last end that a rule can have.
+var lastStop = time.Date(2038, 1, 19, 3, 14, 7, 0, time.UTC)
+
+// endOf rounds up to what a rule can say.
+func endOf(until time.Time) time.Time {
+	if until.IsZero() {
+		return until
+	}
+	end := until.UTC().Add(time.Second - 1).Truncate(time.Second)
+	if end.After(lastStop) {
+		return lastStop
+	}
+	return end
+}
+
+// texts are the rules of one ban.
+func (b *Rules) texts(f *family, prefix netip.Prefix, until time.Time) []string {
+	var end string
+	if !until.IsZero() {
+		end = "-m time --datestop " + until.UTC().Format(stopLayout) + " "
+	}
+	matches := multiports(b.opts.Ports)
+	if len(matches) == 0 {
+		matches = []string{""}
+	}
+	for i, match := range matches {
+		if match != "" {
+			match += " "
+		}
+		matches[i] = "-s " + prefix.String() + " " + match + end + f.target(b.opts.Target)
+	}
+	return matches
+}
+
+// parseBan reads a rule that texts has written, of whatever configuration.
+func parseBan(text string) (prefix netip.Prefix, until time.Time, ok bool) {
+	words := strings.Fields(text)
+	for i := 0; i+1 < len(words); i++ {
+		var err error
+		switch words[i] {
+		case "-s":
+			prefix, err = netip.ParsePrefix(words[i+1])
+			ok = err == nil
+		case "--datestop":
+			until, err = time.Parse(stopLayout, words[i+1])
+			if err != nil {
+				return prefix, until, false
+			}
+		}
+	}
+	return prefix, until, ok
+}
