@@ -13,6 +13,9 @@ var ErrSetFull = errors.New("set is full (raise firewall.max_bans)")
 // ErrSetClash is wrapped when a set of fsban's name exists and cannot be fsban's.
 var ErrSetClash = errors.New("a set of this name exists and is not fsban's: remove or rename it")
 
+// errNoIPSet says that the kernel does not know what ipset is.
+var errNoIPSet = errors.New("does this kernel have ipset (module ip_set)?")
+
 // ipset's own error numbers (linux/netfilter/ipset/ip_set.h), as far as they can happen to us.
 const (
 	errnoPrivate  = syscall.Errno(4096)
@@ -46,7 +49,7 @@ func setError(verb, what string, err error) error {
 		case syscall.EPERM:
 			err = errors.New("not permitted: fsban needs CAP_NET_ADMIN")
 		case syscall.EINVAL, syscall.EOPNOTSUPP, syscall.EPROTONOSUPPORT:
-			err = fmt.Errorf("%w: does this kernel have ipset (module ip_set)?", errno)
+			err = fmt.Errorf("%w (%w)", errNoIPSet, errno)
 		default:
 			err = errno // without what netlink says around it
 			if errno >= errnoPrivate {

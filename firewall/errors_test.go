@@ -24,7 +24,7 @@ func TestErrorsSayWhatAnOperatorCanDo(t *testing.T) {
 		{set(errnoFindType), "ipset add fsban4 192.0.2.7/32: the kernel has no set type hash:net (module ip_set_hash_net)"},
 		{set(errnoMaxSets), "ipset add fsban4 192.0.2.7/32: the kernel holds no more sets (ip_set.max_sets)"},
 		{set(syscall.EPERM), "ipset add fsban4 192.0.2.7/32: not permitted: fsban needs CAP_NET_ADMIN"},
-		{set(syscall.EINVAL), "ipset add fsban4 192.0.2.7/32: invalid argument: does this kernel have ipset (module ip_set)?"},
+		{set(syscall.EINVAL), "ipset add fsban4 192.0.2.7/32: does this kernel have ipset (module ip_set)? (invalid argument)"},
 		{set(syscall.ENOMEM), "ipset add fsban4 192.0.2.7/32: cannot allocate memory"},
 		{set(5000), "ipset add fsban4 192.0.2.7/32: the kernel says error 5000 of ipset"},
 		{rule("exit status 1:\n no\n chain\n"), "ipv4: list raw/FSBAN: exit status 1: no chain"},

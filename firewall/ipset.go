@@ -61,7 +61,7 @@ type ipsets struct {
 }
 
 func dialIPSet() (*ipsets, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: listBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink to netfilter: %w", err)
 	}

@@ -50,15 +50,21 @@ func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
 	t.Helper()
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			parallel(t)
-			netns.Run(t, func(t *testing.T) {
-				if kind != "nftables" {
-					useIPTables(t, strings.TrimPrefix(kind, "rules "))
-				}
-				f(t, kind)
-			}, "nft", "iptables-nft", "iptables-legacy", "ipset")
+			onBackendOf(t, kind, func(t *testing.T) { f(t, kind) })
 		})
 	}
+}
+
+// onBackendOf is onBackends with one way of banning.
+func onBackendOf(t *testing.T, kind string, f func(t *testing.T)) {
+	t.Helper()
+	parallel(t)
+	netns.Run(t, func(t *testing.T) {
+		if kind != "nftables" {
+			useIPTables(t, strings.TrimPrefix(kind, "rules "))
+		}
+		f(t)
+	}, "nft", "iptables-nft", "iptables-legacy", "ipset")
 }
 
 // openKind opens a backend, which is closed with the test.

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -178,49 +177,4 @@ func (b *NFTables) ruleTexts(conn *nftables.Conn, c *nftables.Chain) (texts []st
 		}
 	}
 	return texts
-}
-
-// listEntries lists all sets, on a connection of its own.
-func (b *NFTables) listEntries() ([]Entry, error) {
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.CloseLasting() }()
-	if table, err := findTable(conn); table == nil || err != nil {
-		return nil, err
-	}
-	sets, err := conn.GetSets(fsbanTable)
-	if err != nil {
-		return nil, err
-	}
-	var all []Entry
-	for _, s := range sets {
-		for _, f := range b.families {
-			length, ours := f.length(s.Name)
-			if !ours || s.KeyType.Bytes != f.key.Bytes || s.Interval {
-				continue
-			}
-			elements, err := conn.GetSetElements(s)
-			if err != nil {
-				return nil, err
-			}
-			for i := range elements {
-				all = append(all, entryOf(&elements[i], length))
-			}
-		}
-	}
-	return all, nil
-}
-
-func entryOf(e *nftables.SetElement, length int) Entry {
-	addr, _ := netip.AddrFromSlice(e.Key)
-	entry := Entry{Prefix: netip.PrefixFrom(addr, length), Left: Forever}
-	if e.Timeout > 0 {
-		entry.Left = max(e.Expires, 1)
-	}
-	if e.Counter != nil {
-		entry.Packets, entry.Bytes = e.Counter.Packets, e.Counter.Bytes
-	}
-	return entry
 }

@@ -119,6 +119,9 @@ func (b *Rules) tidy(f *family) error {
 func (b *Rules) read(f *family, t table) (bans map[netip.Prefix]ruled, want, have []string) {
 	bans = make(map[netip.Prefix]ruled)
 	for _, r := range t[ChainName] {
+		if strings.Contains(r.text, "--match-set "+f.set+" ") {
+			continue // of another backend: in force until Abandoned takes it away
+		}
 		have = append(have, r.text)
 		prefix, until, ok := parseBan(r.text)
 		if !ok || !until.IsZero() && !until.After(time.Now()) {
@@ -257,6 +260,34 @@ func (b *Rules) entries() ([]Entry, error) {
 }
 
 func (b *Rules) watch(ctx context.Context, notice func()) error { return b.watcher.watch(ctx, notice) }
+
+// dropSets takes away the sets of an earlier run, and the rules that use them.
+func (b *Rules) dropSets() (removed []string, err error) {
+	sets, err := dialIPSet()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sets.close() }()
+	for _, f := range b.families {
+		if f.ipt != nil {
+			now, e := f.ipt.save(context.Background(), b.table)
+			var lines []string
+			for _, text := range now.texts(ChainName) {
+				if strings.Contains(text, "--match-set "+f.set+" ") {
+					lines = append(lines, "-D "+ChainName+" "+text)
+				}
+			}
+			err = errors.Join(err, e, b.restore(f, lines))
+		}
+		switch e := sets.destroy(f.set); {
+		case e == nil:
+			removed = append(removed, "set "+f.set)
+		case !errors.Is(e, errNoSet):
+			err = errors.Join(err, e)
+		}
+	}
+	return removed, err
+}
 
 // Teardown removes fsban's chains, and with them all bans.
 func (b *Rules) Teardown() (removed []string, err error) {

@@ -1,0 +1,189 @@
+package firewall
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+)
+
+// flood lets a banned address send without a pause, until the returned function ends it. What of it arrives is the first
+// that the server reads.
+func flood(conn *net.UDPConn) (end func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+				_, _ = conn.Write([]byte("INVITE"))
+				time.Sleep(100 * time.Microsecond) // the queue of the loopback is shared by all namespaces
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
+func TestNoPacketPassesOverAChange(t *testing.T) {
+	everything := Options{Hooks: []Hook{{"filter", "INPUT"}}}
+	for name, change := range map[string]struct{ from, to func(t *testing.T) Options }{
+		"nothing":     {},
+		"some ports":  {nil, func(t *testing.T) Options { return Options{Ports: ports(t, "udp/5060", "tcp/5060")} }},
+		"other ports": {func(t *testing.T) Options { return Options{Ports: ports(t, "udp/5060-5070")} }, func(t *testing.T) Options { return Options{Ports: ports(t, "udp/5000-5060", "udp/16384-32768")} }},
+		"all ports":   {func(t *testing.T) Options { return Options{Ports: ports(t, "udp/5060")} }, nil},
+		"more hooks":  {nil, func(*testing.T) Options { return Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}}} }},
+		"other hooks": {func(*testing.T) Options { return everything }, nil},
+		"later hooks": {nil, func(*testing.T) Options { return everything }},
+		"target":      {func(*testing.T) Options { return everything }, func(*testing.T) Options { o := everything; o.Target = Reject; return o }},
+		"larger sets": {func(*testing.T) Options { return Options{MaxBans: 5000} }, func(*testing.T) Options { return Options{MaxBans: 50_000} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBackends(t, func(t *testing.T, kind string) {
+				options := func(f func(*testing.T) Options) Options {
+					if f == nil {
+						return Options{}
+					}
+					return f(t)
+				}
+				if kind == "rules nft" || kind == "rules legacy" {
+					if hooks := options(change.to).Hooks; len(hooks) != len(options(change.from).Hooks) {
+						return // bans are in one table, and a change of that is a new start
+					}
+				}
+				server := listenOn(t, "203.0.113.1", 5060)
+				banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
+				b := newBook()
+				begin := func(opts Options) *rig {
+					r := enforce(t, openKind(t, kind, opts), b, EnforcerOptions{Check: 20 * time.Millisecond})
+					r.until("enforcing", func() bool { return r.Status().Enforcing && r.Status().Pending == 0 })
+					return r
+				}
+				first := begin(options(change.from))
+				first.ban("198.51.100.7", time.Hour)
+				for i := range 100 {
+					first.ban(fmt.Sprintf("198.18.%d.%d", i/256, i%256), time.Hour)
+				}
+				first.settle()
+				end := flood(banned)
+				first.stop()
+				for range 2 {
+					begin(options(change.to)).stop()
+				}
+				begin(options(change.from)).stop()
+				end()
+				send(t, allowed)
+				if from := server.next(); from != "198.51.100.8" {
+					t.Errorf("a packet of %s arrived", from)
+				}
+			})
+		})
+	}
+}
+
+func TestNoPacketPassesOverAChangeOfBackend(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		server := listenOn(t, "203.0.113.1", 5060)
+		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
+		book := newBook()
+		var end func()
+		for _, kind := range []string{"nft", "nftables", "rules nft", "nftables", "nft", "rules nft"} {
+			b := openKind(t, kind, Options{})
+			r := enforce(t, b, book, EnforcerOptions{})
+			r.until("enforcing", func() bool { return r.Status().Enforcing && r.Status().Pending == 0 })
+			if end == nil {
+				r.ban("198.51.100.7", time.Hour)
+				r.settle()
+				end = flood(banned)
+			}
+			if _, err := Abandoned(b); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+			r.stop()
+		}
+		end()
+		send(t, allowed)
+		if from := server.next(); from != "198.51.100.8" {
+			t.Errorf("a packet of %s arrived", from)
+		}
+	})
+}
+
+func TestRebootRestoresWithTheTimeThatIsLeft(t *testing.T) {
+	const n = 10_000
+	for _, kind := range []string{"nft", "nftables"} {
+		t.Run(kind, func(t *testing.T) {
+			onBackendOf(t, kind, func(t *testing.T) {
+				b := newBook()
+				for i := range n {
+					until := time.Now().Add(time.Hour + time.Duration(i)*time.Second)
+					if i%10 == 0 {
+						until = time.Time{}
+					}
+					b.write(nth(i), until)
+				}
+				r := enforce(t, openKind(t, kind, Options{}), b, EnforcerOptions{})
+				r.until("restored", func() bool { return r.Status().Enforcing && r.Status().Pending == 0 })
+				entries, err := r.Entries()
+				if err != nil || len(entries) != n {
+					t.Fatalf("%d entries, %v", len(entries), err)
+				}
+				for _, e := range entries {
+					want := left(b.bans[e.Prefix], time.Now())
+					if (e.Left == Forever) != (want == Forever) || (e.Left-want).Abs() > 5*time.Second {
+						t.Fatalf("%v: %v left, want %v", e.Prefix, e.Left, want)
+					}
+				}
+				if s := r.Status(); s.Restored != 0 || len(r.adopted) != 0 {
+					t.Errorf("%+v, adopted %d", s, len(r.adopted))
+				}
+			})
+		})
+	}
+}
+
+// A start on what an earlier run has left takes no longer than what it has to list.
+func TestStartOnManyBansIsQuick(t *testing.T) {
+	const n = 100_000
+	for _, kind := range []string{"nft", "nftables"} {
+		t.Run(kind, func(t *testing.T) {
+			onBackendOf(t, kind, func(t *testing.T) {
+				b := openKind(t, kind, Options{})
+				if _, err := setUp(b); err != nil {
+					t.Fatal(err)
+				}
+				until := time.Now().Add(time.Hour)
+				known := newBook()
+				ops := make([]op, n)
+				for i := range ops {
+					ops[i] = op{prefix: nth(i), add: true, until: until}
+					known.write(nth(i), until)
+				}
+				for part := range slices.Chunk(ops, 10_000) {
+					if _, err := b.apply(part); err != nil {
+						t.Fatal(err)
+					}
+				}
+				began := time.Now()
+				r := enforce(t, openKind(t, kind, Options{}), known, EnforcerOptions{})
+				r.until("enforcing", func() bool { return r.Status().Enforcing })
+				took := time.Since(began)
+				t.Logf("ready after %v with %d bans", took, n)
+				if took > 5*time.Second { // 0.4 s alone on a machine; the race detector and other tests take their part
+					t.Errorf("ready after %v", took)
+				}
+				if s := r.Status(); s.Restored != 0 || s.Pending != 0 || len(r.adopted) != 0 {
+					t.Errorf("%+v, adopted %d", s, len(r.adopted))
+				}
+				if _, err := b.Teardown(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
