@@ -76,7 +76,7 @@ func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p pl
 		switch {
 		case f.perBan && !there:
 			p.lines = append(p.lines, ":"+ChainName+" - [0:0]")
-		case !f.perBan && (!there || !slices.Equal(have, want) && !slices.Equal(have, f.printed[name])):
+		case !f.perBan && (len(have) == 0 || !slices.Equal(have, want) && !slices.Equal(have, f.printed[name])):
 			p.rules = true
 			p.made = append(p.made, "rule of "+chain)
 			p.lines = append(p.lines, ":"+ChainName+" - [0:0]") // made, or emptied
@@ -138,10 +138,11 @@ func (f *family) learn(ctx context.Context, name string, want int) error {
 	}
 	f.seen[name] = Dropped{}
 	f.count(name, now[ChainName])
-	f.printed[name] = now.texts(ChainName)
-	if len(f.printed[name]) != want {
-		return f.failed("change", name, ChainName, fmt.Errorf("%d rules were made, and %d are there", want, len(f.printed[name])))
+	rules := now.texts(ChainName)
+	if len(rules) != want {
+		return f.failed("change", name, ChainName, fmt.Errorf("%d rules were made, and %d are there", want, len(rules)))
 	}
+	f.printed[name] = rules
 	return nil
 }
 

@@ -62,6 +62,19 @@ func TestHooksAreWhereTheyShouldBe(t *testing.T) {
 	})
 }
 
+func TestChainThatIsFoundEmptyIsFilled(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		if _, err := setUp(open(t, Options{})); err != nil {
+			t.Fatal(err)
+		}
+		whole := rules(t)
+		command(t, "iptables -t raw -F FSBAN")
+		if made, err := setUp(open(t, Options{})); err != nil || !slices.Equal(made, []string{"rule of ipv4 chain raw/FSBAN"}) || rules(t) != whole {
+			t.Errorf("made %q, %v:\n%s", made, err, rules(t))
+		}
+	})
+}
+
 func TestHookThatDoesNotExistIsAnError(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		_, err := setUp(open(t, Options{Hooks: []Hook{{"filter", "NOWHERE"}}}))
