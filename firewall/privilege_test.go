@@ -1,0 +1,128 @@
+package firewall
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fsban/internal/netns"
+)
+
+// someone is a user that is not root.
+const someone = 4711
+
+// Every way of banning works for a user who is not root and has no more than two capabilities.
+func TestTwoCapabilitiesAreEnough(t *testing.T) {
+	t.Parallel()
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			out, err := asSomeone(t, "TestAsSomeone", kind, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW)
+			if err != nil || !bytes.Contains(out, []byte("--- PASS: TestAsSomeone")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// asSomeone runs a test in namespaces of its own, as a user who has some capabilities.
+func asSomeone(t *testing.T, test, kind string, capabilities ...uintptr) ([]byte, error) {
+	t.Helper()
+	cmd := netns.Command(t.Context(), os.Args[0], "-test.v", "-test.run=^"+test+"$")
+	cmd.Env = append(cmd.Env, "FSBAN_TEST_KIND="+kind, "GORACE=atexit_sleep_ms=0")
+	cmd.SysProcAttr.UidMappings[0].ContainerID = someone
+	cmd.SysProcAttr.GidMappings[0].ContainerID = someone
+	cmd.SysProcAttr.AmbientCaps = capabilities
+	cmd.SysProcAttr.Pdeathsig = syscall.Signal(0) // of a thread, and this one may end
+	return cmd.CombinedOutput()
+}
+
+// TestAsSomeone is a part of TestTwoCapabilitiesAreEnough.
+func TestAsSomeone(t *testing.T) {
+	kind := os.Getenv("FSBAN_TEST_KIND")
+	if os.Getuid() != someone || !netns.Inside() {
+		return
+	}
+	if status, err := os.ReadFile("/proc/self/status"); err != nil || !strings.Contains(string(status), "CapEff:\t0000000000003000\n") {
+		t.Fatalf("%v\n%s", err, status)
+	}
+	done, err := netns.Prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	if kind != "nftables" {
+		useIPTables(t, strings.TrimPrefix(kind, "rules "))
+	}
+	server := listen(t, "203.0.113.1")
+	banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
+	r := startKind(t, kind, Options{})
+	r.ban("198.51.100.7", time.Hour)
+	r.settle()
+	send(t, banned)
+	send(t, allowed)
+	if from := server.next(); from != "198.51.100.8" {
+		t.Errorf("a packet of %s arrived", from)
+	}
+	r.until("counted", func() bool { return r.packets("198.51.100.7") == 1 })
+	r.stop()
+	if removed, err := r.backend.Teardown(); err != nil || len(removed) == 0 {
+		t.Errorf("removed %q, %v", removed, err)
+	}
+}
+
+func TestWithoutPermissionItIsSaidAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			out, err := asSomeone(t, "TestWithoutPermission", kind, unix.CAP_NET_RAW)
+			if err != nil || !bytes.Contains(out, []byte("--- PASS: TestWithoutPermission")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// TestWithoutPermission is a part of TestWithoutPermissionItIsSaidAndNothingIsLost.
+func TestWithoutPermission(t *testing.T) {
+	kind := os.Getenv("FSBAN_TEST_KIND")
+	if os.Getuid() != someone || !netns.Inside() {
+		return
+	}
+	t.Setenv("XTABLES_LOCKFILE", t.TempDir()+"/lock")
+	if kind != "nftables" {
+		useIPTables(t, strings.TrimPrefix(kind, "rules "))
+	}
+	b := newBook()
+	r := enforce(t, openKind(t, kind, Options{}), b, EnforcerOptions{RetryMin: 5 * time.Millisecond, RetryMax: 5 * time.Millisecond})
+	r.ban("192.0.2.1", time.Hour)
+	r.until("tried", func() bool { return r.Status().Failures > 5 })
+	s := r.Status()
+	if s.Enforcing || s.Err == nil || !strings.Contains(s.Err.Error(), "not permitted: fsban needs CAP_NET_ADMIN") || s.Pending != 1 {
+		t.Errorf("%+v", s)
+	}
+	if bans, _ := r.applied(); bans != 0 {
+		t.Errorf("%d bans are said to be in force", bans)
+	}
+}
+
+func TestEveryErrnoIsKeptAndSaid(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOBUFS, syscall.EBUSY, syscall.EPERM, syscall.EINVAL, syscall.ENOMEM, syscall.EEXIST} {
+		for _, err := range []error{setError("add", "fsban4", errno), nftError("add", "fsban4", errno)} {
+			if text := err.Error(); !strings.HasPrefix(text, "ipset add fsban4: ") && !strings.HasPrefix(text, "nft add fsban4: ") || strings.Contains(text, "\n") {
+				t.Errorf("%v: %q", errno, text)
+			}
+			if permanent := errno == syscall.EPERM; !permanent && !errors.Is(err, errno) {
+				t.Errorf("%v is lost in %q", errno, err)
+			}
+		}
+	}
+	if nftError("add", "x", syscall.ENOENT).Error() != "nft add x: no such set" {
+		t.Error("a set that is not there is not said so")
+	}
+}
