@@ -7,21 +7,23 @@ import (
 )
 
 // A comparison of the kernel's entries with the bans that should be in force counts them, which costs nothing in the
-// kernel, and goes through them one by one the first time, when the counts differ, and once an hour.
+// kernel, and goes through them one by one the first time, when the counts differ, and once an hour or more seldom.
 //
 // Bans are right about what should be in the kernel, and the kernel about the rest: an entry that is missing there is put
 // back, one that Bans does not know is adopted, and so is an end that somebody has changed by hand.
 type comparison struct {
-	last time.Time // when the entries were last gone through
-	due  int       // bans that were to end before the next check
+	last time.Time     // when the entries were last gone through
+	took time.Duration // how long their listing took
+	due  int           // bans that were to end before the next check
 	// ended are the prefixes that were unbanned since the last check: Bans may yield them for a moment still.
 	ended map[netip.Prefix]struct{}
 }
 
 const (
-	// compareEvery is how often a change that leaves the number of entries as it is comes to light, and well before a ban
-	// that is longer than the kernel can hold would end there.
-	compareEvery = time.Hour
+	// compareEvery is how often a change that leaves the number of entries as it is comes to light: where there are so many
+	// that bans would wait for the listing, less often, but well before a ban that is longer than the kernel can hold would
+	// end there.
+	compareEvery, compareAtLeast = time.Hour, 24 * time.Hour
 	// expiring is how little may be left of an entry that is about to end by itself, here and in the kernel, which throws
 	// away what has ended a second or two later.
 	expiring = 3 * time.Second
@@ -29,12 +31,17 @@ const (
 	drift = time.Minute
 )
 
+// pause is how long after one listing the next is due: an hour after one of 30 ms, a day after one of a second.
+func (c *comparison) pause() time.Duration {
+	return min(max(compareEvery, 100_000*c.took), compareAtLeast)
+}
+
 // reconcile orders the bans that the kernel lacks, or holds with another end, and gives away those that it holds without
 // order. It returns how many it had to restore.
 func (e *Enforcer) reconcile() (restored int, err error) {
 	defer func() { clear(e.compare.ended) }()
 	now := time.Now()
-	if e.setUp && now.Sub(e.compare.last) < compareEvery {
+	if e.setUp && now.Sub(e.compare.last) < e.compare.pause() {
 		intact, err := e.backend.intact(func(size int) bool { return e.plausible(size, now) })
 		if err != nil || intact {
 			return 0, err
@@ -45,7 +52,7 @@ func (e *Enforcer) reconcile() (restored int, err error) {
 		return 0, err
 	}
 	first := e.compare.last.IsZero()
-	e.compare.last = now
+	e.compare.last, e.compare.took = now, time.Since(now)
 	inKernel := make(map[netip.Prefix]time.Duration, len(entries))
 	for _, entry := range entries {
 		inKernel[entry.Prefix] = entry.Left
@@ -107,15 +114,16 @@ func (e *Enforcer) putBack(o op) bool {
 	if e.ordered(o.prefix) {
 		return false
 	}
-	e.pending[o.prefix] = o
+	e.restoring[o.prefix] = o
 	return true
 }
 
 // ordered tells whether a change of prefix has not reached the kernel. The caller holds the lock.
 func (e *Enforcer) ordered(prefix netip.Prefix) bool {
 	_, pending := e.pending[prefix]
+	_, restoring := e.restoring[prefix]
 	_, stuck := e.stuck[prefix]
-	return pending || stuck
+	return pending || restoring || stuck
 }
 
 // adopt gives away the entries that nobody has claimed.
@@ -153,7 +161,7 @@ func (e *Enforcer) plausible(size int, now time.Time) bool {
 	ended := e.compare.due
 	e.compare.due = due
 	e.mu.Lock()
-	unsure := len(e.pending) + len(e.stuck)
+	unsure := len(e.pending) + len(e.restoring) + len(e.stuck)
 	e.mu.Unlock()
 	return sure-unsure <= size && size <= sure+ending+ended+unsure
 }

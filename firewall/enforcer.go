@@ -56,11 +56,13 @@ type Enforcer struct {
 	noticed chan struct{} // somebody else has changed what is ours
 	guarded chan guarded  // what a look at the rules has found
 
-	mu      sync.Mutex
-	pending map[netip.Prefix]op // the newest order for each prefix: never more than prefixes
-	stuck   map[netip.Prefix]op // orders that failed, and wait for the next try
-	taken   int                 // orders that are being applied
-	status  Status
+	// A prefix is in one of the three maps at most, with the newest order for it.
+	mu        sync.Mutex
+	pending   map[netip.Prefix]op
+	restoring map[netip.Prefix]op // bans that are put back, some at a time
+	stuck     map[netip.Prefix]op // orders that failed, and wait for the next try
+	taken     int                 // orders that are being applied
+	status    Status
 
 	// What follows is for Run's goroutine alone.
 	setUp    bool       // once, at least
@@ -86,8 +88,7 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 		wake:    make(chan struct{}, 1),
 		noticed: make(chan struct{}, 1),
 		guarded: make(chan guarded, 1),
-		pending: make(map[netip.Prefix]op),
-		stuck:   make(map[netip.Prefix]op),
+		pending: make(map[netip.Prefix]op), restoring: make(map[netip.Prefix]op), stuck: make(map[netip.Prefix]op),
 		status:  Status{Backend: b.Name(), Err: errNotYet},
 		unruled: errNotYet,
 		compare: comparison{ended: make(map[netip.Prefix]struct{})},
@@ -109,6 +110,7 @@ func (e *Enforcer) Unban(prefix netip.Prefix, cause time.Time) {
 func (e *Enforcer) order(o op) {
 	e.mu.Lock()
 	e.pending[o.prefix] = o
+	delete(e.restoring, o.prefix)
 	delete(e.stuck, o.prefix)
 	e.mu.Unlock()
 	signal(e.wake)
@@ -128,7 +130,7 @@ func (e *Enforcer) Status() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.status
-	s.Pending = len(e.pending) + len(e.stuck) + e.taken
+	s.Pending = len(e.pending) + len(e.restoring) + len(e.stuck) + e.taken
 	s.Dropped = dropped
 	return s
 }
@@ -245,25 +247,35 @@ func (e *Enforcer) unstick() {
 
 // drain applies what is pending. What fails is kept for the next try.
 func (e *Enforcer) drain() error {
-	var err error
-	if orders := e.take(); orders != nil {
-		err = e.apply(orders)
+	var first error
+	for more := true; more; {
+		var orders map[netip.Prefix]op
+		if orders, more = e.take(); len(orders) > 0 {
+			first = cmp.Or(first, e.apply(orders))
+		}
 	}
 	e.conclude()
-	return err
+	return first
 }
 
-// take returns what is pending, if anything, and leaves nothing.
-func (e *Enforcer) take() map[netip.Prefix]op {
+// restoreAtOnce is how many bans are put back at once. It takes 20 to 100 ms, for which a new ban may have to wait.
+const restoreAtOnce = 10_000
+
+// take returns what is pending, and with it some of the bans to put back, and tells whether there are more of those.
+func (e *Enforcer) take() (orders map[netip.Prefix]op, more bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.pending) == 0 {
-		return nil
+	orders, e.pending = e.pending, make(map[netip.Prefix]op)
+	room := restoreAtOnce
+	for p, o := range e.restoring {
+		if room--; room < 0 {
+			break
+		}
+		orders[p] = o
+		delete(e.restoring, p)
 	}
-	orders := e.pending
-	e.pending = make(map[netip.Prefix]op)
 	e.taken = len(orders)
-	return orders
+	return orders, len(e.restoring) > 0
 }
 
 func (e *Enforcer) apply(taken map[netip.Prefix]op) error {

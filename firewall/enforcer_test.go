@@ -627,6 +627,27 @@ func TestBansGoOnWhileTheRulesTakeTheirTime(t *testing.T) {
 	})
 }
 
+func TestBansDoNotWaitForAllThatIsRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10*restoreAtOnce + 1
+		k, b := newKernel(), newBook()
+		for i := range n {
+			b.write(nth(i), time.Time{})
+		}
+		var r *rig
+		k.during = func() { r.ban("192.0.2.1", time.Hour) }
+		r = enforce(t, k, b, EnforcerOptions{Check: time.Hour})
+		synctest.Wait()
+		r.stop()
+		if len(k.batches) != 11 || len(k.holds) != n+1 || r.Status().Pending != 0 {
+			t.Fatalf("%d batches, %d bans: %+v", len(k.batches), len(k.holds), r.Status())
+		}
+		if !slices.ContainsFunc(k.batches[1], func(o op) bool { return o.prefix == prefix("192.0.2.1") }) {
+			t.Error("a ban ordered during the first batch is not in the second")
+		}
+	})
+}
+
 func TestRulesThatFailAreSaidAndTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
