@@ -1,10 +1,15 @@
 // Package firewall bans in the kernel.
 //
 // An Enforcer owns the kernel: bans and unbans are handed to it, and it applies them in batches, repeats what failed, and
-// compares what the kernel holds with what should be there. Behind it stands a Backend: IPTables (one ipset and one rule
-// a family), NFTables, or DryRun, which only says what it would do.
+// compares what the kernel holds with what should be there. Behind it stands a Backend: IPTables (one ipset and one rule a
+// family), NFTables (the same in a table of its own), Rules (one rule a ban, where there is neither) or DryRun, which only
+// says what it would do. Auto finds out which of them works.
 //
-// The kernel ends bans by itself. Stopping or killing fsban leaves them in force, and the next start adopts them.
+// The kernel ends bans by itself. Stopping or killing fsban leaves them in force, and the next start adopts them. What
+// others change is put right: see comparison for entries, and planJump for rules that are put before fsban's.
+//
+// It needs CAP_NET_ADMIN and CAP_NET_RAW, and is content with them. The lock of iptables-legacy is /run/xtables.lock: who
+// is not root must be able to write to it, or name another file in XTABLES_LOCKFILE.
 package firewall
 
 import (

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // MaxRules is how many rules the backend Rules makes at most, of both families together.
@@ -134,23 +132,6 @@ func (b *Rules) read(f *family, t table) (bans map[netip.Prefix]ruled, want, hav
 		bans[prefix] = ruled{until, Dropped{counted.Packets + r.counted.Packets, counted.Bytes + r.counted.Bytes}}
 	}
 	return bans, want, have
-}
-
-// difference are the lines that make want of have: new rules first.
-func difference(have, want []string) (lines []string) {
-	there := make(map[string]int)
-	for _, text := range have {
-		there[text]++
-	}
-	for _, text := range want {
-		if there[text]--; there[text] < 0 {
-			lines = append(lines, "-A "+ChainName+" "+text)
-		}
-	}
-	for text, surplus := range there {
-		lines = append(lines, slices.Repeat([]string{"-D " + ChainName + " " + text}, max(surplus, 0))...)
-	}
-	return lines
 }
 
 // guard has nothing to do: see setup.
@@ -301,62 +282,4 @@ func (b *Rules) Teardown() (removed []string, err error) {
 	defer b.mu.Unlock()
 	clear(b.held)
 	return removed, err
-}
-
-// is4 tells whether a family is IPv4.
-func (f *family) is4() bool { return f.id == unix.AF_INET }
-
-const stopLayout = "2006-01-02T15:04:05"
-
-// lastStop is the last end that a rule can have.
-var lastStop = time.Date(2038, 1, 19, 3, 14, 7, 0, time.UTC)
-
-// endOf rounds up to what a rule can say.
-func endOf(until time.Time) time.Time {
-	if until.IsZero() {
-		return until
-	}
-	end := until.UTC().Add(time.Second - 1).Truncate(time.Second)
-	if end.After(lastStop) {
-		return lastStop
-	}
-	return end
-}
-
-// texts are the rules of one ban.
-func (b *Rules) texts(f *family, prefix netip.Prefix, until time.Time) []string {
-	var end string
-	if !until.IsZero() {
-		end = "-m time --datestop " + until.UTC().Format(stopLayout) + " "
-	}
-	matches := multiports(b.opts.Ports)
-	if len(matches) == 0 {
-		matches = []string{""}
-	}
-	for i, match := range matches {
-		if match != "" {
-			match += " "
-		}
-		matches[i] = "-s " + prefix.String() + " " + match + end + f.target(b.opts.Target)
-	}
-	return matches
-}
-
-// parseBan reads a rule that texts has written, of whatever configuration.
-func parseBan(text string) (prefix netip.Prefix, until time.Time, ok bool) {
-	words := strings.Fields(text)
-	for i := 0; i+1 < len(words); i++ {
-		var err error
-		switch words[i] {
-		case "-s":
-			prefix, err = netip.ParsePrefix(words[i+1])
-			ok = err == nil
-		case "--datestop":
-			until, err = time.Parse(stopLayout, words[i+1])
-			if err != nil {
-				return prefix, until, false
-			}
-		}
-	}
-	return prefix, until, ok
 }
