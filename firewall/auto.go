@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -57,16 +58,44 @@ func Abandoned(b Backend) (removed []string, err error) {
 	if b.Name() != "nftables" {
 		if other, e := NewNFTables(Options{}); e == nil {
 			r, e := other.Teardown()
+			if errors.Is(e, errNoNFTables) {
+				e = nil
+			}
 			removed, err = append(removed, r...), errors.Join(err, e, other.Close())
 		}
 		return removed, err
 	}
 	other, err := NewIPTables(Options{})
-	if err != nil {
-		return nil, nil //nolint:nilerr // where there is no iptables it has made nothing
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil // where there is no iptables it has made nothing
+	} else if err != nil {
+		return nil, err
 	}
 	defer func() { _ = other.Close() }()
 	return other.Teardown()
+}
+
+// Teardown removes what fsban ever made on this host, with whatever backend, and nothing else. It returns what it removed,
+// also when some of it failed.
+func Teardown() (removed []string, err error) {
+	for _, open := range []func() (Backend, error){
+		func() (Backend, error) { return NewIPTables(Options{}) }, // and with it the chains of Rules
+		func() (Backend, error) { return NewNFTables(Options{}) },
+	} {
+		b, e := open()
+		if errors.Is(e, exec.ErrNotFound) {
+			continue // where there is no iptables it has made nothing
+		} else if e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		r, e := b.Teardown()
+		if errors.Is(e, errNoNFTables) {
+			e = nil
+		}
+		removed, err = append(removed, r...), errors.Join(err, e, b.Close())
+	}
+	return removed, err
 }
 
 // triedSet and triedChain are made to see whether it can be done.

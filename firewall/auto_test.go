@@ -13,7 +13,7 @@ import (
 
 func TestAutoTakesWhatWorks(t *testing.T) {
 	for name, test := range map[string]struct {
-		break_, want, why string
+		broken, want, why string
 	}{
 		"everything":     {"", "iptables", "iptables with ipset works here"},
 		"no iptables":    {"iptables", "nftables", "nftables works here; iptables with ipset does not: find iptables (install the package iptables)"},
@@ -21,7 +21,9 @@ func TestAutoTakesWhatWorks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			onKernel(t, func(t *testing.T) {
-				switch test.break_ {
+				nft, _ := exec.LookPath("nft")
+				ipset, _ := exec.LookPath("ipset")
+				switch test.broken {
 				case "iptables":
 					t.Setenv("PATH", t.TempDir())
 				case "match":
@@ -33,7 +35,7 @@ func TestAutoTakesWhatWorks(t *testing.T) {
 				}
 				defer func() { _ = b.Close() }()
 				_ = os.Unsetenv("XTABLES_LIBDIR")
-				if got := command(t, "/usr/sbin/nft list ruleset") + command(t, "/usr/sbin/ipset list -n"); strings.Contains(strings.ToLower(got), "fsban") {
+				if got := command(t, nft+" list ruleset") + command(t, ipset+" list -n"); strings.Contains(strings.ToLower(got), "fsban") {
 					t.Errorf("the trial left\n%s", got)
 				}
 			})
@@ -81,6 +83,24 @@ func TestAbandonedBackendIsTakenAway(t *testing.T) {
 			if removed, err := Abandoned(old); err != nil || !slices.Equal(removed, []string{"table inet fsban"}) {
 				t.Errorf("removed %q, %v", removed, err)
 			}
+		}
+	})
+}
+
+func TestTeardownKnowsEveryBackend(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		for _, kind := range []string{"nft", "nftables", "rules nft"} {
+			if _, err := setUp(openKind(t, kind, Options{})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		removed, err := Teardown()
+		if got := ruleset(t) + command(t, "ipset list -n"); err != nil || len(removed) < 5 || strings.Contains(strings.ToLower(got), "fsban") {
+			t.Errorf("removed %q, %v, and left\n%s", removed, err, got)
+		}
+		t.Setenv("PATH", t.TempDir())
+		if removed, err := Teardown(); err != nil || len(removed) > 0 {
+			t.Errorf("without iptables it removed %q, %v", removed, err)
 		}
 	})
 }

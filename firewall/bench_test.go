@@ -93,10 +93,9 @@ func BenchmarkBans(b *testing.B) {
 
 // BenchmarkCheck is a check that finds everything in its place.
 func BenchmarkCheck(b *testing.B) {
-	for _, kind := range []string{"nft", "legacy"} {
+	for _, kind := range []string{"nft", "legacy", "nftables"} {
 		b.Run(kind, func(b *testing.B) {
-			useIPTables(b, kind)
-			k := filled(b, 1000)
+			k := filled(b, kind, 1000)
 			for b.Loop() {
 				if made, err := setUp(k); err != nil || len(made) > 0 {
 					b.Fatal(made, err)
@@ -108,16 +107,17 @@ func BenchmarkCheck(b *testing.B) {
 
 // BenchmarkList is a listing of all entries.
 func BenchmarkList(b *testing.B) {
-	for _, n := range []int{1000, 100_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			useIPTables(b, "nft")
-			k := filled(b, n)
-			for b.Loop() {
-				if list, err := k.entries(); err != nil || len(list) != n {
-					b.Fatal(len(list), err)
+	for _, kind := range []string{"nft", "nftables"} {
+		for _, n := range []int{1000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) {
+				k := filled(b, kind, n)
+				for b.Loop() {
+					if list, err := k.entries(); err != nil || len(list) != n {
+						b.Fatal(len(list), err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -143,14 +143,19 @@ func BenchmarkFull(b *testing.B) {
 }
 
 // filled returns a backend that is set up, with n bans in force.
-func filled(b *testing.B, n int) *IPTables {
+func filled(b *testing.B, kind string, n int) Backend {
 	b.Helper()
-	k := open(b, Options{})
+	if kind != "nftables" {
+		useIPTables(b, kind)
+	}
+	k := openKind(b, kind, Options{})
+	if _, err := k.Teardown(); err != nil {
+		b.Fatal(err)
+	}
 	if _, err := setUp(k); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _, _ = k.Teardown() })
-	command(b, "ipset flush")
 	ops := make([]op, 0, n)
 	for i := range n {
 		ops = append(ops, op{prefix: nth(i), add: true, until: time.Now().Add(time.Hour)})

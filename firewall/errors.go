@@ -63,6 +63,9 @@ func setError(verb, what string, err error) error {
 // errAll is what the kernel itself says of ipset.
 var errAll = errors.New("a prefix of length 0 is everybody")
 
+// errNoNFTables says that the kernel does not know what nftables is, or not all of it.
+var errNoNFTables = errors.New("does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)?")
+
 // nftError says what failed, and what an operator can do.
 func nftError(verb, what string, err error) error {
 	var errno syscall.Errno
@@ -73,7 +76,7 @@ func nftError(verb, what string, err error) error {
 		case syscall.ENOENT:
 			err = errNoSet
 		case syscall.EINVAL, syscall.EOPNOTSUPP, syscall.EPROTONOSUPPORT:
-			err = fmt.Errorf("%w: does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)?", errno)
+			err = fmt.Errorf("%w (%w)", errNoNFTables, errno)
 		default:
 			err = errno // without what netlink says around it
 		}

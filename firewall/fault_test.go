@@ -97,7 +97,7 @@ func TestNFTablesDialsAgainAfterAFault(t *testing.T) {
 
 func TestNFTablesSaysWhatIsMissing(t *testing.T) {
 	for errno, want := range map[syscall.Errno]string{
-		syscall.EOPNOTSUPP: "nft add fsban4: operation not supported: does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)?",
+		syscall.EOPNOTSUPP: "nft add fsban4: does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)? (operation not supported)",
 		syscall.ENOENT:     "nft add fsban4: no such set",
 		syscall.ENOBUFS:    "nft add fsban4: no buffer space available",
 	} {

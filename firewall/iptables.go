@@ -295,7 +295,7 @@ func (b *IPTables) Teardown() (removed []string, err error) {
 			switch e := b.sets.destroy(set); {
 			case e == nil:
 				removed = append(removed, "set "+set)
-			case !errors.Is(e, errNoSet):
+			case !errors.Is(e, errNoSet) && !errors.Is(e, errNoIPSet):
 				err = errors.Join(err, e)
 			}
 		}
