@@ -634,9 +634,10 @@ func TestBansDoNotWaitForAllThatIsRestored(t *testing.T) {
 		for i := range n {
 			b.write(nth(i), time.Time{})
 		}
-		var r *rig
-		k.during = func() { r.ban("192.0.2.1", time.Hour) }
-		r = enforce(t, k, b, EnforcerOptions{Check: time.Hour})
+		begun := make(chan *rig, 1)
+		k.during = func() { (<-begun).ban("192.0.2.1", time.Hour) }
+		r := enforce(t, k, b, EnforcerOptions{Check: time.Hour})
+		begun <- r
 		synctest.Wait()
 		r.stop()
 		if len(k.batches) != 11 || len(k.holds) != n+1 || r.Status().Pending != 0 {
