@@ -44,6 +44,9 @@ func (f *family) guardRules(ctx context.Context, opts *Options) (g guarded) {
 }
 
 func (f *family) guardTable(ctx context.Context, name string, hooks []Hook, opts *Options) plan {
+	if len(hooks) == 0 && f.ipt.lacks(name) {
+		return plan{}
+	}
 	now, err := f.ipt.save(ctx, name)
 	if isMissing(err) && len(hooks) == 0 {
 		return plan{} // iptables-legacy, and a kernel without this table
@@ -172,6 +175,9 @@ func (f *family) count(name string, rules []rule) {
 // teardownRules removes fsban's chain from every table, and every jump to it.
 func (f *family) teardownRules() (removed []string, err error) {
 	for _, table := range tables {
+		if f.ipt.lacks(table) {
+			continue
+		}
 		there, err := f.ipt.ChainExists(table, ChainName)
 		if failed := (*iptables.Error)(nil); errors.As(err, &failed) && failed.IsNotExist() {
 			continue // iptables-legacy, and a kernel without this table

@@ -38,6 +38,24 @@ COMMIT
 	}
 }
 
+func TestTablesThatAreNotNeededAreNotMade(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		useIPTables(t, "legacy")
+		b := open(t, Options{})
+		if _, err := setUp(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Teardown(); err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range []string{"/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"} {
+			if names, err := os.ReadFile(file); err != nil || string(names) != "raw\n" {
+				t.Errorf("%s: %q, %v", file, names, err)
+			}
+		}
+	})
+}
+
 func TestPlaceInFrontIsNotFoughtFor(t *testing.T) {
 	onKernels(t, func(t *testing.T) {
 		hook := Hook{"filter", "INPUT"}

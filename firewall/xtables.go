@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +22,7 @@ type xtables struct {
 	saver, restorer string
 	wait            []string      // how the restorer is told to wait for the lock
 	started         func(pid int) // is told of each restorer
+	loaded          string        // where the kernel names the tables of iptables-legacy; empty for iptables-nft
 }
 
 const (
@@ -40,6 +43,9 @@ func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, erro
 		return nil, fmt.Errorf("find %s (install the package iptables): %w", name, err)
 	}
 	x := &xtables{IPTables: ipt, started: started}
+	if version, err := run(context.Background(), nil, "", name, "--version"); err == nil && !strings.Contains(version, "nf_tables") {
+		x.loaded = "/proc/net/" + strings.TrimSuffix(name, "tables") + "_tables_names"
+	}
 	for path, program := range map[*string]string{&x.saver: name + "-save", &x.restorer: name + "-restore"} {
 		if *path, err = exec.LookPath(program); err != nil {
 			return nil, fmt.Errorf("find %s (install the package iptables): %w", program, err)
@@ -49,6 +55,13 @@ func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, erro
 		x.wait = []string{"--wait", strconv.Itoa(lockWait)}
 	}
 	return x, nil
+}
+
+// lacks tells whether a table is sure not to be there. To look into a table of iptables-legacy is to make it, at the cost of
+// every packet from then on.
+func (x *xtables) lacks(name string) bool {
+	names, err := os.ReadFile(x.loaded)
+	return err == nil && !slices.Contains(strings.Fields(string(names)), name)
 }
 
 // save reads a table with its counters.
