@@ -22,6 +22,7 @@ type plan struct {
 	lines []string // for iptables-restore
 	made  []string // in words
 	rules bool     // fsban's own chain is among it
+	moved []Hook   // whose jump is put first again
 	notes []string
 	err   error // why not everything can be as it should be
 }
@@ -61,6 +62,9 @@ func (f *family) guardTable(ctx context.Context, name string, hooks []Hook, opts
 	if err := f.ipt.restore(ctx, name, p.lines); err != nil {
 		return plan{notes: p.notes, err: f.failed("change", name, ChainName, err)}
 	}
+	for _, h := range p.moved {
+		f.moved[h] = time.Now()
+	}
 	if p.rules {
 		p.err = cmp.Or(f.learn(ctx, name, len(f.rules(opts))), p.err)
 	}
@@ -70,7 +74,7 @@ func (f *family) guardTable(ctx context.Context, name string, hooks []Hook, opts
 // plan compares a table with what it should be.
 func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p plan) {
 	chain := f.name + " chain " + name + "/" + ChainName
-	rules, there := now[ChainName]
+	_, there := now[ChainName]
 	if len(hooks) > 0 {
 		if !there {
 			p.made = append(p.made, chain)
@@ -99,7 +103,7 @@ func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p pl
 			p.lines = append(p.lines, slices.Repeat([]string{"-D " + c + " " + jump}, jumps)...)
 		}
 	}
-	if len(hooks) == 0 && (there || len(rules) > 0) {
+	if len(hooks) == 0 && there {
 		p.lines = append(p.lines, ":"+ChainName+" - [0:0]", "-X "+ChainName)
 	}
 	return p
@@ -123,7 +127,7 @@ func (f *family) planJump(p *plan, now table, h Hook) {
 			p.notes = append(p.notes, fmt.Sprintf("%s: another program puts its rules before fsban's in %v again and again: what they accept is not stopped there (fsban goes first again once a minute)", f.name, h))
 			return
 		}
-		f.moved[h] = time.Now()
+		p.moved = append(p.moved, h)
 		p.made = append(p.made, "first place of the jump from "+f.name+" "+h.String())
 		p.lines = append(p.lines, slices.Repeat([]string{"-D " + h.Chain + " " + jump}, jumps)...)
 	}
