@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"ledger":   {"fsban/policy", "go.etcd.io/bbolt", "go.etcd.io/bbolt/errors"},
 	"config":   {"fsban/detect", "fsban/firewall", "fsban/policy", "gopkg.in/yaml.v3"}, // what a setting may be is said by the room that it is for
 	"control":  {"golang.org/x/sys/unix"},                                              // who is at the other end of the socket
+	"neverban": {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},               // the kernel says when an own address comes or goes
 	"fail2ban": {"fsban/config", "fsban/policy"},                                       // what it reads becomes settings
 	"firewall": {
 		"github.com/coreos/go-iptables/iptables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix",
@@ -30,7 +31,7 @@ var mayImport = map[string][]string{
 	},
 	"doctor": {}, // it is given what FreeSWITCH answered
 	"daemon": {
-		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/policy",
+		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/neverban", "fsban/policy",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
 		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",

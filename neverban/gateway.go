@@ -1,0 +1,230 @@
+package neverban
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	maxGateways  = 1_000
+	gatewayStays = 10 * time.Minute // after FreeSWITCH no longer named it: a switch or profile that restarts has none for a while
+)
+
+// A gatewayWatch watches the gateways of FreeSWITCH: the carriers that it registers with or sends calls to.
+//
+// FreeSWITCH trusts the hosts of a gateway's proxy, register-proxy and outbound-proxy. `sofia xmlstatus gateway` names the
+// first; the others stand in its configuration only, where gateways of directory users are not. The realm and the domain in
+// From are often the carrier's hosts too, but need not be hosts at all: they count when they look like one and resolve, and
+// are no problem when they do not.
+type gatewayWatch struct {
+	*Watcher
+	lookup  *lookup
+	seen    map[string]gateway  // by profile and name
+	proxies map[string][]string // the configuration's, by the same
+	full    bool                // there are more than maxGateways
+}
+
+// A gateway is what `sofia xmlstatus gateway` says of one.
+type gateway struct {
+	profile, name, proxy, realm, from string
+	gone                              time.Time // since when FreeSWITCH no longer names it; zero: it does
+}
+
+func (gw gateway) key() string { return gw.profile + "/" + gw.name }
+
+// A claim is a host that a gateway names.
+type claim struct {
+	origin string // "gateway carrier1"
+	host   string
+	hint   bool // it may be no host at all
+}
+
+func newGatewayWatch(w *Watcher) *gatewayWatch {
+	return &gatewayWatch{Watcher: w, lookup: &lookup{names: w.names, services: true}, seen: make(map[string]gateway)}
+}
+
+func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
+	var wrong []string
+	if err := g.update(ctx); err != nil {
+		wrong = append(wrong, fmt.Sprintf("gateways: %v", err))
+	}
+	if g.full {
+		wrong = append(wrong, fmt.Sprintf("gateways: more than %d: the rest is left out", maxGateways))
+	}
+	claims := g.claims()
+	g.put(gateways, told(claims, g.lookup.known, wrong)) // name servers may take their time
+	var wanted []string
+	for _, c := range claims {
+		if isHostName(c.host) {
+			wanted = append(wanted, c.host)
+		}
+	}
+	answers := g.lookup.resolve(ctx, wanted)
+	if ctx.Err() != nil {
+		return false
+	}
+	r := told(claims, answers, wrong)
+	g.put(gateways, r)
+	return len(r.problems) == 0
+}
+
+// told is what the claims come to, given what their names stand for.
+func told(claims []claim, answers map[string]answer, wrong []string) report {
+	r := report{problems: slices.Clone(wrong)}
+	for _, c := range claims {
+		addr, err := netip.ParseAddr(c.host)
+		switch {
+		case err == nil:
+			r.add(c.origin, usable([]netip.Addr{addr}))
+		case isHostName(c.host):
+			r.add(fmt.Sprintf("%s (%s)", c.origin, c.host), answers[c.host].addrs)
+			if !c.hint {
+				r.unresolved(fmt.Sprintf("%s: %s", c.origin, c.host), answers[c.host].err)
+			}
+		case !c.hint:
+			r.problems = append(r.problems, fmt.Sprintf("%s: %q is neither an address nor a host name", c.origin, c.host[:min(len(c.host), 80)]))
+		}
+	}
+	return r
+}
+
+// update asks FreeSWITCH. What it cannot say stays as it was.
+func (g *gatewayWatch) update(ctx context.Context) error {
+	data, err := g.ask(ctx, "sofia", "xmlstatus gateway")
+	if err != nil {
+		return err
+	}
+	list, err := parseGateways(data)
+	if err != nil {
+		return fmt.Errorf("sofia xmlstatus gateway: %w", err)
+	}
+	now := time.Now()
+	for key, gw := range g.seen {
+		if gw.gone.IsZero() {
+			gw.gone = now
+			g.seen[key] = gw
+		}
+	}
+	g.full = false
+	for _, gw := range list {
+		if _, known := g.seen[gw.key()]; !known && len(g.seen) >= maxGateways {
+			g.full = true
+			continue
+		}
+		g.seen[gw.key()] = gw
+	}
+	maps.DeleteFunc(g.seen, func(_ string, gw gateway) bool { return !gw.gone.IsZero() && now.Sub(gw.gone) >= gatewayStays })
+	if len(g.seen) == 0 {
+		return nil
+	}
+	if data, err = g.ask(ctx, "xml_locate", "configuration configuration name sofia.conf"); err != nil {
+		return fmt.Errorf("outbound proxies: %w", err)
+	}
+	proxies, err := parseProxies(data)
+	if err != nil {
+		return fmt.Errorf("outbound proxies: sofia.conf: %w", err)
+	}
+	g.proxies = proxies
+	return nil
+}
+
+// claims returns the hosts that the gateways name, in a fixed order.
+func (g *gatewayWatch) claims() []claim {
+	var list []claim
+	for _, key := range slices.Sorted(maps.Keys(g.seen)) {
+		gw := g.seen[key]
+		origin := "gateway " + printable(gw.name)
+		for _, uri := range append([]string{gw.proxy}, g.proxies[key]...) {
+			list = append(list, claim{origin, hostOf(uri), false})
+		}
+		for _, uri := range []string{gw.realm, gw.from} {
+			host := hostOf(uri)
+			known := slices.ContainsFunc(list, func(c claim) bool { return c.origin == origin && c.host == host })
+			if strings.ContainsAny(host, ".:") && !known {
+				list = append(list, claim{origin, host, true})
+			}
+		}
+	}
+	return list
+}
+
+// parseGateways parses the answer to `sofia xmlstatus gateway`.
+func parseGateways(data []byte) ([]gateway, error) {
+	var list []gateway
+	err := walk(data, func(path []string, _ map[string]string) {
+		if is(path, "gateways", "gateway") {
+			list = append(list, gateway{})
+		}
+	}, func(path []string, text string) {
+		if len(path) != 3 || !is(path[:2], "gateways", "gateway") {
+			return
+		}
+		gw := &list[len(list)-1]
+		switch path[2] {
+		case "profile":
+			gw.profile += text
+		case "name":
+			gw.name += text
+		case "proxy":
+			gw.proxy += text
+		case "realm":
+			gw.realm += text
+		case "from":
+			gw.from += text
+		}
+	})
+	return list, err
+}
+
+// parseProxies returns the proxies that sofia's configuration names beside the one that its status does, of each gateway.
+func parseProxies(data []byte) (map[string][]string, error) {
+	proxies := make(map[string][]string)
+	var gw gateway
+	err := walk(data, func(path []string, attrs map[string]string) {
+		switch {
+		case is(path, "configuration", "profiles", "profile"):
+			gw.profile = attrs["name"]
+		case is(path, "configuration", "profiles", "profile", "gateways", "gateway"):
+			gw.name = attrs["name"]
+		case is(path, "configuration", "profiles", "profile", "gateways", "gateway", "param"):
+			of := proxies[gw.key()]
+			if name := attrs["name"]; (name == "register-proxy" || name == "outbound-proxy") && attrs["value"] != "" && len(of) < 4 {
+				proxies[gw.key()] = append(of, attrs["value"])
+			}
+		}
+	}, func([]string, string) {})
+	return proxies, err
+}
+
+// is tells whether an element is the one so placed.
+func is(path []string, names ...string) bool { return slices.Equal(path, names) }
+
+// hostOf returns the host of what FreeSWITCH takes for a SIP address: "sip:user@host:5060;transport=tcp", "<sip:host>",
+// "[2001:db8::1]:5060", "host".
+func hostOf(uri string) string {
+	s := strings.ToLower(strings.TrimSpace(uri))
+	if _, inside, ok := strings.Cut(s, "<"); ok {
+		s, _, _ = strings.Cut(inside, ">")
+	}
+	for _, scheme := range []string{"sip:", "sips:"} {
+		s = strings.TrimPrefix(s, scheme)
+	}
+	s = s[strings.LastIndexByte(s, '@')+1:]
+	if i := strings.IndexAny(s, ";?"); i >= 0 {
+		s = s[:i]
+	}
+	if inside, ok := strings.CutPrefix(s, "["); ok {
+		s, _, _ = strings.Cut(inside, "]")
+		return s
+	}
+	if _, err := netip.ParseAddr(s); err == nil {
+		return s
+	}
+	host, _, _ := strings.Cut(s, ":")
+	return strings.TrimSuffix(host, ".")
+}
