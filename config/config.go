@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,22 +105,12 @@ func (c *Config) Detect() detect.Options {
 	return o
 }
 
-// Policy says who is banned and for how long, in fail2ban's words.
-type Policy struct {
-	FindTime   Duration       `yaml:"findtime"`
-	MaxRetry   int            `yaml:"maxretry"`
-	BanTime    Duration       `yaml:"bantime"`
-	IgnoreIP   []netip.Prefix `yaml:"ignoreip"`
-	IgnoreSelf bool           `yaml:"ignoreself"`
-	IPv4Prefix int            `yaml:"ipv4_prefix"`
-	IPv6Prefix int            `yaml:"ipv6_prefix"`
-	MaxTracked int            `yaml:"max_tracked"`
-}
-
 // Firewall says how bans reach the kernel.
 type Firewall struct {
 	Backend string   `yaml:"backend"`
 	Chains  []string `yaml:"chains"`
+	Ports   []string `yaml:"ports"`
+	Target  string   `yaml:"target"`
 	MaxBans int      `yaml:"max_bans"`
 	Check   Duration `yaml:"check"`
 }
@@ -150,9 +139,14 @@ type Log struct {
 
 // Backends of firewall.backend.
 const (
+	BackendAuto     = "auto"
 	BackendIPTables = "iptables"
+	BackendNFTables = "nftables"
+	BackendRules    = "rules"
 	BackendDryRun   = "dry-run"
 )
+
+var backends = []string{BackendAuto, BackendIPTables, BackendNFTables, BackendRules, BackendDryRun}
 
 // A Duration is a time.Duration that is written with a unit, days and weeks included, or as "forever".
 type Duration time.Duration
@@ -197,21 +191,12 @@ func Default() Config {
 		FreeSWITCH: FreeSWITCH{Address: "127.0.0.1:8021", Password: "ClueCon", Log: true},
 		CTIEvent:   CTIEvent{Subclasses: []string{}, IPHeader: "ip", UserHeader: "user", ReasonHeader: "reason"},
 		Calls:      Calls{Contexts: []string{"public"}, DenyPrefix: []string{}, AllowPrefix: []string{}},
-		Policy: Policy{
-			FindTime:   Duration(5 * time.Minute),
-			MaxRetry:   5,
-			BanTime:    Duration(24 * time.Hour),
-			IgnoreIP:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-			IgnoreSelf: true,
-			IPv4Prefix: 32,
-			IPv6Prefix: 64,
-			MaxTracked: 1_000_000,
-		},
-		Firewall: Firewall{Backend: BackendIPTables, Chains: []string{"raw/PREROUTING"}, MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
-		State:    State{Directory: "/var/lib/fsban"},
-		Control:  Control{Socket: "/run/fsban/fsban.sock"},
-		HTTP:     HTTP{Listen: "127.0.0.1:9738"},
-		Log:      Log{Level: "info", Format: "text"},
+		Policy:     defaultPolicy(),
+		Firewall:   Firewall{Backend: BackendAuto, Chains: []string{"raw/PREROUTING"}, Ports: []string{}, Target: string(firewall.Drop), MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
+		State:      State{Directory: "/var/lib/fsban"},
+		Control:    Control{Socket: "/run/fsban/fsban.sock"},
+		HTTP:       HTTP{Listen: "127.0.0.1:9738"},
+		Log:        Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -256,26 +241,20 @@ func (c *Config) resolvePassword() error {
 	return nil
 }
 
-// Hooks returns firewall.chains, which Parse has checked.
-func (f *Firewall) Hooks() []firewall.Hook {
-	hooks := make([]firewall.Hook, 0, len(f.Chains))
+// Options returns what the firewall is to do, as Parse has checked it.
+func (f *Firewall) Options() firewall.Options {
+	o := firewall.Options{Target: firewall.Target(f.Target), MaxBans: f.MaxBans}
 	for _, c := range f.Chains {
 		if h, err := firewall.ParseHook(c); err == nil {
-			hooks = append(hooks, h)
+			o.Hooks = append(o.Hooks, h)
 		}
 	}
-	return hooks
-}
-
-// Rule returns the rule that the policy describes.
-func (p *Policy) Rule() policy.Rule {
-	return policy.Rule{
-		Name:     "auth",
-		Kinds:    []policy.Kind{policy.AuthFailure, policy.Violation},
-		FindTime: time.Duration(p.FindTime),
-		MaxRetry: p.MaxRetry,
-		BanTime:  time.Duration(p.BanTime),
+	for _, p := range f.Ports {
+		if ports, err := firewall.ParsePorts(p); err == nil {
+			o.Ports = append(o.Ports, ports)
+		}
 	}
+	return o
 }
 
 // SlogLevel returns log.level, which Parse has checked.

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"gopkg.in/yaml.v3"
 
@@ -96,6 +93,24 @@ func (p *parser) document(data []byte, c *Config) {
 
 // mapping puts the keys of n into the struct v.
 func (p *parser) mapping(n *yaml.Node, v reflect.Value, path string) {
+	p.pairs(n, path, func(key, name string, value *yaml.Node) {
+		field, ok := fieldOf(v, name)
+		if !ok {
+			p.problem(key, "no such setting (here are: %s)", strings.Join(keysOf(v), ", "))
+			return
+		}
+		if rs, ok := field.Addr().Interface().(*Ruleset); ok {
+			p.ruleset(value, rs, key)
+		} else if field.Kind() == reflect.Struct {
+			p.mapping(value, field, key)
+		} else {
+			p.set(key, field, resolve(value))
+		}
+	})
+}
+
+// pairs calls do for each pair of n, with the dotted key and its last part.
+func (p *parser) pairs(n *yaml.Node, path string, do func(key, name string, value *yaml.Node)) {
 	if isNull(n) {
 		return // "policy:" with everything under it commented out
 	}
@@ -106,23 +121,22 @@ func (p *parser) mapping(n *yaml.Node, v reflect.Value, path string) {
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, value := n.Content[i], n.Content[i+1]
-		key := strings.TrimPrefix(path+"."+k.Value, ".")
+		key := strings.TrimPrefix(path+"."+printable(k.Value), ".")
 		if _, twice := p.lines[key]; twice {
 			p.problems = append(p.problems, Problem{k.Line, key, fmt.Sprintf("said already in line %d", p.lines[key])})
 			continue
 		}
 		p.lines[key] = k.Line
-		field, ok := fieldOf(v, k.Value)
-		if !ok {
-			p.problem(key, "no such setting (here are: %s)", strings.Join(keysOf(v), ", "))
-			continue
-		}
-		if field.Kind() == reflect.Struct {
-			p.mapping(value, field, key)
-			continue
-		}
-		p.set(key, field, resolve(value))
+		do(key, k.Value, value)
 	}
+}
+
+// printable returns a key as it can stand in a message: keys are whatever the file has.
+func printable(key string) string {
+	if len(key) > 60 || key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Sprintf("%.60q", key)
+	}
+	return key
 }
 
 // resolve follows an alias to what it stands for.
@@ -154,9 +168,21 @@ func keysOf(v reflect.Value) []string {
 
 // set puts the value n into the setting of that key, or says what would be right.
 func (p *parser) set(key string, to reflect.Value, n *yaml.Node) {
+	if to.Kind() == reflect.Pointer {
+		value, problems := reflect.New(to.Type().Elem()), len(p.problems)
+		if p.set(key, value.Elem(), n); len(p.problems) == problems {
+			to.Set(value)
+		}
+		return
+	}
 	switch to := to.Addr().Interface().(type) {
-	case *[]netip.Prefix:
-		list(p, key, to, n, ParsePrefix)
+	case *IgnoreList:
+		list(p, key, (*[]string)(to), n, cleanIgnored)
+	case *[]policy.Kind:
+		*to = []policy.Kind{} // said, however wrong
+		list(p, key, to, n, parseKind)
+	case *[]int:
+		list(p, key, to, n, parseInt)
 	case *[]string:
 		list(p, key, to, n, func(s string) (string, error) { return s, nil })
 	default:
@@ -166,51 +192,6 @@ func (p *parser) set(key string, to reflect.Value, n *yaml.Node) {
 			p.problem(key, "%s", err)
 		}
 	}
-}
-
-func setScalar(to any, text string) (err error) {
-	switch to := to.(type) {
-	case *string:
-		*to = text
-	case *Secret:
-		*to = Secret(text)
-	case *bool:
-		*to, err = parseBool(text)
-	case *int:
-		*to, err = parseInt(text)
-	case *Duration:
-		var d time.Duration
-		d, err = ParseDuration(text)
-		*to = Duration(d)
-	default:
-		panic(fmt.Sprintf("config: no way to read a %T", to))
-	}
-	return err
-}
-
-func parseBool(s string) (bool, error) {
-	switch s {
-	case "true", "yes", "on":
-		return true, nil
-	case "false", "no", "off":
-		return false, nil
-	}
-	return false, fmt.Errorf("%.60q: write true or false", s)
-}
-
-// parseInt reads a decimal number, 1_000 included. One that begins with 0 means eight to some and ten to others.
-func parseInt(s string) (int, error) {
-	digits := strings.TrimLeft(s, "+-")
-	if len(digits) > 1 && digits[0] == '0' {
-		return 0, fmt.Errorf("%.60q begins with 0: write a decimal number without it", s)
-	}
-	i, err := strconv.ParseInt(s, 0, 0)
-	if errors.Is(err, strconv.ErrRange) {
-		return 0, fmt.Errorf("%.60q is too large", s)
-	} else if err != nil {
-		return 0, fmt.Errorf("%.60q is not a whole number", s)
-	}
-	return int(i), nil
 }
 
 // list reads a list of values, or one line of them, and reports each that is wrong where it stands.
@@ -231,7 +212,7 @@ func list[T any](p *parser, key string, to *[]T, n *yaml.Node, parse func(string
 			texts = append(texts, text{item.Line, item.Value})
 		}
 	case n.Kind == yaml.ScalarNode && !isNull(n):
-		for _, word := range strings.Fields(strings.ReplaceAll(n.Value, ",", " ")) {
+		for _, word := range words(n.Value) {
 			texts = append(texts, text{n.Line, word})
 		}
 	default:
@@ -248,71 +229,4 @@ func list[T any](p *parser, key string, to *[]T, n *yaml.Node, parse func(string
 		values = append(values, value)
 	}
 	*to = values
-}
-
-// ParsePrefix reads an address or a prefix. An IPv4-mapped address is the IPv4 address; bits below the prefix's length
-// are dropped, so that fail2ban's 127.0.0.1/8 means what it means there.
-func ParsePrefix(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%.60q is not an address or prefix: write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32", s)
-	}
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
-}
-
-// maxDuration keeps sums of durations far from overflow.
-const maxDuration = 100 * 365 * 24 * time.Hour
-
-// ParseDuration reads a duration with a unit: s, m, h, d (24h) or w (7d). "forever", and fail2ban's -1, are
-// policy.Forever.
-func ParseDuration(s string) (time.Duration, error) {
-	if s == "forever" || s == "-1" {
-		return policy.Forever, nil
-	}
-	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
-		return 0, fmt.Errorf("%q has no unit: write %ds or %s", s, n, Duration(time.Duration(n)*time.Second))
-	}
-	days, rest := cutDays(s)
-	total := time.Duration(days) * 24 * time.Hour
-	if rest != "" {
-		d, err := time.ParseDuration(rest)
-		if err != nil || rest[0] == '-' || rest[0] == '+' {
-			days = -1
-		}
-		total += min(d, maxDuration+1)
-	}
-	if s == "" || days < 0 || total > maxDuration {
-		return 0, fmt.Errorf("%.40q is not a duration: write 90s, 10m, 24h or 7d", s)
-	}
-	return total, nil
-}
-
-// cutDays reads the weeks and days that s begins with, and returns the rest of it. It is -1 for too many.
-func cutDays(s string) (days int, rest string) {
-	for _, unit := range []struct {
-		name string
-		days int
-	}{{"w", 7}, {"d", 1}} {
-		number, after, ok := strings.Cut(s, unit.name)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(number, 10, 16)
-		if err != nil {
-			return -1, ""
-		}
-		days += int(n) * unit.days
-		s = after
-	}
-	if days > int(maxDuration/(24*time.Hour)) {
-		return -1, ""
-	}
-	return days, s
 }

@@ -14,11 +14,11 @@ import (
 	"fsban/policy"
 )
 
-// windowBudget bounds what the windows of all tracked addresses may take together: 8 bytes for each attempt remembered.
-const windowBudget = 100_000_000
+// A report takes what is wrong with a key.
+type report func(key, format string, args ...any)
 
 // validate reports everything that cannot work, by its dotted key.
-func (c *Config) validate(problem func(key, format string, args ...any)) {
+func (c *Config) validate(problem report) {
 	c.FreeSWITCH.validate(problem)
 	c.Policy.validate(problem)
 	c.Firewall.validate(problem)
@@ -48,7 +48,7 @@ func (c *Config) validate(problem func(key, format string, args ...any)) {
 	}
 }
 
-func (f *FreeSWITCH) validate(problem func(key, format string, args ...any)) {
+func (f *FreeSWITCH) validate(problem report) {
 	if err := hostPort(f.Address); err != nil {
 		problem("freeswitch.address", "%v", err)
 	}
@@ -69,7 +69,7 @@ func (f *FreeSWITCH) validate(problem func(key, format string, args ...any)) {
 // maxNames bounds the lists of names; a login's list of events has a bound in FreeSWITCH too.
 const maxNames = 100
 
-func (c *CTIEvent) validate(problem func(key, format string, args ...any)) {
+func (c *CTIEvent) validate(problem report) {
 	if len(c.Subclasses) > maxNames {
 		problem("cti_event.subclasses", "%d names: write at most %d", len(c.Subclasses), maxNames)
 	}
@@ -90,7 +90,7 @@ func (c *CTIEvent) validate(problem func(key, format string, args ...any)) {
 	}
 }
 
-func (c *Calls) validate(problem func(key, format string, args ...any)) {
+func (c *Calls) validate(problem report) {
 	for _, context := range c.Contexts {
 		if !isName(context) {
 			problem("calls.contexts", "%.60q is not the name of a dialplan context", context)
@@ -106,7 +106,7 @@ func (c *Calls) validate(problem func(key, format string, args ...any)) {
 	}
 }
 
-func numbersBegin(problem func(key, format string, args ...any), key string, list []string) {
+func numbersBegin(problem report, key string, list []string) {
 	if len(list) > maxNames {
 		problem(key, "%d prefixes: write at most %d", len(list), maxNames)
 	}
@@ -122,32 +122,9 @@ func isName(s string) bool {
 	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) && !strings.ContainsAny(s[:1], "+-/")
 }
 
-func (p *Policy) validate(problem func(key, format string, args ...any)) {
-	if p.FindTime <= 0 || time.Duration(p.FindTime) > 365*24*time.Hour {
-		problem("policy.findtime", "%v: write more than 0s and at most 365d", p.FindTime)
-	}
-	if t := time.Duration(p.BanTime); t != policy.Forever && (t < time.Second || t > 10*365*24*time.Hour) {
-		problem("policy.bantime", "%v: write at least 1s, at most 3650d, or forever", p.BanTime)
-	}
-	if p.MaxRetry < 1 || p.MaxRetry > 1000 {
-		problem("policy.maxretry", "%d: write 1 to 1000", p.MaxRetry)
-	}
-	if p.IPv4Prefix < 8 || p.IPv4Prefix > 32 {
-		problem("policy.ipv4_prefix", "%d: write 8 to 32", p.IPv4Prefix)
-	}
-	if p.IPv6Prefix < 16 || p.IPv6Prefix > 128 {
-		problem("policy.ipv6_prefix", "%d: write 16 to 128", p.IPv6Prefix)
-	}
-	if p.MaxTracked < 1000 || p.MaxTracked > 100_000_000 {
-		problem("policy.max_tracked", "%d: write 1000 to 100000000", p.MaxTracked)
-	} else if p.MaxRetry*p.MaxTracked > windowBudget && p.MaxRetry <= 1000 {
-		problem("policy.max_tracked", "%d addresses with maxretry %d need too much memory: write at most %d", p.MaxTracked, p.MaxRetry, windowBudget/p.MaxRetry)
-	}
-}
-
-func (f *Firewall) validate(problem func(key, format string, args ...any)) {
-	if !slices.Contains([]string{BackendIPTables, BackendDryRun}, f.Backend) {
-		problem("firewall.backend", "%q is none of %s, %s", f.Backend, BackendIPTables, BackendDryRun)
+func (f *Firewall) validate(problem report) {
+	if !slices.Contains(backends, f.Backend) {
+		problem("firewall.backend", "%q is none of %s", f.Backend, strings.Join(backends, ", "))
 	}
 	if len(f.Chains) == 0 {
 		problem("firewall.chains", "name at least one chain, like raw/PREROUTING")
@@ -156,6 +133,14 @@ func (f *Firewall) validate(problem func(key, format string, args ...any)) {
 		if _, err := firewall.ParseHook(c); err != nil {
 			problem("firewall.chains", "%v", err)
 		}
+	}
+	for _, p := range f.Ports {
+		if _, err := firewall.ParsePorts(p); err != nil {
+			problem("firewall.ports", "%v", err)
+		}
+	}
+	if err := f.Options().Validate(); err != nil {
+		problem("firewall.target", "%s", strings.TrimPrefix(err.Error(), "firewall.target: "))
 	}
 	if f.MaxBans < 16 || f.MaxBans > 16_000_000 {
 		problem("firewall.max_bans", "%d: write 16 to 16000000", f.MaxBans)
@@ -176,4 +161,56 @@ func hostPort(s string) error {
 		return fmt.Errorf("%.80q is not host:port, like 127.0.0.1:8021 or [::1]:8021", s)
 	}
 	return nil
+}
+
+// within reports a number that is not from low to high. Where off is not empty, 0 is right, too, for what it says.
+func (problem report) within(key string, n, low, high int, off string) {
+	if (n < low || n > high) && (n != 0 || off == "") {
+		problem(key, "%d: write %d to %d%s", n, low, high, orZero("0", off))
+	}
+}
+
+// decimal reports a number that is not from low to high.
+func (problem report) decimal(key string, f, low, high float64) {
+	if !(f >= low && f <= high) {
+		problem(key, "%v: write %v to %v", f, low, high)
+	}
+}
+
+// lasts reports a duration that is not from low to high. Where off is not empty, 0s is right, too, for what it says.
+func (problem report) lasts(key string, d Duration, low, high time.Duration, off string) {
+	if (d < Duration(low) || d > Duration(high)) && (d != 0 || off == "") {
+		problem(key, "%v: write %v to %v%s", d, Duration(low), Duration(high), orZero("0s", off))
+	}
+}
+
+func orZero(zero, off string) string {
+	if off == "" {
+		return ""
+	}
+	return ", or " + zero + " for " + off
+}
+
+func (problem report) findTime(key string, d Duration) {
+	problem.lasts(key, d, time.Second, maxFindTime, "")
+}
+
+func (problem report) banTime(key string, d Duration) {
+	if t := time.Duration(d); t != policy.Forever && (t < time.Second || t > maxBanTime) {
+		problem(key, "%v: write at least 1s, at most 3650d, or forever", d)
+	}
+}
+
+// names reports what is not the name of such a thing, and what stands there twice.
+func (problem report) names(key string, list []string, what string) {
+	if len(list) > maxNames {
+		problem(key, "%d names: write at most %d", len(list), maxNames)
+	}
+	for i, name := range list {
+		if !isName(name) {
+			problem(key, "%.60q is not the name of %s", name, what)
+		} else if slices.Contains(list[:i], name) {
+			problem(key, "%q stands here twice", name)
+		}
+	}
 }
