@@ -21,6 +21,7 @@ import (
 type Entry struct {
 	Attempt policy.Attempt `json:"attempt,omitzero"`
 	Forgot  netip.Prefix   `json:"forgot,omitzero"`
+	At      time.Time      `json:"at,omitzero"` // when it was forgotten
 }
 
 // MaxJournal is how many entries are kept; of more, the oldest go.

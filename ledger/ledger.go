@@ -35,6 +35,7 @@ type Ban struct {
 	Rule     string           `json:"rule"`           // "operator" and "kernel" where no rule banned
 	Attempts int              `json:"attempts,omitempty"`
 	Source   policy.Source    `json:"source"`
+	Offence  int              `json:"offence,omitempty"`  // the how manieth ban of this prefix, as far as is known
 	By       string           `json:"by,omitempty"`       // which operator
 	Reason   string           `json:"reason,omitempty"`   // what the operator wrote
 	Evidence []policy.Attempt `json:"evidence,omitempty"` // the last attempts, oldest first
