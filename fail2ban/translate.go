@@ -89,7 +89,8 @@ func Translate(jails []*Jail) Plan {
 	}
 	jails = slices.Clone(jails)
 	slices.SortStableFunc(jails, func(a, b *Jail) int { return rank(a) - rank(b) })
-	t := translator{defaults: config.Default(), never: config.Default().Policy.IgnoreIP}
+	t := translator{defaults: config.Default()}
+	t.never = t.defaults.Policy.IgnorePrefixes()
 	for _, j := range jails {
 		t.plan.Jails = append(t.plan.Jails, j.Name)
 	}
@@ -122,6 +123,7 @@ type translator struct {
 	jail     *Jail
 	defaults config.Config
 	never    []netip.Prefix
+	hosts    []string // of ignoreip
 	comments []string // on ignoreip
 	names    bool     // ignoreip had host names
 	logged   bool     // cti_log.path is set
@@ -260,7 +262,12 @@ func (t *translator) ignoreIP() {
 	}
 	var names []string
 	for _, word := range t.jail.IgnoreIP() {
-		if p, err := parseNetwork(word); err != nil {
+		p, err := parseNetwork(word)
+		if _, hosts, hostErr := config.ParseIgnoreFile("ignoreip", []byte(word)); err != nil && hostErr == nil && len(hosts) == 1 {
+			if !slices.Contains(t.hosts, hosts[0]) {
+				t.hosts = append(t.hosts, hosts[0])
+			}
+		} else if err != nil {
 			names = append(names, word)
 		} else if !slices.Contains(t.never, p) {
 			t.never = append(t.never, p)
@@ -269,11 +276,11 @@ func (t *translator) ignoreIP() {
 	t.comments = append(t.comments, t.origin("ignoreip", o))
 	switch known := t.defaults.Policy.IgnoreIP; {
 	case len(names) > 0:
-		why := "no addresses: " + strings.Join(names, " ") + "; fsban takes no names: write what they stand for"
+		why := "neither addresses nor host names: " + strings.Join(names, " ") + "; write what they stand for"
 		t.item("ignoreip", o, Changed, "%s", why)
 		t.names = true
 		t.comments = append(t.comments, why)
-	case len(t.never) == len(known):
+	case len(t.never)+len(t.hosts) == len(known):
 		t.item("ignoreip", o, Same, "never banned by default too")
 	default:
 		t.item("ignoreip", o, Taken, "policy.ignoreip, and loopback as by default")
@@ -283,9 +290,12 @@ func (t *translator) ignoreIP() {
 // neverBan makes policy.ignoreip.
 func (t *translator) neverBan() {
 	setting := Setting{Key: "policy.ignoreip", Comments: t.comments}
-	if len(t.never) > len(t.defaults.Policy.IgnoreIP) {
+	if len(t.never)+len(t.hosts) > len(t.defaults.Policy.IgnoreIP) {
 		for _, p := range t.never {
 			setting.List = append(setting.List, yamlString(p.String()))
+		}
+		for _, h := range t.hosts {
+			setting.List = append(setting.List, yamlString(h))
 		}
 	} else if !t.names {
 		return // the list is the default one

@@ -126,10 +126,10 @@ func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []
 }
 
 // neverBanned returns the entry of the daemon's list that forbids a ban.
-func neverBanned(list []string, p netip.Prefix) (string, bool) {
-	for _, entry := range list {
-		if e, err := netip.ParsePrefix(entry); err == nil && e.Overlaps(p) {
-			return entry, true
+func neverBanned(list []control.NeverBan, p netip.Prefix) (string, bool) {
+	for _, n := range list {
+		if n.Prefix.Overlaps(p) {
+			return fmt.Sprintf("%v (%s)", n.Prefix, n.Origin), true
 		}
 	}
 	return "", false
