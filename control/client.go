@@ -56,7 +56,44 @@ func (c *Client) Ban(ctx context.Context, r BanRequest) (b Ban, err error) {
 
 // Unban ends the ban of exactly p and returns it.
 func (c *Client) Unban(ctx context.Context, p netip.Prefix) (b Ban, err error) {
-	return b, c.do(ctx, http.MethodDelete, pathBans+"?prefix="+url.QueryEscape(p.String()), nil, &b)
+	return b, c.do(ctx, http.MethodDelete, pathBans+query(p), nil, &b)
+}
+
+// Why returns everything that is known of addr.
+func (c *Client) Why(ctx context.Context, addr netip.Addr) (s Standing, err error) {
+	return s, c.do(ctx, http.MethodGet, pathWhy+query(netip.PrefixFrom(addr, addr.BitLen())), nil, &s)
+}
+
+// Allow puts a prefix onto the never-ban list.
+func (c *Client) Allow(ctx context.Context, r AllowRequest) (n NeverBan, err error) {
+	return n, c.do(ctx, http.MethodPost, pathAllow, r, &n)
+}
+
+// Disallow takes exactly p, which was allowed, off it again.
+func (c *Client) Disallow(ctx context.Context, p netip.Prefix) (n NeverBan, err error) {
+	return n, c.do(ctx, http.MethodDelete, pathAllow+query(p), nil, &n)
+}
+
+// Held returns the bans that guards hold.
+func (c *Client) Held(ctx context.Context) (h []HeldBan, err error) {
+	return h, c.do(ctx, http.MethodGet, pathHeld, nil, &h)
+}
+
+// Release makes the held ban of p, or all of them for the zero Prefix, and returns how many that were.
+func (c *Client) Release(ctx context.Context, p netip.Prefix) (n int, err error) {
+	return n, c.do(ctx, http.MethodPost, pathHeld+query(p), nil, &n)
+}
+
+// Discard drops the held ban of p, or all of them for the zero Prefix, and returns how many that were.
+func (c *Client) Discard(ctx context.Context, p netip.Prefix) (n int, err error) {
+	return n, c.do(ctx, http.MethodDelete, pathHeld+query(p), nil, &n)
+}
+
+func query(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return "?prefix=" + url.QueryEscape(p.String())
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body, to any) error {

@@ -58,6 +58,7 @@ type Firewall struct {
 	Repairs   uint64             `json:"repairs"`
 	Restored  uint64             `json:"restored"`
 	Failures  uint64             `json:"failures"`
+	Notes     []string           `json:"notes,omitempty"`   // what is not as it should be, though bans are in force
 	Dropped   map[string]Dropped `json:"dropped,omitempty"` // by family
 }
 
@@ -67,15 +68,119 @@ type Dropped struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Policy is the rule in force and what it holds.
+// Policy is what rules, and what it holds.
 type Policy struct {
+	Rules    []Rule     `json:"rules"`
+	NeverBan []NeverBan `json:"never_ban"`
+	Guards   []Guard    `json:"guards"`
+
+	Tracked   int    `json:"tracked"`    // addresses with attempts in a window
+	KnownGood int    `json:"known_good"` // addresses from which somebody has logged in lately
+	Held      int    `json:"held"`       // bans that a guard holds
+	Evicted   uint64 `json:"evicted"`    // addresses forgotten because memory is bounded
+	Spared    uint64 `json:"spared"`     // attempts of addresses that are never banned
+
+	StuckPhones []StuckPhone        `json:"stuck_phones,omitempty"`
+	Suspicious  []SuspiciousLogin   `json:"suspicious_logins,omitempty"` // of the last 24 hours
+	Distributed []DistributedAttack `json:"distributed_attacks,omitempty"`
+}
+
+// A Rule is one rule in force.
+type Rule struct {
+	Name     string   `json:"name"`
+	Kinds    []string `json:"kinds"`
 	FindTime string   `json:"findtime"`
 	MaxRetry int      `json:"maxretry"`
 	BanTime  string   `json:"bantime"`
-	NeverBan []string `json:"never_ban"`
-	Tracked  int      `json:"tracked"`
-	Evicted  uint64   `json:"evicted"`
-	Spared   uint64   `json:"spared"` // attempts of addresses that are never banned
+}
+
+// A NeverBan is a prefix that no rule bans.
+type NeverBan struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Origin string       `json:"origin"`         // who put it there, or why
+	Spared uint64       `json:"spared"`         // attempts from there
+	Bans   uint64       `json:"bans,omitempty"` // bans that would have been made
+}
+
+// A Guard holds bans while something looks too wrong for them.
+type Guard struct {
+	Name   string    `json:"name"`
+	Active bool      `json:"active"`
+	Since  time.Time `json:"since,omitzero"`
+	Now    int       `json:"now"` // what it looks at
+	Limit  int       `json:"limit"`
+	Held   int       `json:"held"`
+}
+
+// A StuckPhone fails again and again at an address that others log in from.
+type StuckPhone struct {
+	Addr      netip.Addr `json:"addr"`
+	User      string     `json:"user"`
+	UserAgent string     `json:"user_agent,omitempty"`
+	Count     int        `json:"count"`
+	Since     time.Time  `json:"since"`
+	Last      time.Time  `json:"last"`
+}
+
+// A SuspiciousLogin is a success right after failures of the same user.
+type SuspiciousLogin struct {
+	Addr      netip.Addr `json:"addr"`
+	User      string     `json:"user"`
+	UserAgent string     `json:"user_agent,omitempty"`
+	Failures  int        `json:"failures"`
+	At        time.Time  `json:"at"`
+}
+
+// A DistributedAttack is many addresses that fail on one user.
+type DistributedAttack struct {
+	User      string    `json:"user"`
+	Domain    string    `json:"domain,omitempty"`
+	Addresses int       `json:"addresses"`
+	Since     time.Time `json:"since"`
+	Last      time.Time `json:"last"`
+}
+
+// A HeldBan is a ban that a guard holds.
+type HeldBan struct {
+	Prefix   netip.Prefix `json:"prefix"`
+	Guard    string       `json:"guard"`
+	Rule     string       `json:"rule"`
+	Attempts int          `json:"attempts"`
+	Since    time.Time    `json:"since"`
+	Until    time.Time    `json:"until,omitzero"`
+}
+
+// A Standing is everything that is known of one address.
+type Standing struct {
+	Addr      netip.Addr   `json:"addr"`
+	Prefix    netip.Prefix `json:"prefix"` // what counts as one attacker with it
+	Ban       *Ban         `json:"ban,omitempty"`
+	Held      *HeldBan     `json:"held,omitempty"`
+	Never     *NeverBan    `json:"never_ban,omitempty"`
+	KnownGood time.Time    `json:"known_good,omitzero"` // since when
+	LastLogin time.Time    `json:"last_login,omitzero"`
+	Suspected time.Time    `json:"suspected,omitzero"` // a suspicious login
+	Offences  int          `json:"offences"`           // past bans
+	LastBan   time.Time    `json:"last_ban,omitzero"`
+	Excused   bool         `json:"excused"` // a ban was lifted a moment ago: nothing counts
+	Counts    []RuleCount  `json:"counts,omitempty"`
+	Stuck     []StuckPhone `json:"stuck_phones,omitempty"`
+	Attempts  []Attempt    `json:"attempts,omitempty"` // the last that count
+}
+
+// A RuleCount is how far an address is with one rule.
+type RuleCount struct {
+	Rule     string `json:"rule"`
+	Count    int    `json:"count"`
+	MaxRetry int    `json:"maxretry"`
+	FindTime string `json:"findtime"`
+}
+
+// An AllowRequest puts a prefix onto the never-ban list.
+type AllowRequest struct {
+	Prefix netip.Prefix  `json:"prefix"`
+	Time   time.Duration `json:"time,omitempty"` // 0: until it is disallowed
+	Reason string        `json:"reason,omitempty"`
 }
 
 // Bans counts bans.
@@ -94,7 +199,8 @@ type Ban struct {
 	Rule     string       `json:"rule"`
 	Source   string       `json:"source"`
 	Attempts int          `json:"attempts,omitempty"`
-	By       string       `json:"by,omitempty"` // which operator
+	Offence  int          `json:"offence,omitempty"` // the how manieth of this prefix
+	By       string       `json:"by,omitempty"`      // which operator
 	Reason   string       `json:"reason,omitempty"`
 	InKernel bool         `json:"in_kernel"`
 	Dropped  Dropped      `json:"dropped"`
@@ -109,6 +215,7 @@ type Attempt struct {
 	Source    string     `json:"source"`
 	Method    string     `json:"method,omitempty"`
 	User      string     `json:"user,omitempty"`
+	Number    string     `json:"number,omitempty"`
 	Domain    string     `json:"domain,omitempty"`
 	Profile   string     `json:"profile,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
@@ -126,6 +233,9 @@ type BanRequest struct {
 const (
 	pathStatus = "/v1/status"
 	pathBans   = "/v1/bans"
+	pathWhy    = "/v1/why"
+	pathAllow  = "/v1/allow"
+	pathHeld   = "/v1/held"
 )
 
 // An apiError is the body of an answer that is not 200.

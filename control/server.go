@@ -23,6 +23,12 @@ type daemon interface {
 	Bans(ctx context.Context, evidence bool) ([]Ban, error)
 	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
 	Unban(ctx context.Context, p netip.Prefix, by string) (Ban, error)
+	Why(ctx context.Context, addr netip.Addr) (Standing, error)
+	Allow(ctx context.Context, r AllowRequest, by string) (NeverBan, error)
+	Disallow(ctx context.Context, p netip.Prefix, by string) (NeverBan, error)
+	Held(ctx context.Context) ([]HeldBan, error)
+	Release(ctx context.Context, p netip.Prefix, by string) (int, error)
+	Discard(ctx context.Context, p netip.Prefix, by string) (int, error)
 }
 
 // A RefusedError is an answer of the daemon that says no: the request was understood and cannot be done.
@@ -82,24 +88,30 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		answer(w, bans, err)
 	})
 	mux.HandleFunc("POST "+pathBans, func(w http.ResponseWriter, r *http.Request) {
-		var req BanRequest
-		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&req); err != nil {
-			answer(w, nil, &RefusedError{"request: " + err.Error()})
-			return
-		}
-		ban, err := s.daemon.Ban(r.Context(), req, peerOf(r))
-		answer(w, ban, err)
+		withBody(w, r, func(req BanRequest) (any, error) { return s.daemon.Ban(r.Context(), req, peerOf(r)) })
 	})
 	mux.HandleFunc("DELETE "+pathBans, func(w http.ResponseWriter, r *http.Request) {
-		prefix, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
-		if err != nil {
-			answer(w, nil, &RefusedError{"request: " + err.Error()})
-			return
-		}
-		ban, err := s.daemon.Unban(r.Context(), prefix, peerOf(r))
-		answer(w, ban, err)
+		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Unban(r.Context(), p, peerOf(r)) })
+	})
+	mux.HandleFunc("GET "+pathWhy, func(w http.ResponseWriter, r *http.Request) {
+		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Why(r.Context(), p.Addr()) })
+	})
+	mux.HandleFunc("POST "+pathAllow, func(w http.ResponseWriter, r *http.Request) {
+		withBody(w, r, func(req AllowRequest) (any, error) { return s.daemon.Allow(r.Context(), req, peerOf(r)) })
+	})
+	mux.HandleFunc("DELETE "+pathAllow, func(w http.ResponseWriter, r *http.Request) {
+		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Disallow(r.Context(), p, peerOf(r)) })
+	})
+	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
+		held, err := s.daemon.Held(r.Context())
+		answer(w, held, err)
+	})
+	// Without a prefix these mean all of them.
+	mux.HandleFunc("POST "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
+		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Release(r.Context(), p, peerOf(r)) })
+	})
+	mux.HandleFunc("DELETE "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
+		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Discard(r.Context(), p, peerOf(r)) })
 	})
 	srv := &http.Server{
 		Handler:           onlyAdmins(mux),
@@ -128,6 +140,33 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("control socket %s: %w", s.path, err)
+}
+
+// withBody answers with what do makes of the request's body.
+func withBody[T any](w http.ResponseWriter, r *http.Request, do func(T) (any, error)) {
+	var req T
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&req); err != nil {
+		answer(w, nil, &RefusedError{"request: " + err.Error()})
+		return
+	}
+	body, err := do(req)
+	answer(w, body, err)
+}
+
+// withPrefix answers with what do makes of the prefix in the query, or of the zero Prefix where there is none.
+func withPrefix(w http.ResponseWriter, r *http.Request, do func(netip.Prefix) (any, error)) {
+	var prefix netip.Prefix
+	if r.URL.Query().Has("prefix") {
+		var err error
+		if prefix, err = netip.ParsePrefix(r.URL.Query().Get("prefix")); err != nil {
+			answer(w, nil, &RefusedError{"request: " + err.Error()})
+			return
+		}
+	}
+	body, err := do(prefix)
+	answer(w, body, err)
 }
 
 type peerKey struct{}
