@@ -20,29 +20,22 @@ type api struct{ *Daemon }
 
 // Status returns what the daemon knows about itself.
 func (a api) Status(ctx context.Context) (control.Status, error) {
-	var never policy.NeverBan
-	var speakers []control.Speaker
-	if err := a.do(ctx, func(l *loop) { never, speakers = l.engine.NeverBan(), l.speakers() }); err != nil {
+	s := control.Status{
+		Version: a.opts.Version, Started: a.started, Firewall: a.firewallStatus(), Attempts: make(map[string]uint64),
+	}
+	err := a.do(ctx, func(l *loop) {
+		l.hear(time.Now())
+		s.Speakers = l.speakers()
+		s.Policy = l.policyStatus()
+	})
+	if err != nil {
 		return control.Status{}, err
 	}
 	why := a.unready()
+	s.Ready, s.Problems = len(why) == 0, append([]string{}, why...)
+	s.Sources = a.sourceStatus(s.Speakers)
 	v4, v6 := a.ledger.Count()
-	p := &a.cfg.Policy
-	s := control.Status{
-		Version:  a.opts.Version,
-		Started:  a.started,
-		Ready:    len(why) == 0,
-		Problems: append([]string{}, why...),
-		Sources:  a.sourceStatus(speakers),
-		Speakers: speakers,
-		Firewall: a.firewallStatus(),
-		Policy: control.Policy{
-			FindTime: p.FindTime.String(), MaxRetry: p.MaxRetry, BanTime: p.BanTime.String(), NeverBan: never.Strings(),
-			Tracked: int(a.tracked.Load()), Evicted: uint64(a.evicted.Load()), Spared: a.spared.Load(),
-		},
-		Bans:     control.Bans{IPv4: v4, IPv6: v6, Made: a.made.Load(), Refused: a.refused.Load()},
-		Attempts: make(map[string]uint64),
-	}
+	s.Bans = control.Bans{IPv4: v4, IPv6: v6, Made: a.made.Load(), Refused: a.refused.Load()}
 	for _, k := range policy.Kinds() {
 		s.Attempts[k.String()] = a.counts[k].Load()
 	}
@@ -70,6 +63,10 @@ func (a api) troubles(s *control.Status) []string {
 			list = append(list, fmt.Sprintf("%d attempts were lost: the decision queue was full", src.Dropped))
 		}
 	}
+	_, unknown := a.never.Status()
+	list = append(list, unknown...)
+	list = append(list, policyTroubles(&s.Policy)...)
+	list = append(list, s.Firewall.Notes...)
 	if s.Bans.Refused > 0 {
 		list = append(list, fmt.Sprintf("%d bans were refused: raise firewall.max_bans", s.Bans.Refused))
 	}
@@ -78,7 +75,6 @@ func (a api) troubles(s *control.Status) []string {
 
 // speakers tells whose word counts for what.
 func (l *loop) speakers() []control.Speaker {
-	l.hear(time.Now())
 	var list []control.Speaker
 	for _, k := range policy.Kinds() {
 		speaker := control.Speaker{Kind: k.String()}
@@ -141,7 +137,7 @@ func (a api) firewallStatus() control.Firewall {
 	state := a.enforcer.Status()
 	f := control.Firewall{
 		Backend: state.Backend, Enforcing: state.Enforcing, Since: state.Since, Pending: state.Pending,
-		Repairs: state.Repairs, Restored: state.Restored, Failures: state.Failures, Dropped: make(map[string]control.Dropped),
+		Repairs: state.Repairs, Restored: state.Restored, Failures: state.Failures, Notes: state.Notes, Dropped: make(map[string]control.Dropped),
 	}
 	if state.Err != nil {
 		f.Error = state.Err.Error()
@@ -211,7 +207,7 @@ func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.
 	var refused error
 	err = a.do(ctx, func(l *loop) {
 		if entry, never := l.engine.NeverBan().Match(prefix); never && !r.Force {
-			refused = &control.RefusedError{Text: fmt.Sprintf("%v is never banned, because of %v: --force bans it all the same", prefix, entry)}
+			refused = &control.RefusedError{Text: fmt.Sprintf("%v is never banned, because of %v (%s): --force bans it all the same", prefix, entry.Prefix, entry.Origin)}
 			return
 		}
 		if banErr := l.ban(b, now); banErr != nil {
@@ -271,13 +267,18 @@ func cut(s string) string { return s[:min(len(s), maxReason)] }
 
 func wire(b *ledger.Ban) control.Ban {
 	w := control.Ban{
-		Prefix: b.Prefix, Since: b.Since, Until: b.Until, Rule: b.Rule, Source: b.Source.String(), Attempts: b.Attempts, By: b.By, Reason: b.Reason,
+		Prefix: b.Prefix, Since: b.Since, Until: b.Until, Rule: b.Rule, Source: b.Source.String(), Attempts: b.Attempts, Offence: b.Offence, By: b.By, Reason: b.Reason,
 	}
-	for _, a := range b.Evidence {
-		w.Evidence = append(w.Evidence, control.Attempt{
+	w.Evidence = wireAttempts(b.Evidence)
+	return w
+}
+
+func wireAttempts(attempts []policy.Attempt) (list []control.Attempt) {
+	for _, a := range attempts {
+		list = append(list, control.Attempt{
 			Addr: a.Addr, At: a.At, Kind: a.Kind.String(), Source: a.Source.String(), Method: a.Method.String(),
-			User: a.User, Domain: a.Domain, Profile: a.Profile, UserAgent: a.UserAgent,
+			User: a.User, Number: a.Number, Domain: a.Domain, Profile: a.Profile, UserAgent: a.UserAgent,
 		})
 	}
-	return w
+	return list
 }

@@ -9,13 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net"
-	"net/netip"
 	"path/filepath"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +26,7 @@ import (
 	"fsban/esl"
 	"fsban/firewall"
 	"fsban/ledger"
+	"fsban/neverban"
 	"fsban/policy"
 )
 
@@ -49,7 +46,7 @@ type Daemon struct {
 	started time.Time
 
 	ledger   *ledger.Ledger
-	backend  interface{ Close() error }
+	backend  firewall.Backend
 	enforcer *firewall.Enforcer
 	client   *esl.Client
 	detector *detect.Detector // the event socket's
@@ -68,19 +65,18 @@ type Daemon struct {
 	halt     chan struct{} // closed when nothing is to be read any more
 	requests chan func(*loop)
 	changed  chan struct{} // something that unready looks at has changed
-	newPeer  chan struct{} // peer has changed
 
-	lastError        string       // of the event socket, as last logged; the reader's own
-	gapTold          bool         // that the log could not be read on where it was; its follower's own
-	lastEvent        atomic.Int64 // unix microseconds
-	tracked, evicted atomic.Int64
-	counts           [policy.NumKinds]atomic.Uint64 // attempts by kind
-	dropped          atomic.Uint64
-	spared           atomic.Uint64
-	made, refused    atomic.Uint64
-
-	mu   sync.Mutex
-	peer netip.Addr // of the event socket
+	lastError     string // of the event socket, as last logged; the reader's own
+	never         *neverban.Watcher
+	noted         []string     // notes of the firewall, as last logged; the enforcer\'s own, as is
+	cleared       bool         // that what another backend had left was looked for
+	neverTold     []string     // its problems, as last logged; its own
+	gapTold       bool         // that the log could not be read on where it was; its follower's own
+	lastEvent     atomic.Int64 // unix microseconds
+	stats         atomic.Pointer[policy.Stats]
+	counts        [policy.NumKinds]atomic.Uint64 // attempts by kind
+	dropped       atomic.Uint64
+	made, refused atomic.Uint64
 }
 
 // Run runs fsban with cfg until ctx ends. It returns nil after an orderly end: every ban stays in force and on disk.
@@ -103,7 +99,6 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 		halt:     make(chan struct{}),
 		requests: make(chan func(*loop)),
 		changed:  make(chan struct{}, 1),
-		newPeer:  make(chan struct{}, 1),
 	}
 	var err error
 	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
@@ -116,32 +111,12 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 		return nil, errors.Join(err, d.ledger.Close())
 	}
 	d.openSocket()
-	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision, cfg.Policy.Rule().Name)
+	d.openNeverBan()
 	d.loop = d.newLoop()
+	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision)
 	from := d.loop.restore()
 	d.openLog(from)
 	return d, nil
-}
-
-func (d *Daemon) openFirewall() error {
-	opts := firewall.EnforcerOptions{
-		Bans:    func() iter.Seq2[netip.Prefix, time.Time] { return d.ledger.Each },
-		Adopt:   d.adopt,
-		Applied: d.onApplied,
-		Changed: d.onFirewall,
-		Check:   time.Duration(d.cfg.Firewall.Check),
-	}
-	if d.cfg.Firewall.Backend == config.BackendDryRun {
-		b := firewall.NewDryRun()
-		d.backend, d.enforcer = b, firewall.NewEnforcer(b, opts)
-		return nil
-	}
-	b, err := firewall.NewIPTables(firewall.Options{Hooks: d.cfg.Firewall.Hooks(), MaxBans: d.cfg.Firewall.MaxBans})
-	if err != nil {
-		return err
-	}
-	d.backend, d.enforcer = b, firewall.NewEnforcer(b, opts)
-	return nil
 }
 
 // run starts everything and ends it in the order of the data: sources first, then decisions, then kernel and disk, so
@@ -170,13 +145,13 @@ func (d *Daemon) run(ctx context.Context) error {
 		sources.Go(func() error { return d.ctilog.Run(ctx) })
 	}
 	sources.Go(func() error { return server.Serve(ctx, controlListener) })
-	sources.Go(func() error { return d.watchOwn(ctx) })
+	sources.Go(func() error { return d.never.Run(ctx) })
 	sources.Go(func() error { return d.announce(ctx) })
 	if httpListener != nil {
 		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
 	}
 	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg.FreeSWITCH.Address,
-		"backend", d.cfg.Firewall.Backend, "findtime", d.cfg.Policy.FindTime, "maxretry", d.cfg.Policy.MaxRetry, "bantime", d.cfg.Policy.BanTime)
+		"backend", d.cfg.Firewall.Backend, "rules", len(d.loop.engine.Rules()))
 	err = ignoreCanceled(sources.Wait())
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	err = errors.Join(err, stopDeciders(), stopKeepers(), d.backend.Close())
@@ -213,21 +188,6 @@ func ignoreCanceled(err error) error {
 		return nil
 	}
 	return err
-}
-
-func (d *Daemon) onFirewall(s firewall.Status) {
-	if s.Enforcing {
-		d.log.Info("firewall is enforcing", "backend", s.Backend, "repairs", s.Repairs)
-	} else {
-		d.log.Error("firewall is not enforcing: trying again", "backend", s.Backend, "error", s.Err)
-	}
-	d.wake()
-}
-
-func (d *Daemon) onApplied(ban bool, took time.Duration) {
-	if ban {
-		d.metrics.latency.Observe(took.Seconds())
-	}
 }
 
 func (d *Daemon) wake() {
@@ -274,58 +234,6 @@ func (d *Daemon) announce(ctx context.Context) error {
 			_, _ = sd.SdNotify(false, "STATUS=protecting")
 		}
 	}
-}
-
-// watchOwn keeps the addresses of this host, and of the event socket, on the never-ban list.
-func (d *Daemon) watchOwn(ctx context.Context) error {
-	if !d.cfg.Policy.IgnoreSelf {
-		return nil
-	}
-	ticker := time.NewTicker(30 * time.Second)
-	defer ticker.Stop()
-	for {
-		never := d.neverBan()
-		err := d.do(ctx, func(l *loop) {
-			if !slices.Equal(never.Strings(), l.engine.NeverBan().Strings()) {
-				l.setNeverBan(never)
-			}
-		})
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		case <-d.newPeer:
-		}
-	}
-}
-
-// neverBan returns the never-ban list as of now.
-func (d *Daemon) neverBan() policy.NeverBan {
-	if !d.cfg.Policy.IgnoreSelf {
-		return policy.NewNeverBan(d.cfg.Policy.IgnoreIP)
-	}
-	var own []netip.Prefix
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		d.log.Warn("cannot list this host's own addresses", "error", err)
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
-			if addr, ok := netip.AddrFromSlice(n.IP); ok {
-				addr = addr.Unmap()
-				own = append(own, netip.PrefixFrom(addr, addr.BitLen()))
-			}
-		}
-	}
-	d.mu.Lock()
-	if d.peer.IsValid() {
-		own = append(own, netip.PrefixFrom(d.peer, d.peer.BitLen()))
-	}
-	d.mu.Unlock()
-	return policy.NewNeverBan(d.cfg.Policy.IgnoreIP, own)
 }
 
 func (d *Daemon) listenHTTP() (net.Listener, error) {

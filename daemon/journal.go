@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 
 	"fsban/ctilog"
@@ -28,7 +29,7 @@ type standing struct {
 }
 
 // memory is how long an attempt can matter.
-func (l *loop) memory() time.Duration { return time.Duration(l.cfg.Policy.FindTime) }
+func (l *loop) memory() time.Duration { return l.cfg.Policy.LongestFindTime() }
 
 // note has an attempt that counts survive a restart.
 func (l *loop) note(a *policy.Attempt) {
@@ -38,9 +39,35 @@ func (l *loop) note(a *policy.Attempt) {
 
 // forget has every address in prefix start from zero.
 func (l *loop) forget(prefix netip.Prefix) {
-	l.engine.Forget(prefix)
-	l.ledger.Note(ledger.Entry{Forgot: prefix}, time.Now())
+	now := time.Now()
+	if _, changed := l.engine.Forget(prefix, now); changed {
+		l.keepOffence(prefix)
+	}
+	l.ledger.Note(ledger.Entry{Forgot: prefix, At: now}, now)
 	l.changed = true
+}
+
+// keepOffence saves what is on record of prefix.
+func (l *loop) keepOffence(prefix netip.Prefix) {
+	var record any
+	if o, ok := l.engine.Offence(prefix); ok {
+		record = o
+	}
+	if err := l.ledger.Keep(ledger.Offences, prefix, record); err != nil {
+		l.log.Error("an offence is not on disk", "addr", prefix, "error", err)
+	}
+}
+
+// keepKnown saves what is known of the address or prefix that counts as one known-good place.
+func (l *loop) keepKnown(prefix netip.Prefix) {
+	var record any
+	place := prefix
+	if g, ok := l.engine.KnownGood(prefix.Addr()); ok {
+		record, place = g, g.Prefix
+	}
+	if err := l.ledger.Keep(ledger.Known, place, record); err != nil {
+		l.log.Error("a known-good address is not on disk", "addr", prefix, "error", err)
+	}
 }
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
@@ -58,28 +85,37 @@ func (l *loop) seal(now time.Time) {
 	l.ledger.Seal(state, now.Add(-l.memory()))
 }
 
-// restore counts again what an earlier process had counted, and returns how far it had read.
+// restore takes up what an earlier process knew, counts again what it had counted, and returns how far it had read.
 func (l *loop) restore() logPlace {
+	l.restoreAllowances()
+	l.listed = l.never.Local()
+	l.setNeverBan()
+	restoreAll(l, ledger.Known, func(g policy.KnownGood) time.Time { return later(g.Last, g.Suspected) }, l.engine.SetKnown)
 	attempts := 0
 	begun := make(map[netip.Prefix]policy.Decision) // bans that the journal leads to, and that no unban followed
+	take := func(d policy.Decision) {
+		switch d.Verdict {
+		case policy.BanNow:
+			begun[d.Prefix] = d
+		case policy.Lift:
+			delete(begun, d.Prefix)
+		}
+	}
 	state, unreadable, err := l.ledger.Journal(func(e ledger.Entry) {
 		if e.Forgot.IsValid() {
-			l.engine.Forget(e.Forgot)
+			l.engine.Forget(e.Forgot, e.At)
 			delete(begun, e.Forgot)
 			return
 		}
 		attempts++
-		if d := l.engine.Observe(e.Attempt); d.Verdict == policy.BanNow {
-			begun[d.Prefix] = d
+		for _, d := range l.engine.Advance(e.Attempt.At) {
+			take(d)
 		}
+		take(l.engine.Observe(e.Attempt))
 	})
-	if err != nil {
-		l.log.Error("attempts from before the start are not known", "error", err)
-		return logPlace{}
-	}
-	if unreadable > 0 {
-		l.log.Warn("some attempts from before the start cannot be read", "attempts", unreadable)
-	}
+	l.missing("attempts", unreadable, err)
+	// What the file says of past bans is right, whatever the journal led to.
+	restoreAll(l, ledger.Offences, func(o policy.Offence) time.Time { return o.Since }, l.engine.SetOffence)
 	var s standing
 	if state != nil {
 		if err := json.Unmarshal(state, &s); err != nil {
@@ -90,11 +126,43 @@ func (l *loop) restore() logPlace {
 	l.place, l.known = s.Log, s.Log.At.Add(-time.Second)
 	for _, d := range begun {
 		if _, banned := l.ledger.Get(d.Prefix); !banned {
-			l.banFor(&d, d.Evidence[len(d.Evidence)-1].Source, l.started)
+			l.banFor(&d, policy.Event, l.started)
 		}
 	}
 	if attempts > 0 {
 		l.log.Info("counting on from before the start", "attempts", attempts)
 	}
 	return s.Log
+}
+
+// restoreAll gives what is on a shelf to put, the oldest first.
+func restoreAll[T any](l *loop, shelf ledger.Shelf, at func(T) time.Time, put func(T)) {
+	var all []T
+	unreadable, err := l.ledger.Records(shelf, func(record []byte) error {
+		var v T
+		if err := json.Unmarshal(record, &v); err != nil {
+			return err
+		}
+		all = append(all, v)
+		return nil
+	})
+	l.missing(string(shelf), unreadable, err)
+	slices.SortFunc(all, func(a, b T) int { return at(a).Compare(at(b)) })
+	for _, v := range all {
+		put(v)
+	}
+}
+
+// missing says what of an earlier process is not known.
+func (l *loop) missing(what string, unreadable int, err error) {
+	if err != nil || unreadable > 0 {
+		l.log.Error("not all is known from before the start", "what", what, "unreadable", unreadable, "error", err)
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

@@ -2,15 +2,14 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
 	"fsban/ctilog"
 	"fsban/detect"
-	"fsban/firewall"
 	"fsban/ledger"
+	"fsban/neverban"
 	"fsban/policy"
 )
 
@@ -20,17 +19,19 @@ type loop struct {
 	*Daemon
 	engine  *policy.Engine
 	arbiter *detect.Arbiter
-	place   logPlace  // how far the log counts
-	known   time.Time // what it told of before counted already when we began
-	changed bool      // since the journal was sealed
+	allowed map[netip.Prefix]Allowance
+	listed  []neverban.Entry // who is never banned beside those
+	place   logPlace         // how far mod_cti's log counts
+	known   time.Time        // what it told of before counted already when we began
+	changed bool             // since the journal was sealed
 }
 
 func (d *Daemon) newLoop() *loop {
 	p := &d.cfg.Policy
-	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
-	l := &loop{Daemon: d, engine: policy.NewEngine(p.Rule(), policy.NeverBan{}, opts), arbiter: detect.NewArbiter(d.sources()...)}
-	l.setNeverBan(d.neverBan())
-	return l
+	return &loop{
+		Daemon: d, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, p.Options()),
+		arbiter: detect.NewArbiter(d.sources()...), allowed: make(map[netip.Prefix]Allowance),
+	}
 }
 
 // run decides until ctx ends, then what is still in the queues.
@@ -69,8 +70,13 @@ func (l *loop) tick(now time.Time) {
 	}
 	l.hear(now)
 	l.countDue(now)
+	for _, d := range l.engine.Advance(now) {
+		l.act(&d, policy.Event, now)
+	}
+	l.endAllowances(now)
 	l.seal(now)
 	l.showSources()
+	l.showPolicy()
 }
 
 // showSources puts what the arbiter knows where metrics can see it.
@@ -138,27 +144,48 @@ func (l *loop) count(s *sighting) {
 		l.metrics.whileBan.Inc()
 		return
 	}
-	decision := l.engine.Observe(s.Attempt)
-	switch decision.Verdict {
-	case policy.Spared:
-		l.spared.Add(1)
-		l.debug("spared: never banned", s, &decision)
-	case policy.Counted:
+	d := l.engine.Observe(s.Attempt)
+	l.metrics.verdicts[d.Verdict].Inc()
+	if d.Rule != nil && d.Verdict != policy.Spared && d.Verdict != policy.SparedBan && d.Verdict != policy.Excused {
 		l.note(&s.Attempt)
-		l.debug("counted", s, &decision)
-	case policy.BanNow:
-		l.note(&s.Attempt)
-		l.banFor(&decision, s.Source, s.read)
 	}
-	stats := l.engine.Stats()
-	l.tracked.Store(int64(stats.Tracked))
-	l.evicted.Store(int64(stats.Evicted))
+	l.debug(s, &d)
+	l.act(&d, s.Source, s.read)
+}
+
+// act does what a decision says.
+func (l *loop) act(d *policy.Decision, source policy.Source, now time.Time) {
+	switch d.Verdict {
+	case policy.SparedBan:
+		l.log.Warn("attacked from an address that is never banned", "addr", d.Prefix, "because", d.Never.Origin, "rule", d.Rule.Name, "attempts", d.Count, text("user", lastUser(d.Evidence)))
+	case policy.BanNow:
+		l.banFor(d, source, now)
+	case policy.Held:
+		l.log.Warn("a ban is held", "addr", d.Prefix, "guard", d.Guard, "rule", d.Rule.Name, "attempts", d.Count)
+	case policy.Lift:
+		if b, ok := l.ledger.Get(d.Prefix); ok {
+			l.lift(b, causeOutage, "")
+		}
+	case policy.Pass, policy.Counted, policy.Spared, policy.Excused:
+	}
+	if d.KnownChanged {
+		l.keepKnown(d.Prefix)
+	}
+	for _, r := range d.Reports {
+		l.report(r)
+	}
 }
 
 // banFor makes the ban that a rule decided on, unless it is over already: what is read back may be old.
 func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) {
+	if d.Offence > 0 {
+		l.keepOffence(d.Prefix)
+	}
+	if n := len(d.Evidence); n > 0 {
+		source = d.Evidence[n-1].Source
+	}
 	b := ledger.Ban{
-		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence,
+		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence, Offence: d.Offence,
 	}
 	if b.Over(read) {
 		return
@@ -169,18 +196,21 @@ func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) 
 }
 
 // debug logs one attempt, at no cost where debug is off.
-func (l *loop) debug(what string, s *sighting, d *policy.Decision) {
-	if l.log.Enabled(context.Background(), slog.LevelDebug) {
-		l.log.Debug(what, "addr", s.Addr, "kind", s.Kind, "user", s.User, "count", d.Count, "maxretry", d.Rule.MaxRetry)
+func (l *loop) debug(s *sighting, d *policy.Decision) {
+	if !l.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
 	}
+	rule, maxretry := "", 0
+	if d.Rule != nil {
+		rule, maxretry = d.Rule.Name, d.Rule.MaxRetry
+	}
+	l.log.Debug("decided", "addr", s.Addr, "kind", s.Kind, "user", s.User, "verdict", d.Verdict, "rule", rule, "count", d.Count, "maxretry", maxretry)
 }
 
 // ban puts b into ledger and kernel. The enforcer gets it at once; the ledger's disk follows.
 func (l *loop) ban(b ledger.Ban, cause time.Time) error {
-	v4, v6 := l.ledger.Count()
-	if size := l.cfg.Firewall.MaxBans; b.Prefix.Addr().Is4() && v4 >= size || b.Prefix.Addr().Is6() && v6 >= size {
-		l.refused.Add(1)
-		return fmt.Errorf("%d bans are in force: raise firewall.max_bans", size)
+	if err := l.makeRoom(&b); err != nil {
+		return err
 	}
 	l.ledger.Add(b)
 	l.enforcer.Ban(b.Prefix, b.Until, cause)
@@ -190,46 +220,18 @@ func (l *loop) ban(b ledger.Ban, cause time.Time) error {
 	return nil
 }
 
-// unban ends a ban: the address starts from zero.
+// unban ends a ban: the address starts from zero, with a short grace.
 func (l *loop) unban(b ledger.Ban, cause, by string) {
+	l.forget(b.Prefix)
+	l.lift(b, cause, by)
+}
+
+// lift takes a ban out of kernel and ledger.
+func (l *loop) lift(b ledger.Ban, cause, by string) {
 	l.enforcer.Unban(b.Prefix, time.Now())
 	l.ledger.Remove(b.Prefix)
-	l.forget(b.Prefix)
 	l.metrics.unbans[cause].Inc()
 	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, text("by", by))
-}
-
-// setNeverBan puts a never-ban list into force. It ends the bans that a rule made of addresses that are on it now: one that
-// has become our own, or that somebody has put into ignoreip. What an operator banned, or the kernel held, stays.
-func (l *loop) setNeverBan(never policy.NeverBan) {
-	l.engine.SetNeverBan(never)
-	var lift []netip.Prefix
-	l.ledger.Each(func(p netip.Prefix, _ time.Time) bool {
-		if _, match := never.Match(p); match {
-			lift = append(lift, p)
-		}
-		return true
-	})
-	for _, p := range lift {
-		if b, ok := l.ledger.Get(p); ok && b.Rule != ruleOperator && b.Rule != ruleKernel {
-			l.unban(b, causeNeverBan, "")
-		}
-	}
-}
-
-// adopt takes over what the kernel holds and the ledger does not know. It runs in the enforcer's goroutine and does not
-// wait for the loop, which may be waiting for the enforcer's end.
-func (d *Daemon) adopt(entries []firewall.Entry) {
-	now := time.Now()
-	for _, e := range entries {
-		b := ledger.Ban{Prefix: e.Prefix, Since: now, Rule: ruleKernel, Source: policy.Kernel}
-		if e.Left != firewall.Forever {
-			b.Until = now.Add(e.Left)
-		}
-		d.ledger.Add(b)
-		d.metrics.adopted.Inc()
-	}
-	d.log.Warn("took over bans that were in the kernel and not in the state file", "bans", len(entries), "first", entries[0].Prefix)
 }
 
 // text is an attribute that a log line lacks where there is nothing to say.

@@ -19,11 +19,17 @@ type metrics struct {
 	frames     map[detect.Outcome]prometheus.Counter // of FreeSWITCH's log
 	events     map[detect.Outcome]prometheus.Counter
 	whileBan   prometheus.Counter
+	verdicts   map[policy.Verdict]prometheus.Counter
 	bans       map[string]prometheus.Counter // by rule
-	unbans     map[string]prometheus.Counter // by cause
-	adopted    prometheus.Counter
-	latency    prometheus.Histogram
-	sourceErrs map[esl.Reason]prometheus.Counter
+	guards     map[policy.Guard]prometheus.Gauge
+	stuck      prometheus.Counter
+	suspicious prometheus.Counter
+
+	distributed prometheus.Counter
+	unbans      map[string]prometheus.Counter // by cause
+	adopted     prometheus.Counter
+	latency     prometheus.Histogram
+	sourceErrs  map[esl.Reason]prometheus.Counter
 }
 
 // The causes of an unban, and the names that stand where no rule banned.
@@ -31,18 +37,23 @@ const (
 	causeExpired  = "expired"
 	causeOperator = "operator"
 	causeNeverBan = "never_ban"
+	causeRoom     = "room"   // firewall.max_bans was reached, and it was nearest to its end
+	causeOutage   = "outage" // it was known-good, and its back end was down
 
+	ruleOffice   = "office" // the policy's own, for known-good addresses
 	ruleOperator = "operator"
 	ruleKernel   = "kernel"
 )
 
-func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, rules ...string) *metrics {
+func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string) *metrics {
 	m := &metrics{
 		attempts:   make(map[policy.Source]map[policy.Kind]prometheus.Counter),
 		lines:      make(map[detect.Outcome]prometheus.Counter),
 		frames:     make(map[detect.Outcome]prometheus.Counter),
 		events:     make(map[detect.Outcome]prometheus.Counter),
+		verdicts:   make(map[policy.Verdict]prometheus.Counter),
 		bans:       make(map[string]prometheus.Counter),
+		guards:     make(map[policy.Guard]prometheus.Gauge),
 		unbans:     make(map[string]prometheus.Counter),
 		sourceErrs: make(map[esl.Reason]prometheus.Counter),
 	}
@@ -92,20 +103,25 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 		func() float64 { return float64(d.client.Skipped()) })
 	counterOf("fsban_attempts_dropped_total", "Attempts lost because the decision queue was full.",
 		func() float64 { return float64(d.dropped.Load()) })
-	counterOf("fsban_attempts_spared_total", "Attempts that would have counted against an address that is never banned.",
-		func() float64 { return float64(d.spared.Load()) })
+	verdicts := vec("fsban_decisions_total", "What the policy said of attempts. spared: not counted, the address is never banned; spared_ban: it would have been banned; held: a guard holds the ban; excused: a ban was lifted a moment ago.", "verdict")
+	for v := range policy.NumVerdicts {
+		m.verdicts[v] = verdicts.WithLabelValues(v.String())
+	}
 	m.whileBan = counter("fsban_attempts_while_banned_total", "Attempts of an address that was banned already.")
 
 	// Bans.
 	bans := vec("fsban_bans_total", "Bans made, by rule. Bans that a restart restores are not counted again.", "rule")
-	for _, r := range append(rules, ruleOperator) {
-		m.bans[r] = bans.WithLabelValues(r)
+	for _, r := range d.loop.engine.Rules() {
+		m.bans[r.Name] = bans.WithLabelValues(r.Name)
 	}
-	counterOf("fsban_bans_refused_total", "Bans not made because firewall.max_bans was reached.",
+	for _, name := range []string{ruleOperator, ruleOffice} {
+		m.bans[name] = bans.WithLabelValues(name)
+	}
+	counterOf("fsban_bans_refused_total", "Bans not made because firewall.max_bans operators' bans are in force.",
 		func() float64 { return float64(d.refused.Load()) })
 	m.adopted = counter("fsban_bans_adopted_total", "Entries found in the kernel's set that fsban did not know, and took over.")
 	unbans := vec("fsban_unbans_total", "Bans that ended, by cause.", "cause")
-	for _, c := range []string{causeExpired, causeOperator, causeNeverBan} {
+	for _, c := range []string{causeExpired, causeOperator, causeNeverBan, causeOutage, causeRoom} {
 		m.unbans[c] = unbans.WithLabelValues(c)
 	}
 	banned := prometheus.NewDesc("fsban_banned_prefixes", "Prefixes that are banned now.", []string{"family"}, nil)
@@ -151,9 +167,36 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string, 
 		func() float64 { return float64(d.lastEvent.Load()) / 1e6 })
 
 	// Policy.
-	gauge("fsban_tracked_addresses", "Addresses with attempts in their window.", func() float64 { return float64(d.tracked.Load()) })
-	counterOf("fsban_tracked_evicted_total", "Addresses forgotten because policy.max_tracked others were seen since.",
-		func() float64 { return float64(d.evicted.Load()) })
+	d.stats.Store(new(policy.Stats))
+	holds := func(name, help string, f func(*policy.Stats) int) {
+		gauge(name, help, func() float64 { return float64(f(d.stats.Load())) })
+	}
+	holds("fsban_tracked_addresses", "Addresses with attempts in a window.", func(s *policy.Stats) int { return s.Tracked })
+	holds("fsban_known_good_addresses", "Addresses from which somebody has logged in lately.", func(s *policy.Stats) int { return s.Known })
+	holds("fsban_attacked_users", "Users with failures in a window.", func(s *policy.Stats) int { return s.Users })
+	holds("fsban_offenders", "Prefixes whose past bans make the next one longer.", func(s *policy.Stats) int { return s.Offenders })
+	holds("fsban_stuck_phones", "Phones that fail again and again at an address that others log in from.", func(s *policy.Stats) int { return s.Stuck })
+	holds("fsban_bans_held", "Bans that a guard holds.", func(s *policy.Stats) int { return s.Held })
+	lost := func(what string, f func(*policy.Stats) uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "fsban_policy_evicted_total", Help: "What the policy forgot because its memory is bounded.", ConstLabels: prometheus.Labels{"what": what},
+		}, func() float64 { return float64(f(d.stats.Load())) }))
+	}
+	lost("addresses", func(s *policy.Stats) uint64 { return s.Evicted })
+	lost("known_good", func(s *policy.Stats) uint64 { return s.KnownForgotten })
+	lost("users", func(s *policy.Stats) uint64 { return s.UsersForgotten })
+	lost("offenders", func(s *policy.Stats) uint64 { return s.OffendersForgotten })
+	lost("challenges", func(s *policy.Stats) uint64 { return s.ChallengesForgotten })
+	lost("stuck_phones", func(s *policy.Stats) uint64 { return s.StuckForgotten })
+	lost("held_bans", func(s *policy.Stats) uint64 { return s.HeldLost })
+	guards := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "fsban_guard_active", Help: "1 while a guard holds bans. outage: known-good addresses fail together; ban_rate: too many bans a minute."}, []string{"guard"})
+	reg.MustRegister(guards)
+	for g := policy.OutageGuard; g < policy.NumGuards; g++ {
+		m.guards[g] = guards.WithLabelValues(g.String())
+	}
+	m.stuck = counter("fsban_stuck_phone_reports_total", "Stuck phones noticed.")
+	m.suspicious = counter("fsban_suspicious_logins_total", "Successes right after failures of the same user, from an address that was not known-good.")
+	m.distributed = counter("fsban_distributed_attacks_total", "Attacks of many addresses on one user noticed.")
 
 	// The kernel and the disk.
 	gauge("fsban_firewall_enforcing", "1 while every ban asked for is in the kernel or on its way.",

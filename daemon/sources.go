@@ -194,15 +194,10 @@ func (d *Daemon) onState(s esl.State) {
 		if len(s.Denied) > 0 {
 			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", s.Denied)
 		}
-		if peer, ok := s.Peer.(*net.TCPAddr); ok {
-			d.mu.Lock()
-			d.peer = peer.AddrPort().Addr().Unmap()
-			d.mu.Unlock()
-			select {
-			case d.newPeer <- struct{}{}:
-			default:
-			}
+		if peer, ok := s.Peer.(*net.TCPAddr); ok && d.cfg.Policy.IgnoreSelf {
+			d.never.SetPeer(peer.AddrPort().Addr().Unmap())
 		}
+		d.never.Refresh()
 		d.lastError = ""
 	case s.Err != nil:
 		d.metrics.sourceErrs[s.Err.Reason].Inc()

@@ -60,8 +60,7 @@ func BenchmarkEvents(b *testing.B) {
 		}},
 		{"decide", func(b *testing.B, conn net.Conn) error {
 			d := detect.New(detect.Options{})
-			rule := policy.Rule{Kinds: []policy.Kind{policy.AuthFailure}, FindTime: time.Hour, MaxRetry: 5, BanTime: time.Hour}
-			engine := policy.NewEngine(rule, policy.NeverBan{}, policy.Options{})
+			engine := policy.NewEngine(policy.DefaultRules(), policy.NeverBan{}, policy.Options{})
 			return parse(b.N, conn, d.Fields(), func(ev *esl.Event) {
 				if a, outcome := d.Event(ev, at); outcome == detect.Attempt {
 					engine.Observe(a)

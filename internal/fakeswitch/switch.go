@@ -52,8 +52,9 @@ func New(o Options) *Switch {
 		clients: make(map[*client]struct{}),
 		changed: make(chan struct{}),
 		replies: map[string]string{
-			"status":  string(mustRead("api-status.txt")),
-			"version": "FreeSWITCH Version 1.11.3-dev+git~20260821T141014Z~cc93a683ca~64bit (git cc93a68 2026-08-21 14:10:14Z 64bit)\n",
+			"status":                  string(mustRead("api-status.txt")),
+			"sofia xmlstatus gateway": "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?>\n<gateways>\n</gateways>\n",
+			"version":                 "FreeSWITCH Version 1.11.3-dev+git~20260821T141014Z~cc93a683ca~64bit (git cc93a68 2026-08-21 14:10:14Z 64bit)\n",
 		},
 	}
 }
@@ -176,7 +177,7 @@ func (s *Switch) EmitRaw(b []byte) {
 	}
 }
 
-// SetReply makes reply the answer to `api command`, arguments included. status and version are answered anyway.
+// SetReply makes reply the answer to `api command`, arguments included. status, version and sofia xmlstatus gateway (none) are answered anyway.
 func (s *Switch) SetReply(command, reply string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
