@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"fsban/config"
+	"fsban/firewall"
 )
 
 func newCheck(s *settings) *cobra.Command {
@@ -37,24 +39,37 @@ func newCheck(s *settings) *cobra.Command {
 			if listen == "" {
 				listen = "off"
 			}
-			prefixes := make([]string, len(c.Policy.IgnoreIP))
-			for i, p := range c.Policy.IgnoreIP {
-				prefixes[i] = p.String()
+			never := slices.Clone([]string(c.Policy.IgnoreIP))
+			for _, n := range []struct {
+				on   bool
+				what string
+			}{
+				{c.Policy.IgnoreFile != "", "what " + c.Policy.IgnoreFile + " lists"},
+				{c.Policy.IgnoreSelf, "this host, the event socket's peer"},
+				{c.Policy.IgnoreGateways, "gateways"},
+				{len(c.Policy.IgnoreACLs) > 0, "the access lists " + strings.Join(c.Policy.IgnoreACLs, " ")},
+				{c.Policy.IgnoreSSH, "peers of ssh"},
+			} {
+				if n.on {
+					never = append(never, n.what)
+				}
 			}
-			rows := [][2]string{
-				{"event socket", c.FreeSWITCH.Address + " (" + login + ")"},
-				{"policy", fmt.Sprintf("%d failures in %v: banned for %v", c.Policy.MaxRetry, c.Policy.FindTime, c.Policy.BanTime)},
-				{"never ban", strings.Join(prefixes, ", ")},
-				{"firewall", fmt.Sprintf("%s, %s, at most %d bans a family", c.Firewall.Backend, strings.Join(c.Firewall.Chains, ", "), c.Firewall.MaxBans)},
+			rows := [][2]string{{"event socket", c.FreeSWITCH.Address + " (" + login + ")"}}
+			for _, r := range c.Policy.Rules() {
+				rows = append(rows, [2]string{"rule " + r.Name, fmt.Sprintf("%d in %v: banned for %v", r.MaxRetry, config.Duration(r.FindTime), config.Duration(r.BanTime))})
+			}
+			rows = append(rows, [][2]string{
+				{"never ban", strings.Join(never, ", ")},
+				{"firewall", fmt.Sprintf("%s, %s in %s, at most %d bans a family", c.Firewall.Backend, c.Firewall.Target, strings.Join(c.Firewall.Chains, ", "), c.Firewall.MaxBans)},
 				{"state", c.State.Directory},
 				{"control", c.Control.Socket},
 				{"metrics", listen},
-			}
-			if c.Policy.IgnoreSelf {
-				rows[2][1] += ", this host, the event socket's peer"
-			}
+			}...)
 			for _, r := range rows {
-				fmt.Fprintf(out, "  %-13s %s\n", r[0], r[1])
+				fmt.Fprintf(out, "  %-16s %s\n", r[0], r[1])
+			}
+			for _, finding := range firewall.Surroundings(cmd.Context()) {
+				fmt.Fprintf(out, "  %-16s %s\n", "on this host", finding)
 			}
 			return nil
 		},

@@ -284,7 +284,7 @@ func (d *demo) metrics(ctx context.Context) error {
 	if d.dryRun {
 		listen = "127.0.0.1:19738"
 	}
-	d.out.printf("\n$ curl -s http://%s/metrics | grep -E 'fsban_(attempts_total|bans_total|banned|dropped)'", listen)
+	d.out.printf("\n$ curl -s http://%s/metrics | grep -E '^fsban_(attempts_total|bans_total|banned|dropped)' | grep -v ' 0$'", listen)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+"/metrics", http.NoBody)
 	if err != nil {
 		return err
@@ -296,7 +296,7 @@ func (d *demo) metrics(ctx context.Context) error {
 	defer func() { _ = resp.Body.Close() }()
 	for s := bufio.NewScanner(resp.Body); s.Scan(); {
 		for _, prefix := range []string{"fsban_attempts_total", "fsban_bans_total", "fsban_banned", "fsban_dropped"} {
-			if strings.HasPrefix(s.Text(), prefix) {
+			if strings.HasPrefix(s.Text(), prefix) && !strings.HasSuffix(s.Text(), " 0") {
 				d.out.printf("%s", s.Text())
 			}
 		}
@@ -318,7 +318,7 @@ func (d *demo) verdict(bans []control.Ban, n *night) error {
 		return fmt.Errorf("banned are %v, should be %v", banned, want)
 	}
 	if d.dryRun {
-		d.out.printf("\nThe two attackers would be banned, each at the fifth failure; the phones and the office would not.")
+		d.out.printf("\nThe guesser would be banned at the fifth failure, the scanner, which gives its name, at the third; the phones and the office would\nnot.")
 		return nil
 	}
 	var dropped uint64
@@ -329,6 +329,6 @@ func (d *demo) verdict(bans []control.Ban, n *night) error {
 	if dropped == 0 || answered > 0 {
 		return fmt.Errorf("the kernel dropped %d packets of the banned, and FreeSWITCH answered %d", dropped, answered)
 	}
-	d.out.printf("\nThe two attackers are banned, each at the fifth failure; %d packets that they sent since were dropped before anything\nsaw them. The phones and the office were not touched.", dropped)
+	d.out.printf("\nThe guesser is banned at the fifth failure, the scanner, which gives its name, at the third; %d packets that they sent\nsince were dropped before anything saw them. The phones and the office were not touched.", dropped)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"fsban/detect"
 	"fsban/doctor"
 	"fsban/esl"
+	"fsban/firewall"
 )
 
 func newDoctor(s *settings) *cobra.Command {
@@ -109,6 +110,7 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 			return nil, state.Err
 		}
 		host := doctor.ReadHost(cfg.CTILog.File())
+		host.Firewall = firewall.Surroundings(ctx)
 		return doctor.Examine(ctx, client, host, doctor.Options{
 			Contexts: cfg.Calls.Contexts, Denied: state.Denied, Required: detect.Required, LoggedIn: cfg.FreeSWITCH.User,
 		}), nil

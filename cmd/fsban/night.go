@@ -40,7 +40,7 @@ type peer struct {
 
 func peers() []peer {
 	list := []peer{
-		{"guesser", guesserAddr, "friendly-scanner", time.Second, 900 * time.Millisecond,
+		{"guesser", guesserAddr, "MicroSIP/3.21.3", time.Second, 900 * time.Millisecond,
 			func(int) (string, fakeswitch.Situation, bool) { return "1001", fakeswitch.WrongPassword, true }},
 		{"scanner", scannerAddr, "sipvicious", 6 * time.Second, 700 * time.Millisecond,
 			func(n int) (string, fakeswitch.Situation, bool) {

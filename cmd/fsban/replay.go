@@ -84,6 +84,8 @@ type replayer struct {
 	bans     []replayBan
 	attempts map[policy.Kind]int
 	spared   int
+	held     int
+	reports  []string
 	while    int // attempts of addresses that were banned already
 	read     int // lines and events
 	unknown  int
@@ -103,10 +105,9 @@ type replayBan struct {
 func newReplayer(cfg *config.Config) *replayer {
 	p := &cfg.Policy
 	detector := detect.New(cfg.Detect())
-	opts := policy.Options{MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix}
 	return &replayer{
 		detector: detector, event: esl.NewEvent(detector.Fields()),
-		engine:   policy.NewEngine(p.Rule(), policy.NewNeverBan(p.IgnoreIP), opts),
+		engine:   policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
 		banned:   make(map[netip.Prefix]time.Time),
 		attempts: make(map[policy.Kind]int),
 	}
@@ -240,6 +241,7 @@ func (r *replayer) notUnderstood(text []byte) {
 // decide does what the daemon's decision loop does, without doing anything.
 func (r *replayer) decide(a *policy.Attempt) {
 	r.attempts[a.Kind]++
+	r.advance(a.At)
 	prefix := r.engine.Prefix(a.Addr)
 	if until, banned := r.banned[prefix]; banned {
 		if until.IsZero() || until.After(a.At) {
@@ -248,13 +250,59 @@ func (r *replayer) decide(a *policy.Attempt) {
 		}
 		delete(r.banned, prefix)
 	}
-	switch d := r.engine.Observe(*a); d.Verdict {
-	case policy.Spared:
+	d := r.engine.Observe(*a)
+	r.act(&d)
+}
+
+// advance lets virtual time pass.
+func (r *replayer) advance(to time.Time) {
+	for _, d := range r.engine.Advance(to) {
+		r.act(&d)
+	}
+}
+
+func (r *replayer) act(d *policy.Decision) {
+	switch d.Verdict {
+	case policy.Spared, policy.SparedBan:
 		r.spared++
 	case policy.BanNow:
 		r.banned[d.Prefix] = d.Until
 		r.bans = append(r.bans, replayBan{d.Prefix, d.Since, d.Until, d.Rule.Name, d.Count, d.Evidence})
+	case policy.Held:
+		r.held++
+	case policy.Lift:
+		delete(r.banned, d.Prefix)
+		r.bans = slices.DeleteFunc(r.bans, func(b replayBan) bool { return b.Prefix == d.Prefix && b.Until.After(d.Since) })
+	case policy.Pass, policy.Counted, policy.Excused:
 	}
+	for _, report := range d.Reports {
+		r.reports = append(r.reports, noticed(report))
+		if len(r.reports) > maxReports {
+			r.reports = r.reports[1:]
+		}
+	}
+}
+
+// maxReports bounds what is shown of what was noticed; the last ones are.
+const maxReports = 20
+
+// noticed says in words what nobody is banned for.
+func noticed(r policy.Report) string {
+	stamp := func(t time.Time) string { return t.Local().Format(time.DateTime) }
+	switch r := r.(type) {
+	case policy.StuckPhone:
+		return fmt.Sprintf("%s stuck phone: user %.40q at %v, %.40q", stamp(r.Last), r.User, r.Addr, r.UserAgent)
+	case policy.SuspiciousLogin:
+		return fmt.Sprintf("%s suspicious login: user %.40q from %v after %d failures", stamp(r.At), r.User, r.Addr, r.Failures)
+	case policy.DistributedAttack:
+		return fmt.Sprintf("%s distributed attack: %d addresses on user %.40q", stamp(r.Last), r.Addresses, r.User)
+	case policy.GuardChange:
+		if r.Active {
+			return fmt.Sprintf("%s guard %v: bans are held", stamp(r.At), r.Guard)
+		}
+		return fmt.Sprintf("%s guard %v: over, %d bans dropped", stamp(r.At), r.Guard, r.Dropped)
+	}
+	return ""
 }
 
 // replayResult is the result for --json.
@@ -265,6 +313,8 @@ type replayResult struct {
 	Attempts      map[string]int `json:"attempts"`
 	WhileBanned   int            `json:"while_banned"`
 	Spared        int            `json:"spared"`
+	Held          int            `json:"held"` // bans that a guard would have held
+	Noticed       []string       `json:"noticed,omitempty"`
 	Bans          []replayBan    `json:"bans"`
 }
 
@@ -274,7 +324,7 @@ func (r *replayer) result() replayResult {
 	})
 	res := replayResult{
 		Read: r.read, NotUnderstood: r.unknown, Examples: r.examples, Attempts: make(map[string]int),
-		WhileBanned: r.while, Spared: r.spared, Bans: append([]replayBan{}, r.bans...),
+		WhileBanned: r.while, Spared: r.spared, Held: r.held, Noticed: r.reports, Bans: append([]replayBan{}, r.bans...),
 	}
 	for k, n := range r.attempts {
 		res.Attempts[k.String()] = n
@@ -300,6 +350,12 @@ func (r *replayer) print(out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d calls refused, %d refused by access lists, %d while banned, %d from addresses never banned\n",
 		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.Attempts["call_reject"], res.Attempts["acl_reject"], res.WhileBanned, res.Spared)
+	if res.Held > 0 {
+		fmt.Fprintf(out, "%d bans would have been held by a guard\n", res.Held)
+	}
+	for _, text := range res.Noticed {
+		fmt.Fprintf(out, "noticed: %s\n", text)
+	}
 	if res.NotUnderstood > 0 {
 		fmt.Fprintf(out, "%d were not understood, like:\n", res.NotUnderstood)
 		for _, e := range res.Examples {

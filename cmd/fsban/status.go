@@ -98,8 +98,17 @@ func printStatus(out io.Writer, s *control.Status, now time.Time) {
 	}
 	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", s.Bans.IPv4+s.Bans.IPv6, s.Bans.IPv4, s.Bans.IPv6, s.Bans.Made, packets)
 	row("seen", "%s", strings.Join(seen(s), ", "))
-	row("policy", "%d failures in %s: banned for %s; %d addresses watched", s.Policy.MaxRetry, s.Policy.FindTime, s.Policy.BanTime, s.Policy.Tracked)
-	row("never ban", "%s", strings.Join(s.Policy.NeverBan, ", "))
+	for _, r := range s.Policy.Rules {
+		row("rule", "%-12s %d in %s: banned for %s  (%s)", r.Name, r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", "))
+	}
+	row("knows", "%d addresses with attempts, %d known-good", s.Policy.Tracked, s.Policy.KnownGood)
+	for _, n := range s.Policy.NeverBan {
+		spared := ""
+		if n.Spared > 0 {
+			spared = fmt.Sprintf(", %d attempts spared", n.Spared)
+		}
+		row("never ban", "%-20v %s%s", n.Prefix, n.Origin, spared)
+	}
 }
 
 // seen says what was seen since the start; beside failures what did not happen is left out.

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"fsban/config"
 	"fsban/firewall"
 )
 
@@ -13,7 +12,7 @@ func newTeardown(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "teardown",
 		Short: "Remove everything fsban made in the kernel",
-		Long: `Remove fsban's rules, chains and sets from the kernel, and nothing else. Every ban ends with it, until fsban runs
+		Long: `Remove fsban's rules, chains, tables and sets from the kernel, whichever backend made them, and nothing else. Every ban ends with it, until fsban runs
 again: the state file keeps them. Stop the daemon first, or it puts everything back.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -22,16 +21,7 @@ again: the state file keeps them. Stop the daemon first, or it puts everything b
 			if _, err := client.Status(cmd.Context()); err == nil {
 				return fmt.Errorf("fsban is running and would put everything back: stop it first (systemctl stop fsban)")
 			}
-			cfg, err := config.Load(s.config)
-			if err != nil {
-				return err
-			}
-			b, err := firewall.NewIPTables(firewall.Options{Hooks: cfg.Firewall.Hooks(), MaxBans: cfg.Firewall.MaxBans})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = b.Close() }()
-			removed, err := b.Teardown()
+			removed, err := firewall.Teardown()
 			for _, r := range removed {
 				fmt.Fprintln(cmd.OutOrStdout(), "removed", r)
 			}
