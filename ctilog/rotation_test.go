@@ -408,8 +408,8 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 			}
 			s := r.Status()
 			t.Logf("%d truncations seen, %d bytes discarded by them, %d lines missing, %d flagged as torn, %d NUL bytes", s.Truncations, discarded, missing, torn, s.NULs)
-			// A line that a truncation cuts in two is none, on top of what was discarded.
-			if limit := discarded + 10*int64(len(last)+1); lost > limit {
+			// On top of what was discarded the copy may end within a line, and the file begin within one.
+			if limit := discarded + 2*10*int64(len(last)+1); lost > limit {
 				t.Errorf("%d bytes of lines are missing, %d were discarded", lost, discarded)
 			}
 			if s.Truncations == 0 || s.Truncations > 10 || torn > 10 || (s.NULs > 0) != (flags == 0) {
