@@ -96,7 +96,7 @@ func (c *Config) UsesModCTI() bool { return c.CTILog.File() != "" || len(c.CTIEv
 
 // Detect returns what a detect.Detector has to know.
 func (c *Config) Detect() detect.Options {
-	o := detect.Options{Calls: detect.Calls{
+	o := detect.Options{Gateways: c.Policy.IgnoreGateways, Calls: detect.Calls{
 		Contexts: c.Calls.Contexts, DenyPrefix: c.Calls.DenyPrefix, AllowPrefix: c.Calls.AllowPrefix, MaxLength: c.Calls.MaxLength,
 	}}
 	for _, s := range c.CTIEvent.Subclasses {

@@ -424,7 +424,7 @@ func TestALoginThatMayNotSeeEverythingSaysSo(t *testing.T) {
 	cfg.FreeSWITCH.User = "guard@example.com"
 	r := start(t, fs, cfg)
 	r.ready()
-	if p := fmt.Sprint(r.status().Problems); !strings.Contains(p, "may not see [sofia::pre_register sofia::register CHANNEL_HANGUP_COMPLETE log]") {
+	if p := fmt.Sprint(r.status().Problems); !strings.Contains(p, "may not see [sofia::pre_register sofia::register sofia::gateway_add sofia::gateway_delete CHANNEL_HANGUP_COMPLETE log]") {
 		t.Errorf("problems %s", p)
 	}
 	r.fail("203.0.113.1", 5)

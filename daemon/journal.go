@@ -58,15 +58,18 @@ func (l *loop) keepOffence(prefix netip.Prefix) {
 	}
 }
 
-// keepKnown saves what is known of the address or prefix that counts as one known-good place.
-func (l *loop) keepKnown(prefix netip.Prefix) {
+// keepKnown saves whether addr, or the IPv6 prefix that it is counted by, is known-good.
+func (l *loop) keepKnown(addr netip.Addr) {
 	var record any
-	place := prefix
-	if g, ok := l.engine.KnownGood(prefix.Addr()); ok {
+	place := l.engine.Prefix(addr)
+	if addr.Is4() {
+		place = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if g, ok := l.engine.KnownGood(addr); ok {
 		record, place = g, g.Prefix
 	}
 	if err := l.ledger.Keep(ledger.Known, place, record); err != nil {
-		l.log.Error("a known-good address is not on disk", "addr", prefix, "error", err)
+		l.log.Error("a known-good address is not on disk", "addr", addr, "error", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -28,8 +29,10 @@ type loop struct {
 
 func (d *Daemon) newLoop() *loop {
 	p := &d.cfg.Policy
+	opts := p.Options()
+	opts.Seed = rand.Uint64() // nobody outside can tell how much longer than the last a ban will be
 	return &loop{
-		Daemon: d, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, p.Options()),
+		Daemon: d, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, opts),
 		arbiter: detect.NewArbiter(d.sources()...), allowed: make(map[netip.Prefix]Allowance),
 	}
 }
@@ -149,6 +152,9 @@ func (l *loop) count(s *sighting) {
 	if d.Rule != nil && d.Verdict != policy.Spared && d.Verdict != policy.SparedBan && d.Verdict != policy.Excused {
 		l.note(&s.Attempt)
 	}
+	if d.KnownChanged {
+		l.keepKnown(s.Addr)
+	}
 	l.debug(s, &d)
 	l.act(&d, s.Source, s.read)
 }
@@ -163,20 +169,19 @@ func (l *loop) act(d *policy.Decision, source policy.Source, now time.Time) {
 	case policy.Held:
 		l.log.Warn("a ban is held", "addr", d.Prefix, "guard", d.Guard, "rule", d.Rule.Name, "attempts", d.Count)
 	case policy.Lift:
-		if b, ok := l.ledger.Get(d.Prefix); ok {
+		l.keepOffence(d.Prefix)
+		if b, ok := l.ledger.Get(d.Prefix); ok && b.Rule != ruleOperator {
 			l.lift(b, causeOutage, "")
 		}
 	case policy.Pass, policy.Counted, policy.Spared, policy.Excused:
-	}
-	if d.KnownChanged {
-		l.keepKnown(d.Prefix)
 	}
 	for _, r := range d.Reports {
 		l.report(r)
 	}
 }
 
-// banFor makes the ban that a rule decided on, unless it is over already: what is read back may be old.
+// banFor makes the ban that a rule decided on, unless it is over already, because what is read back may be old, or one that
+// lasts longer is in force.
 func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) {
 	if d.Offence > 0 {
 		l.keepOffence(d.Prefix)
@@ -187,12 +192,17 @@ func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) 
 	b := ledger.Ban{
 		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence, Offence: d.Offence,
 	}
-	if b.Over(read) {
+	if old, there := l.ledger.Get(b.Prefix); b.Over(read) || there && !old.Over(read) && !lastsLonger(&b, &old) {
 		return
 	}
 	if err := l.ban(b, read); err != nil {
 		l.log.Error("not banned", "addr", d.Prefix, "error", err)
 	}
+}
+
+// lastsLonger tells whether a ends after b.
+func lastsLonger(a, b *ledger.Ban) bool {
+	return !b.Until.IsZero() && (a.Until.IsZero() || a.Until.After(b.Until))
 }
 
 // debug logs one attempt, at no cost where debug is off.

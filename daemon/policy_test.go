@@ -241,3 +241,25 @@ func TestGatewaysAndNamedListsAreNeverBanned(t *testing.T) {
 		t.Error("it is not said")
 	}
 }
+
+func TestARuleTakesNothingAwayFromAnOperatorsBan(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	r := start(t, fs, configFor(t, fs))
+	r.ready()
+	p := netip.MustParsePrefix("203.0.113.66/32")
+	if _, err := r.client.Ban(t.Context(), control.BanRequest{Prefix: p, Time: policy.Forever}); err != nil {
+		t.Fatal(err)
+	}
+	d := policy.Decision{Verdict: policy.BanNow, Prefix: p, Rule: &policy.Rule{Name: "challenge"}, Since: time.Now(), Until: time.Now().Add(time.Hour)}
+	if err := r.do(t.Context(), func(l *loop) { l.act(&d, policy.Event, time.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	lift := policy.Decision{Verdict: policy.Lift, Prefix: p}
+	if err := r.do(t.Context(), func(l *loop) { l.act(&lift, policy.Event, time.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	bans, err := r.client.Bans(t.Context(), false)
+	if err != nil || len(bans) != 1 || bans[0].Rule != "operator" || !bans[0].Until.IsZero() {
+		t.Errorf("%+v, %v", bans, err)
+	}
+}

@@ -105,8 +105,11 @@ func (d *Daemon) onEvent(ev *esl.Event) {
 	d.lastEvent.Store(now.UnixMicro())
 	a, outcome := d.detector.Event(ev, now)
 	d.metrics.events[outcome].Inc()
-	if outcome == detect.Attempt || outcome == detect.ClockAdrift {
+	switch outcome {
+	case detect.Attempt, detect.ClockAdrift:
 		d.offer(a, now)
+	case detect.GatewayChanged:
+		d.never.Refresh()
 	}
 }
 

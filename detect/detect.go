@@ -22,38 +22,41 @@ type Outcome string
 
 // The outcomes.
 const (
-	Attempt     Outcome = "attempt"      // there is an attempt
-	NoAttempt   Outcome = "no_attempt"   // understood, and nothing to count: a stale nonce, a heartbeat, the second report of one thing
-	NoAddress   Outcome = "no_address"   // a report that must carry an address and does not
-	NotForUs    Outcome = "not_for_us"   // an event that was not asked for
-	ClockAdrift Outcome = "clock_adrift" // there is an attempt, and its time was so far off that now was taken
+	Attempt        Outcome = "attempt"         // there is an attempt
+	NoAttempt      Outcome = "no_attempt"      // understood, and nothing to count: a stale nonce, a heartbeat, the second report of one thing
+	NoAddress      Outcome = "no_address"      // a report that must carry an address and does not
+	NotForUs       Outcome = "not_for_us"      // an event that was not asked for
+	GatewayChanged Outcome = "gateway_changed" // FreeSWITCH has a gateway more, or less
+	ClockAdrift    Outcome = "clock_adrift"    // there is an attempt, and its time was so far off that now was taken
 )
 
 // Outcomes lists what can become of an event.
-var Outcomes = []Outcome{Attempt, NoAttempt, NoAddress, NotForUs, ClockAdrift}
+var Outcomes = []Outcome{Attempt, NoAttempt, NoAddress, NotForUs, GatewayChanged, ClockAdrift}
 
 // Options say what a Detector looks at besides sofia's own events. It must not be changed once a Detector has it.
 type Options struct {
 	CTIEvents []CTIEvent // mod_cti's CUSTOM events, whose names are configuration
 	Calls     Calls
+	Gateways  bool // tell when FreeSWITCH's gateways have changed
 }
 
 // A Detector turns FreeSWITCH's events and log lines into attempts. It remembers the last few credentials that it saw,
 // because what register_failure leaves out stands in the register_attempt before it. It allocates nothing for addresses
 // and texts that it has seen lately. Not safe for concurrent use.
 type Detector struct {
-	fields *esl.Fields
-	cti    []ctiEvent
-	calls  Calls
-	texts  interner
-	addrs  addresses
-	recent [1024]credentials // by hash of address and port; a newer pair takes an older one's place
-	seed   maphash.Seed
+	fields   *esl.Fields
+	cti      []ctiEvent
+	calls    Calls
+	gateways bool
+	texts    interner
+	addrs    addresses
+	recent   [1024]credentials // by hash of address and port; a newer pair takes an older one's place
+	seed     maphash.Seed
 }
 
 // New returns a Detector.
 func New(o Options) *Detector {
-	d := &Detector{calls: o.Calls, seed: maphash.MakeSeed()}
+	d := &Detector{calls: o.Calls, gateways: o.Gateways, seed: maphash.MakeSeed()}
 	names := slices.Clone(sofiaHeaders[:])
 	if d.calls.wanted() {
 		names = append(names, callHeaders[:]...)
@@ -83,8 +86,14 @@ func (d *Detector) Subclasses() []string {
 			all = append(all, e.subclass)
 		}
 	}
+	if d.gateways {
+		all = append(all, gatewayEvents...)
+	}
 	return all
 }
+
+// gatewayEvents tell that FreeSWITCH has a gateway more, or less (mod_sofia.h).
+var gatewayEvents = []string{"sofia::gateway_add", "sofia::gateway_delete"}
 
 // Event says what ev, an event with d's Fields, means. now is used where the event's own time is missing or further than
 // MaxSkew away.
@@ -114,6 +123,9 @@ func (d *Detector) custom(ev *esl.Event, now time.Time) (policy.Attempt, Outcome
 		if d.cti[i].subclass == string(got) {
 			return d.ctiEvent(&d.cti[i], ev, now)
 		}
+	}
+	if d.gateways && slices.Contains(gatewayEvents, string(got)) {
+		return policy.Attempt{}, GatewayChanged
 	}
 	return policy.Attempt{}, NotForUs
 }

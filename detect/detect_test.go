@@ -192,6 +192,28 @@ func TestAClockFarOffCountsAsNow(t *testing.T) {
 	}
 }
 
+func TestGatewaysAreToldOfWhereThatIsWanted(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		d := New(Options{Gateways: wanted})
+		if got := slices.Contains(d.Subclasses(), "sofia::gateway_add"); got != wanted {
+			t.Errorf("asked for: %v, wanted %v", got, wanted)
+		}
+		want := NotForUs
+		if wanted {
+			want = GatewayChanged
+		}
+		for _, s := range []string{"sofia::gateway_add", "sofia::gateway_delete"} {
+			ev := esl.NewEvent(d.Fields())
+			if err := ev.Parse([]byte("Event-Name: CUSTOM\nEvent-Subclass: " + s + "\n\n")); err != nil {
+				t.Fatal(err)
+			}
+			if _, o := d.Event(ev, now); o != want {
+				t.Errorf("%s: %s, want %s", s, o, want)
+			}
+		}
+	}
+}
+
 func TestEventsThatAreNotForUs(t *testing.T) {
 	for _, tc := range []struct {
 		name, subclass string
