@@ -45,7 +45,7 @@ type Options struct {
 
 	// Guards.
 	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
-	OutageShare  float64       // and such a share of those that were seen in the last hour; default 0.2
+	OutageShare  float64       // and such a share of those that were seen in the last hour; default 0.05
 	OutageWindow time.Duration // within this; default 1 minute
 	OutageHold   time.Duration // an outage lasts so long after it was last seen; default 2 minutes
 	BanRate      int           // bans a minute that rules may make; default 100; negative: off
@@ -63,7 +63,7 @@ func DefaultOptions() Options {
 		StuckAfter: 5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
 		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
-		OutageMin: 10, OutageShare: 0.2, OutageWindow: minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
+		OutageMin: 10, OutageShare: 0.05, OutageWindow: minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
 	}
 }
 
