@@ -148,6 +148,7 @@ type HeldBan struct {
 	Attempts int          `json:"attempts"`
 	Since    time.Time    `json:"since"`
 	Until    time.Time    `json:"until,omitzero"`
+	Evidence []Attempt    `json:"evidence,omitempty"` // the last attempts
 }
 
 // A Standing is everything that is known of one address.

@@ -9,6 +9,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/ledger"
 	"fsban/policy"
 )
 
@@ -67,10 +68,15 @@ func wireStuck(s policy.StuckPhone) control.StuckPhone {
 // policyTroubles are what of it needs a human.
 func policyTroubles(p *control.Policy) []string {
 	var list []string
+	active := false
 	for _, g := range p.Guards {
 		if g.Active {
+			active = true
 			list = append(list, guardTrouble(&g))
 		}
+	}
+	if p.Held > 0 && !active {
+		list = append(list, fmt.Sprintf("%d bans are held still, and made one after the other: fsban held shows them", p.Held))
 	}
 	for _, n := range p.NeverBan {
 		if n.Bans > 0 {
@@ -202,7 +208,9 @@ func (a api) Disallow(ctx context.Context, p netip.Prefix, by string) (control.N
 }
 
 func wireHeld(h policy.HeldBan) control.HeldBan {
-	return control.HeldBan{Prefix: h.Prefix, Guard: h.Guard.String(), Rule: h.Rule.Name, Attempts: h.Count, Since: h.Since, Until: h.Until}
+	return control.HeldBan{
+		Prefix: h.Prefix, Guard: h.Guard.String(), Rule: h.Rule.Name, Attempts: h.Count, Since: h.Since, Until: h.Until, Evidence: wireAttempts(h.Evidence),
+	}
 }
 
 // Held returns the bans that guards hold.
@@ -243,11 +251,15 @@ func (a api) Release(ctx context.Context, p netip.Prefix, by string) (n int, err
 func (a api) Discard(ctx context.Context, p netip.Prefix, by string) (n int, err error) {
 	found := true
 	err = a.do(ctx, func(l *loop) {
-		if !p.IsValid() {
-			n = l.engine.DiscardAll()
-		} else if found = l.engine.Discard(p); found {
-			n = 1
+		now := time.Now()
+		for _, h := range l.engine.Held() {
+			if (!p.IsValid() || h.Prefix == p) && l.engine.Discard(h.Prefix) {
+				l.ledger.Note(ledger.Entry{Forgot: h.Prefix, At: now}, now) // or the next start would hold it again
+				l.changed = true
+				n++
+			}
 		}
+		found = !p.IsValid() || n > 0
 		l.log.Info("held bans discarded", "bans", n, "by", by)
 	})
 	return n, held(p, found, err)

@@ -132,6 +132,11 @@ func (l *loop) restore() logPlace {
 			l.banFor(&d, policy.Event, l.started)
 		}
 	}
+	for _, h := range l.engine.Held() { // an operator has released it
+		if _, banned := l.ledger.Get(h.Prefix); banned {
+			l.engine.Discard(h.Prefix)
+		}
+	}
 	if attempts > 0 {
 		l.log.Info("counting on from before the start", "attempts", attempts)
 	}

@@ -190,6 +190,14 @@ func TestBansBeyondTheRateAreHeldUntilSomebodyDecides(t *testing.T) {
 	if _, err := r.client.Release(t.Context(), held[1].Prefix); err == nil {
 		t.Error("what was discarded is released")
 	}
+	if len(held[0].Evidence) != 5 {
+		t.Errorf("evidence %+v", held[0].Evidence)
+	}
+	// What was discarded does not come back, what is held still does.
+	r = r.restart(cfg)
+	if again, err := r.client.Held(t.Context()); err != nil || len(again) != 2 || again[0].Prefix != held[2].Prefix || again[1].Prefix != held[3].Prefix {
+		t.Errorf("held after the restart: %+v, %v", again, err)
+	}
 	if n, err := r.client.Release(t.Context(), netip.Prefix{}); err != nil || n != 2 || len(r.banned()) != 5 {
 		t.Errorf("released %d, %v; %d banned", n, err, len(r.banned()))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/policy"
 )
 
 func newHeld(s *settings) *cobra.Command {
@@ -66,9 +67,9 @@ dropped; --all means every one.`,
 				return nil
 			}
 			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "HELD\tGUARD\tRULE\tSINCE\tFAILURES")
+			fmt.Fprintln(w, "HELD\tGUARD\tRULE\tSINCE\tFAILURES\tUSERS")
 			for _, h := range held {
-				fmt.Fprintf(w, "%v\t%s\t%s\t%s\t%d\n", h.Prefix, h.Guard, h.Rule, h.Since.Local().Format("01-02 15:04:05"), h.Attempts)
+				fmt.Fprintf(w, "%v\t%s\t%s\t%s\t%d\t%s\n", h.Prefix, h.Guard, h.Rule, h.Since.Local().Format("01-02 15:04:05"), h.Attempts, usersOf(h.Evidence))
 			}
 			return w.Flush()
 		},
@@ -78,6 +79,15 @@ dropped; --all means every one.`,
 	c.Flags().BoolVar(&discard, "discard", false, "drop them")
 	c.Flags().BoolVar(&all, "all", false, "every one")
 	return c
+}
+
+// usersOf names the users of some attempts, the first few of them.
+func usersOf(attempts []control.Attempt) string {
+	list := make([]policy.Attempt, len(attempts))
+	for i, a := range attempts {
+		list[i].User = a.User
+	}
+	return users(list)
 }
 
 func newWhy(s *settings) *cobra.Command {
@@ -132,6 +142,7 @@ func printStanding(cmd *cobra.Command, s *control.Standing, now time.Time) error
 		attempts = b.Evidence
 	case s.Held != nil:
 		row("held", "a ban by rule %s, by the %s guard: fsban held", s.Held.Rule, s.Held.Guard)
+		attempts = s.Held.Evidence
 	default:
 		row("banned", "no")
 	}

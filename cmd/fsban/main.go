@@ -102,9 +102,10 @@ fail2ban) and bans through iptables and a kernel set.
 
   fsban run       the daemon            fsban ban ADDRESS     ban by hand
   fsban status    are we protected?     fsban unban ADDRESS   end a ban
-  fsban list      who is banned         fsban replay LOG      what would have been banned?
-  fsban discover  what FreeSWITCH says  fsban doctor          what is open, and what fsban cannot see
-                                        fsban demo            see it work, on no host but its own`
+  fsban list      who is banned         fsban allow ADDRESS   never ban it
+  fsban why       all about an address  fsban held            bans that a guard holds
+  fsban discover  what FreeSWITCH says  fsban replay LOG      what would have been banned?
+  fsban doctor    what is open          fsban demo            see it work, on no host but its own`
 
 // client returns a client of the daemon that the settings name.
 func (s *settings) client() *control.Client {
