@@ -60,4 +60,4 @@ tools-run:
 # Of fail2ban the tests use the programs; its service is to stay off on a machine that did not have it.
 tools-test:
 	@if [ "$$(id -u)" = 0 ] && ! command -v fail2ban-server >/dev/null 2>&1 && [ -d /run/systemd/system ]; then systemctl mask -q fail2ban; fi
-	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset gcc fail2ban-client fail2ban-server,iptables ipset gcc libc6-dev fail2ban,exit 1)
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server,iptables ipset nftables util-linux gcc libc6-dev fail2ban,exit 1)
