@@ -36,7 +36,7 @@ func (l *Ledger) NearestEnd(v4 bool, n int, mayGo func(*Ban) bool) []Ban {
 	}
 	bans := make([]Ban, len(last))
 	for i := len(last) - 1; i >= 0; i-- {
-		bans[i] = *heap.Pop(&last).(*Ban) //nolint:errcheck,forcetypeassert // nothing else is in it
+		bans[i] = *heap.Pop(&last).(*Ban)
 	}
 	return bans
 }
@@ -47,7 +47,7 @@ type latest []*Ban
 func (h latest) Len() int           { return len(h) }
 func (h latest) Less(i, j int) bool { return earlier(h[j].Until, h[i].Until) }
 func (h latest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *latest) Push(b any)        { *h = append(*h, b.(*Ban)) } //nolint:errcheck,forcetypeassert // see above
+func (h *latest) Push(b any)        { *h = append(*h, b.(*Ban)) }
 
 func (h *latest) Pop() any {
 	last := (*h)[len(*h)-1]

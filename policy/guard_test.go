@@ -126,7 +126,7 @@ func TestReleasingPausesWhileTheGuardIsUpAgain(t *testing.T) {
 }
 
 func TestAnOutageNeedsManyKnownGoodAddresses(t *testing.T) {
-	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5})
+	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5, OutageWindow: time.Minute})
 	for i := range 20 {
 		w.try(AuthSuccess, address(i), fmt.Sprint(i))
 	}
@@ -159,7 +159,7 @@ func TestAnOutageNeedsManyKnownGoodAddresses(t *testing.T) {
 }
 
 func TestWhoWasNotSeenForAnHourIsNoPartOfTheShare(t *testing.T) {
-	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5})
+	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5, OutageWindow: time.Minute})
 	for i := range 100 {
 		w.try(AuthSuccess, address(i), fmt.Sprint(i))
 	}

@@ -46,7 +46,7 @@ type Options struct {
 	// Guards.
 	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
 	OutageShare  float64       // and such a share of those that were seen in the last hour; default 0.05
-	OutageWindow time.Duration // within this; default 1 minute
+	OutageWindow time.Duration // within this; default 5 minutes
 	OutageHold   time.Duration // an outage lasts so long after it was last seen; default 2 minutes
 	BanRate      int           // bans a minute that rules may make; default 100; negative: off
 	MaxHeld      int           // bans that are held at the same time; default 10,000
@@ -63,7 +63,7 @@ func DefaultOptions() Options {
 		StuckAfter: 5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
 		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
-		OutageMin: 10, OutageShare: 0.05, OutageWindow: minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
+		OutageMin: 10, OutageShare: 0.05, OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
 	}
 }
 

@@ -142,6 +142,35 @@ func TestOfficeWithOneStuckPhone(t *testing.T) {
 // Each of 200 offices has ten phones that try every 30 seconds. The directory answers nobody for ten minutes; a guesser
 // goes on meanwhile. In an office all phones fail in the same second, so the first offices are banned before anybody can
 // know; those bans are lifted.
+// Most customers are a home with one phone, a few are offices with many; each phone registers twice an hour. When the
+// directory breaks down, the offices fail often enough to be banned long before a large share of the homes has noticed.
+func TestDirectoryBackendDownAmongManyHomes(t *testing.T) {
+	const homes, offices, phones, period = 1000, 5, 40, 1800
+	w := newWorld(t, NeverBan{}, Options{})
+	hour := func(k Kind) {
+		for second := range period {
+			for h := second * homes / period; h < (second+1)*homes/period; h++ {
+				w.try(k, address(h), fmt.Sprint("home", h))
+			}
+			for n := second * offices * phones / period; n < (second+1)*offices*phones/period; n++ {
+				w.try(k, address(homes+n%offices), fmt.Sprintf("office%d-%d", n%offices, n/offices))
+			}
+			w.pass(time.Second)
+		}
+	}
+	hour(AuthSuccess)
+	hour(AuthFailure)
+	w.pass(5 * time.Minute)
+	for _, b := range w.bans {
+		if !slices.ContainsFunc(w.lifted, func(d Decision) bool { return d.Prefix == b.Prefix }) {
+			t.Errorf("%v stays banned, since %v of the outage", b.Prefix, b.Since.Sub(start)-period*time.Second)
+		}
+	}
+	if w.held == 0 {
+		t.Error("no ban was held: the scenario shows nothing")
+	}
+}
+
 func TestDirectoryBackendDown(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
 	each := func(k Kind) {
