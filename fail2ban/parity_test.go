@@ -149,8 +149,8 @@ type dumpedJail struct {
 }
 
 var comparedOptions = []string{
-	"backend", "maxretry", "findtime", "bantime", "bantime.increment", "bantime.factor", "bantime.maxtime", "ignorecommand", "ignoreself", "usedns",
-	"ignoreip", "logpath", "failregex", "ignoreregex",
+	"backend", "maxretry", "findtime", "bantime", "bantime.increment", "bantime.factor", "bantime.formula", "bantime.multipliers",
+	"bantime.maxtime", "bantime.rndtime", "bantime.overalljails", "ignorecommand", "ignoreself", "usedns", "ignoreip", "logpath", "failregex", "ignoreregex",
 }
 
 func (j *dumpedJail) String() string {
@@ -186,7 +186,7 @@ func normal(j *Jail) string {
 		case name == "maxretry":
 			n, _, _ := j.MaxRetry()
 			d.lines[name] = []string{strconv.Itoa(n)}
-		case name == "ignoreself" || name == "bantime.increment":
+		case name == "ignoreself" || name == "bantime.increment" || name == "bantime.overalljails":
 			d.lines[name] = []string{map[bool]string{true: "True", false: "False"}[parseBool(o.Text)]}
 		default:
 			d.lines[name] = []string{o.Text}

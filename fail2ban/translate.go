@@ -123,9 +123,9 @@ type translator struct {
 	jail     *Jail
 	defaults config.Config
 	never    []netip.Prefix
-	hosts    []string // of ignoreip
+	hosts    []string // of ignoreip, by name
 	comments []string // on ignoreip
-	names    bool     // ignoreip had host names
+	odd      bool     // ignoreip had what fsban does not take
 	logged   bool     // cti_log.path is set
 }
 
@@ -164,12 +164,12 @@ func (t *translator) origin(name string, o Option) string {
 	return fmt.Sprintf("%s = %s (%v)", name, o.Text, o.From)
 }
 
-// What fsban takes for a rule; package config says so too.
+// What fsban takes; package config says so too.
 const (
 	maxFindTime = 365 * 24 * time.Hour
 	maxBanTime  = 3650 * 24 * time.Hour
 	maxMaxRetry = 1000
-	maxAttempts = 100_000_000 // of all addresses together
+	maxHosts    = 1000
 )
 
 // rule makes the policy of the jail.
@@ -178,7 +178,7 @@ func (t *translator) rule() {
 	if seconds, o, err := t.jail.Seconds("findtime", builtinFindTime); err != nil || seconds <= 0 {
 		t.unusable("findtime", o, err, "policy.findtime", p.FindTime.String())
 	} else {
-		d, why := bounded(seconds, time.Millisecond, maxFindTime)
+		d, why := bounded(seconds, time.Second, maxFindTime)
 		t.set("findtime", o, "policy.findtime", d.String(), p.FindTime.String(), why)
 	}
 	t.maxRetry()
@@ -191,6 +191,7 @@ func (t *translator) rule() {
 		d, why := bounded(math.Trunc(seconds), time.Second, maxBanTime)
 		t.set("bantime", o, "policy.bantime", d.String(), p.BanTime.String(), why)
 	}
+	t.escalation()
 	if o, ok := t.jail.Option("ignoreself"); ok {
 		t.set("ignoreself", o, "policy.ignoreself", strconv.FormatBool(parseBool(o.Text)), strconv.FormatBool(p.IgnoreSelf), "")
 	}
@@ -214,9 +215,6 @@ func (t *translator) maxRetry() {
 		why = append(why, fmt.Sprintf("fsban takes 1 to %d", maxMaxRetry))
 	}
 	t.set("maxretry", o, "policy.maxretry", strconv.Itoa(n), strconv.Itoa(p.MaxRetry), strings.Join(why, "; "))
-	if n*p.MaxTracked > maxAttempts {
-		t.setting("policy.max_tracked", strconv.Itoa(maxAttempts/n), fmt.Sprintf("with maxretry %d the attempts of more addresses would need too much memory", n))
-	}
 }
 
 // unusable reports an option that means nothing.
@@ -241,15 +239,15 @@ func bounded(seconds float64, least, most time.Duration) (config.Duration, strin
 
 // otherRule reports the policy of a jail that does not make the rule.
 func (t *translator) otherRule(first *Jail) {
-	for _, name := range []string{"findtime", "maxretry", "bantime", "ignoreself"} {
+	for _, name := range []string{"findtime", "maxretry", "bantime", "bantime.increment", "ignoreself"} {
 		o, ok := t.jail.Option(name)
 		if o2, ok2 := first.Option(name); !ok || first != t.jail && ok2 && o2.Text == o.Text {
 			continue
 		}
 		if t.jail.onlyChallenges() {
-			t.item(name, o, NotTaken, "this jail counts challenges, which every phone gets; fsban counts failed logins")
+			t.item(name, o, NotTaken, "this jail counts challenges, which every phone gets; fsban counts those that nobody answers: policy.rules.challenge")
 		} else {
-			t.item(name, o, NotTaken, "failed logins have one rule in fsban, and it is made of jail [%s]", first.Name)
+			t.item(name, o, NotTaken, "the rule for failed logins is made of jail [%s]; others can be written into policy.rules", first.Name)
 		}
 	}
 }
@@ -260,31 +258,37 @@ func (t *translator) ignoreIP() {
 	if !ok || len(t.jail.IgnoreIP()) == 0 || slices.Contains(t.comments, t.origin("ignoreip", o)) {
 		return
 	}
-	var names []string
+	var odd []string
 	for _, word := range t.jail.IgnoreIP() {
-		p, err := parseNetwork(word)
-		if _, hosts, hostErr := config.ParseIgnoreFile("ignoreip", []byte(word)); err != nil && hostErr == nil && len(hosts) == 1 {
-			if !slices.Contains(t.hosts, hosts[0]) {
-				t.hosts = append(t.hosts, hosts[0])
-			}
-		} else if err != nil {
-			names = append(names, word)
-		} else if !slices.Contains(t.never, p) {
-			t.never = append(t.never, p)
+		entry := config.Policy{IgnoreIP: config.IgnoreList{word}}
+		if p, err := parseNetwork(word); err == nil {
+			t.never = with(t.never, p)
+		} else if hosts := entry.IgnoreHosts(); len(hosts) == 1 && len(with(t.hosts, hosts[0])) <= maxHosts {
+			t.hosts = with(t.hosts, hosts[0])
+		} else {
+			odd = append(odd, word)
 		}
 	}
 	t.comments = append(t.comments, t.origin("ignoreip", o))
 	switch known := t.defaults.Policy.IgnoreIP; {
-	case len(names) > 0:
-		why := "neither addresses nor host names: " + strings.Join(names, " ") + "; write what they stand for"
+	case len(odd) > 0:
+		why := fmt.Sprintf("fsban takes addresses, networks and %d host names, so not: %s; write what they stand for", maxHosts, strings.Join(odd, " "))
 		t.item("ignoreip", o, Changed, "%s", why)
-		t.names = true
+		t.odd = true
 		t.comments = append(t.comments, why)
 	case len(t.never)+len(t.hosts) == len(known):
 		t.item("ignoreip", o, Same, "never banned by default too")
 	default:
 		t.item("ignoreip", o, Taken, "policy.ignoreip, and loopback as by default")
 	}
+}
+
+// with returns list with v in it.
+func with[T comparable](list []T, v T) []T {
+	if slices.Contains(list, v) {
+		return list
+	}
+	return append(list, v)
 }
 
 // neverBan makes policy.ignoreip.
@@ -297,7 +301,7 @@ func (t *translator) neverBan() {
 		for _, h := range t.hosts {
 			setting.List = append(setting.List, yamlString(h))
 		}
-	} else if !t.names {
+	} else if !t.odd {
 		return // the list is the default one
 	}
 	t.plan.Settings = append(t.plan.Settings, setting)
@@ -370,7 +374,7 @@ func (t *translator) actions() {
 		case strings.Contains(a.Name, "allports"):
 			t.item("action", o, Changed, "fsban closes all protocols, not only %s", orElse(protocol, "tcp"))
 		case limited:
-			t.item("action", o, Changed, "fsban closes all ports and protocols, not only %s of %s", port, orElse(protocol, "tcp"))
+			t.item("action", o, Changed, "fsban closes all ports and protocols, not only %s of %s: firewall.ports narrows it", port, orElse(protocol, "tcp"))
 		default:
 			t.item("action", o, Changed, "fsban closes all ports and protocols, whatever this one closes")
 		}
@@ -386,12 +390,9 @@ func (a *Action) bans() bool {
 
 // rest reports what else the jail sets.
 func (t *translator) rest() {
-	if o, ok := t.jail.Option("bantime.increment"); ok && parseBool(o.Text) {
-		t.item("bantime.increment", o, NotTaken, "bans do not grow in fsban: each lasts policy.bantime")
-	}
 	for _, x := range []struct{ name, unless, text string }{
 		{"ignorecommand", "", "fsban runs no programs to decide: put the addresses that are meant into policy.ignoreip"},
-		{"usedns", "warn no raw", "fsban takes addresses from FreeSWITCH and never asks the DNS"},
+		{"usedns", "warn no raw", "fsban takes addresses from FreeSWITCH, and looks up no name but those of ignoreip"},
 		{"backend", "auto", "fsban needs no choice: it reads the event socket, and is told by the kernel when mod_cti's log grows"},
 		{"logtimezone", "", "events and mod_cti's lines say their time zone"},
 		{"logencoding", "auto utf-8", "fsban takes any"},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"fsban/config"
@@ -44,6 +46,32 @@ func TestJailsBecomeSettings(t *testing.T) {
 			b.Write(yaml)
 			golden(t, filepath.Join(dir, "want.txt"), b.Bytes())
 		})
+	}
+}
+
+func TestNoMoreNamesAreTakenThanFsbanLooksUp(t *testing.T) {
+	dir := t.TempDir()
+	var names strings.Builder
+	for i := range maxHosts + 1 {
+		fmt.Fprintf(&names, " pbx%d.example.net", i)
+	}
+	jail := "[cti]\nenabled = true\nlogpath = /cti_fail2ban.log\nignoreip =" + names.String() + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "jail.local"), []byte(jail), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := Translate(c.Jails)
+	cfg, err := config.Parse("config.yaml", plan.YAML())
+	if err != nil || len(cfg.Policy.IgnoreHosts()) != maxHosts {
+		t.Error(err, len(cfg.Policy.IgnoreHosts()))
+	}
+	if !slices.ContainsFunc(plan.Items, func(i Item) bool {
+		return i.Verdict == Changed && strings.Contains(i.Text, "so not: pbx1000.example.net;")
+	}) {
+		t.Errorf("the name too many is not reported: %+v", plan.Items)
 	}
 }
 

@@ -3,6 +3,7 @@ package fail2ban
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -10,7 +11,7 @@ import (
 
 // A Setting is one key of fsban's configuration that is not as by default.
 type Setting struct {
-	Key      string   // dotted: section.key
+	Key      string   // dotted: section.key, or section.section.key
 	Value    string   // as YAML
 	List     []string // as YAML, instead of Value; without either there are only the comments
 	Comments []string
@@ -22,36 +23,47 @@ func (p *Plan) YAML(head ...string) []byte {
 	for _, line := range head {
 		b.WriteString(strings.TrimRight("# "+comment(line), " ") + "\n")
 	}
-	section := ""
+	var open []string // the sections that the last line is in
 	for _, s := range p.sorted() {
-		in, key, _ := strings.Cut(s.Key, ".")
-		if in != section {
-			fmt.Fprintf(&b, "\n%s:\n", in)
-			section = in
+		names := strings.Split(s.Key, ".")
+		sections, key := names[:len(names)-1], names[len(names)-1]
+		for depth, name := range sections {
+			if depth < len(open) && open[depth] == name {
+				continue
+			}
+			if depth == 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "%s%s:\n", indent(depth), name)
+			open = append(open[:depth:depth], name)
 		}
+		open = open[:len(sections)]
+		in := indent(len(sections))
 		for _, c := range s.Comments {
-			fmt.Fprintf(&b, "  # %s\n", comment(c))
+			fmt.Fprintf(&b, "%s# %s\n", in, comment(c))
 		}
 		switch {
 		case len(s.List) > 0:
-			fmt.Fprintf(&b, "  %s:\n    - %s\n", key, strings.Join(s.List, "\n    - "))
+			fmt.Fprintf(&b, "%s%s:\n", in, key)
+			for _, entry := range s.List {
+				fmt.Fprintf(&b, "%s  - %s\n", in, entry)
+			}
 		case s.Value != "":
-			fmt.Fprintf(&b, "  %s: %s\n", key, s.Value)
+			fmt.Fprintf(&b, "%s%s: %s\n", in, key, s.Value)
 		}
 	}
 	return b.Bytes()
 }
 
+func indent(depth int) string { return strings.Repeat("  ", depth) }
+
 // sorted returns the settings section by section, in the order of config.example.yaml.
 func (p *Plan) sorted() []Setting {
-	var list []Setting
-	for _, section := range []string{"cti_log.", "policy."} {
-		for _, s := range p.Settings {
-			if strings.HasPrefix(s.Key, section) {
-				list = append(list, s)
-			}
-		}
+	order := func(s Setting) int {
+		return slices.IndexFunc([]string{"policy.escalation.", "policy.", "cti_log."}, func(in string) bool { return strings.HasPrefix(s.Key, in) })
 	}
+	list := slices.Clone(p.Settings)
+	slices.SortStableFunc(list, func(a, b Setting) int { return order(b) - order(a) })
 	return list
 }
 
