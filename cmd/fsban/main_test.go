@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -101,13 +102,19 @@ func startFreeSWITCH(ts *testscript.TestScript, _ bool, _ []string) {
 		<-done
 	})
 	ts.Setenv("FREESWITCH", fs.Addr())
-	switches[fs.Addr()] = fs
+	switches.Store(fs.Addr(), fs)
 }
 
-// switches are the FreeSWITCHes of the scripts, by address. Scripts run one after the other.
-var switches = make(map[string]*fakeswitch.Switch)
+// switches are the FreeSWITCHes of the scripts, by address. Scripts run side by side.
+var switches sync.Map
 
-func switchOf(ts *testscript.TestScript) *fakeswitch.Switch { return switches[ts.Getenv("FREESWITCH")] }
+func switchOf(ts *testscript.TestScript) *fakeswitch.Switch {
+	fs, ok := switches.Load(ts.Getenv("FREESWITCH"))
+	if !ok {
+		ts.Fatalf("say freeswitch first")
+	}
+	return fs.(*fakeswitch.Switch) //nolint:forcetypeassert // nothing else is in it
+}
 
 func wait(ts *testscript.TestScript, socket, what string, ok func(*control.Client) bool) {
 	client := control.NewClient(socket)
