@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,8 @@ type Daemon struct {
 	read     chan sighting // from mod_cti's log, which waits
 	halt     chan struct{} // closed when nothing is to be read any more
 	requests chan func(*loop)
+	enforced chan struct{} // closed once all bans are in force for the first time
+	inForce  func()        // closes it
 	changed  chan struct{} // something that unready looks at has changed
 
 	lastError     string // of the event socket, as last logged; the reader's own
@@ -98,8 +101,10 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 		read:     make(chan sighting, 64),
 		halt:     make(chan struct{}),
 		requests: make(chan func(*loop)),
+		enforced: make(chan struct{}),
 		changed:  make(chan struct{}, 1),
 	}
+	d.inForce = sync.OnceFunc(func() { close(d.enforced) })
 	var err error
 	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
 		return nil, err
@@ -147,6 +152,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	sources.Go(func() error { return server.Serve(ctx, controlListener) })
 	sources.Go(func() error { return d.never.Run(ctx) })
 	sources.Go(func() error { return d.announce(ctx) })
+	sources.Go(func() error { return d.clear(ctx) })
 	if httpListener != nil {
 		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
 	}

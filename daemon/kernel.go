@@ -65,14 +65,27 @@ func (d *Daemon) onFirewall(s firewall.Status) {
 		}
 	}
 	d.noted = s.Notes
-	if s.Pending == 0 && !d.cleared {
-		d.cleared = true
-		removed, err := firewall.Abandoned(d.backend)
-		if len(removed) > 0 || err != nil {
-			d.log.Info("what another backend had left is taken away", "removed", removed, "error", err)
-		}
+	if s.Pending == 0 {
+		d.inForce()
 	}
 	d.wake()
+}
+
+// clear takes away what another backend has left from an earlier run, once the bans are in force. It may wait for a lock.
+func (d *Daemon) clear(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.enforced:
+	}
+	removed, err := firewall.Abandoned(d.backend)
+	switch {
+	case err != nil:
+		d.log.Warn("what another backend had left cannot be taken away: fsban teardown does it", "removed", removed, "error", err)
+	case len(removed) > 0:
+		d.log.Info("what another backend had left is taken away", "removed", removed)
+	}
+	return nil
 }
 
 func (d *Daemon) onApplied(ban bool, took time.Duration) {

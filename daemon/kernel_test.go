@@ -272,3 +272,44 @@ func TestReadyIsNeverClaimedWithoutEnforcing(t *testing.T) {
 		}
 	}, "iptables", "ip6tables", "ipset")
 }
+
+func TestBansOutliveAChangeOfBackend(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		assign(t)
+		fs := newSwitch(t, fakeswitch.Options{})
+		cfg := kernelConfig(t, fs)
+		r := start(t, fs, cfg)
+		r.ready()
+		r.fail("203.0.113.66", 5)
+		r.eventually("the ban", func() bool { return len(r.banned()) == 1 && r.enforcer.Status().Pending == 0 })
+		for _, next := range []string{config.BackendNFTables, config.BackendRules, config.BackendAuto} {
+			cfg.Firewall.Backend = next
+			r = r.restart(cfg)
+			r.eventually("what the other backend made is gone", func() bool {
+				select {
+				case <-r.enforced:
+				default:
+					return false
+				}
+				rules, err := exec.CommandContext(t.Context(), "iptables-save", "-t", "raw").CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, rules)
+				}
+				tables, err := exec.CommandContext(t.Context(), "nft", "list", "tables").CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, tables)
+				}
+				sets := strings.Contains(string(rules), "match-set fsban4")
+				single := strings.Contains(string(rules), "203.0.113.66/32")
+				table := strings.Contains(string(tables), "inet fsban\n")
+				return sets == (next == config.BackendAuto) && single == (next == config.BackendRules) && table == (next == config.BackendNFTables)
+			})
+			if knock(t, "203.0.113.66", "192.0.2.10") {
+				t.Errorf("%s: a packet of a banned address arrives", next)
+			}
+			if !knock(t, "203.0.113.67", "192.0.2.10") {
+				t.Errorf("%s: a packet of somebody else does not arrive", next)
+			}
+		}
+	}, "iptables", "ip6tables", "nft", "iptables-save")
+}
