@@ -19,6 +19,7 @@ func BenchmarkBanLatency(b *testing.B) {
 	fs := newSwitch(b, fakeswitch.Options{})
 	cfg := configFor(b, fs)
 	cfg.Firewall.Backend = config.BackendIPTables
+	cfg.Policy.BanRate = 0 // it is the way that is measured, not the guard
 	r := start(b, fs, cfg)
 	r.ready()
 	inKernel := func() uint64 {

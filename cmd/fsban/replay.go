@@ -82,7 +82,8 @@ type replayer struct {
 
 	banned   map[netip.Prefix]time.Time // until; zero: without end
 	bans     []replayBan
-	attempts map[policy.Kind]int
+	attempts [policy.NumKinds]int
+	ticked   time.Time // when the policy last heard of the time
 	spared   int
 	held     int
 	reports  []string
@@ -107,9 +108,8 @@ func newReplayer(cfg *config.Config) *replayer {
 	detector := detect.New(cfg.Detect())
 	return &replayer{
 		detector: detector, event: esl.NewEvent(detector.Fields()),
-		engine:   policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
-		banned:   make(map[netip.Prefix]time.Time),
-		attempts: make(map[policy.Kind]int),
+		engine: policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
+		banned: make(map[netip.Prefix]time.Time),
 	}
 }
 
@@ -241,17 +241,27 @@ func (r *replayer) notUnderstood(text []byte) {
 // decide does what the daemon's decision loop does, without doing anything.
 func (r *replayer) decide(a *policy.Attempt) {
 	r.attempts[a.Kind]++
-	r.advance(a.At)
-	prefix := r.engine.Prefix(a.Addr)
-	if until, banned := r.banned[prefix]; banned {
-		if until.IsZero() || until.After(a.At) {
-			r.while++
-			return
-		}
-		delete(r.banned, prefix)
+	if a.At.Sub(r.ticked) >= time.Second {
+		r.ticked = a.At
+		r.advance(a.At)
+	}
+	if len(r.banned) > 0 && r.isBanned(a) {
+		r.while++
+		return
 	}
 	d := r.engine.Observe(*a)
 	r.act(&d)
+}
+
+// isBanned tells whether a comes from an address that is banned at its time.
+func (r *replayer) isBanned(a *policy.Attempt) bool {
+	prefix := r.engine.Prefix(a.Addr)
+	until, banned := r.banned[prefix]
+	if banned && !until.IsZero() && !until.After(a.At) {
+		delete(r.banned, prefix)
+		banned = false
+	}
+	return banned
 }
 
 // advance lets virtual time pass.
@@ -327,7 +337,9 @@ func (r *replayer) result() replayResult {
 		WhileBanned: r.while, Spared: r.spared, Held: r.held, Noticed: r.reports, Bans: append([]replayBan{}, r.bans...),
 	}
 	for k, n := range r.attempts {
-		res.Attempts[k.String()] = n
+		if n > 0 {
+			res.Attempts[policy.Kind(k).String()] = n
+		}
 	}
 	return res
 }
