@@ -2,6 +2,7 @@
 # make test   install what the tests need, and run them all
 # make check  test, and everything that reads the code for mistakes
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
+# make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
 # Debian keeps iptables and ipset where a user's PATH does not look.
@@ -14,7 +15,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check bench bench-fail2ban
+.PHONY: build run test check bench bench-fail2ban bench-kernel
 .PHONY: tools-run tools-test
 
 build:
@@ -41,6 +42,9 @@ bench:
 
 bench-fail2ban:
 	bench/fail2ban.sh
+
+bench-kernel:
+	bench/kernel.sh
 
 # need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
 define need
