@@ -113,7 +113,7 @@ func (b *IPTables) try(ctx context.Context) (err error) {
 		if f.ipt != nil {
 			err = f.tryRules(ctx, b.opts.Hooks, "-m set --match-set "+triedSet+" src "+f.target(b.opts.Target))
 		}
-		if err = errors.Join(err, b.sets.destroy(triedSet)); err != nil {
+		if err = errors.Join(err, b.sets.destroyUnused(triedSet)); err != nil {
 			return err
 		}
 	}

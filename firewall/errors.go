@@ -26,6 +26,9 @@ const (
 	errnoFull     = syscall.Errno(4352)
 )
 
+// errInUse is a set that a rule names.
+var errInUse = errors.New("the set is in use by a rule")
+
 // setError says what failed on which set and, for the numbers that only ipset knows, why.
 func setError(verb, what string, err error) error {
 	if err == nil {
@@ -41,7 +44,7 @@ func setError(verb, what string, err error) error {
 		case errnoMaxSets:
 			err = errors.New("the kernel holds no more sets (ip_set.max_sets)")
 		case errnoBusy:
-			err = errors.New("the set is in use by a rule")
+			err = errInUse
 		case errnoCIDR:
 			err = errors.New("the kernel takes no prefix of length 0")
 		case errnoFull:

@@ -231,6 +231,18 @@ func (s *ipsets) destroy(name string) error {
 	return setError("destroy", name, err)
 }
 
+// destroyUnused destroys a set whose rules have just been removed. The kernel may let go of them a moment later.
+func (s *ipsets) destroyUnused(name string) error {
+	for end := time.Now().Add(letGo); ; time.Sleep(letGo / 50) {
+		if err := s.destroy(name); !errors.Is(err, errInUse) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// letGo is how long the kernel may take to let go of a rule that was removed.
+const letGo = 500 * time.Millisecond
+
 // swap exchanges the contents of two sets, in one moment for the rules that use them.
 func (s *ipsets) swap(a, b string) error {
 	_, err := s.do(cmdSwap, netlink.Acknowledge, unix.AF_UNSPEC, func(ae *netlink.AttributeEncoder) {

@@ -292,7 +292,7 @@ func (b *IPTables) Teardown() (removed []string, err error) {
 			removed, err = append(removed, r...), errors.Join(err, e)
 		}
 		for _, set := range []string{f.set, f.set + "-new"} {
-			switch e := b.sets.destroy(set); {
+			switch e := b.sets.destroyUnused(set); {
 			case e == nil:
 				removed = append(removed, "set "+set)
 			case !errors.Is(e, errNoSet) && !errors.Is(e, errNoIPSet):

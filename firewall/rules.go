@@ -260,7 +260,7 @@ func (b *Rules) dropSets() (removed []string, err error) {
 			}
 			err = errors.Join(err, e, b.restore(f, lines))
 		}
-		switch e := sets.destroy(f.set); {
+		switch e := sets.destroyUnused(f.set); {
 		case e == nil:
 			removed = append(removed, "set "+f.set)
 		case !errors.Is(e, errNoSet):
