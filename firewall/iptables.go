@@ -100,7 +100,7 @@ func (f *family) is4() bool { return f.id == unix.AF_INET }
 
 // hostHasIPv6 tells whether the kernel speaks IPv6 at all: one started with ipv6.disable=1 has no ip6tables either.
 func hostHasIPv6() bool {
-	_, err := os.Stat("/proc/net/if_inet6")
+	_, err := os.Stat(procNet + "if_inet6")
 	return err == nil
 }
 

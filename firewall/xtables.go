@@ -44,7 +44,7 @@ func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, erro
 	}
 	x := &xtables{IPTables: ipt, started: started}
 	if version, err := run(context.Background(), nil, "", name, "--version"); err == nil && !strings.Contains(version, "nf_tables") {
-		x.loaded = "/proc/net/" + strings.TrimSuffix(name, "tables") + "_tables_names"
+		x.loaded = procNet + strings.TrimSuffix(name, "tables") + "_tables_names"
 	}
 	for path, program := range map[*string]string{&x.saver: name + "-save", &x.restorer: name + "-restore"} {
 		if *path, err = exec.LookPath(program); err != nil {
@@ -56,6 +56,9 @@ func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, erro
 	}
 	return x, nil
 }
+
+// procNet is what the kernel says of the network namespace of this thread. /proc/net is that of the process's first one.
+const procNet = "/proc/thread-self/net/"
 
 // lacks tells whether a table is sure not to be there. To look into a table of iptables-legacy is to make it, at the cost of
 // every packet from then on.
