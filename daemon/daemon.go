@@ -71,7 +71,7 @@ type Daemon struct {
 
 	lastError     string // of the event socket, as last logged; the reader's own
 	never         *neverban.Watcher
-	noted         []string     // notes of the firewall, as last logged; the enforcer\'s own, as is
+	noted         []string     // notes of the firewall, as last logged; the enforcer's own
 	neverTold     []string     // its problems, as last logged; its own
 	gapTold       bool         // that the log could not be read on where it was; its follower's own
 	lastEvent     atomic.Int64 // unix microseconds
