@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"fsban/config"
 	"fsban/internal/fakeswitch"
 	"fsban/policy"
 )
@@ -131,5 +132,16 @@ func TestWhatModCTIAloneFindsCounts(t *testing.T) {
 	}
 	if b := bans[0]; b.Source != "cti_log" || len(b.Evidence) != 5 || b.Evidence[0].Kind != "violation" {
 		t.Errorf("ban %+v", b)
+	}
+}
+
+func TestTheLogIsLookedForOnce(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	cfg := configFor(t, fs)
+	cfg.CTILog.Path = "" // the known places: their directories may come and go while fsban runs
+	r := start(t, fs, cfg)
+	r.ready()
+	if path := r.Daemon.cfg.CTILog.Path; r.ctilog == nil && path != config.CTILogOff || r.ctilog != nil && path == "" {
+		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog != nil)
 	}
 }

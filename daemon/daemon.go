@@ -6,6 +6,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,6 +105,8 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 		changed:  make(chan struct{}, 1),
 	}
 	d.inForce = sync.OnceFunc(func() { close(d.enforced) })
+	// Where mod_cti's log is, is found out once: what is made for it here must be there for as long as anybody asks.
+	d.cfg.CTILog.Path = cmp.Or(cfg.CTILog.File(), config.CTILogOff)
 	var err error
 	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
 		return nil, err
