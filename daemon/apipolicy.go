@@ -44,22 +44,22 @@ func (l *loop) policyStatus() control.Policy {
 		p.Guards = append(p.Guards, control.Guard{Name: g.String(), Active: s.Active, Since: s.Since, Now: s.Now, Limit: s.Limit, Held: s.Held})
 	}
 	slices.SortFunc(p.Guards, func(a, b control.Guard) int { return len(a.Name) - len(b.Name) })
-	for _, s := range first(l.engine.StuckPhones()) {
+	for _, s := range newest(l.engine.StuckPhones()) {
 		p.StuckPhones = append(p.StuckPhones, wireStuck(s))
 	}
-	for _, s := range first(l.engine.Suspicious()) {
+	for _, s := range newest(l.engine.Suspicious()) {
 		if time.Since(s.At) < suspectedFor {
 			p.Suspicious = append(p.Suspicious, control.SuspiciousLogin{Addr: s.Addr, User: s.User, UserAgent: s.UserAgent, Failures: s.Failures, At: s.At})
 		}
 	}
-	for _, d := range first(l.engine.Distributed()) {
+	for _, d := range newest(l.engine.Distributed()) {
 		p.Distributed = append(p.Distributed, control.DistributedAttack{User: d.User, Domain: d.Domain, Addresses: d.Addresses, Since: d.Since, Last: d.Last})
 	}
 	return p
 }
 
-// first returns the last of a list, which are the newest.
-func first[T any](list []T) []T { return list[max(0, len(list)-maxShown):] }
+// newest returns the last of a list, as many as are shown.
+func newest[T any](list []T) []T { return list[max(0, len(list)-maxShown):] }
 
 func wireStuck(s policy.StuckPhone) control.StuckPhone {
 	return control.StuckPhone{Addr: s.Addr, User: s.User, UserAgent: s.UserAgent, Count: s.Count, Since: s.Since, Last: s.Last}
@@ -252,14 +252,21 @@ func (a api) Discard(ctx context.Context, p netip.Prefix, by string) (n int, err
 	found := true
 	err = a.do(ctx, func(l *loop) {
 		now := time.Now()
-		for _, h := range l.engine.Held() {
-			if (!p.IsValid() || h.Prefix == p) && l.engine.Discard(h.Prefix) {
-				l.ledger.Note(ledger.Entry{Forgot: h.Prefix, At: now}, now) // or the next start would hold it again
-				l.changed = true
-				n++
-			}
+		discarded := func(prefix netip.Prefix) { // or the next start would hold it again
+			l.ledger.Note(ledger.Entry{Forgot: prefix, At: now}, now)
+			l.changed = true
 		}
-		found = !p.IsValid() || n > 0
+		if p.IsValid() {
+			if found = l.engine.Discard(p); found {
+				n = 1
+				discarded(p)
+			}
+		} else {
+			for _, h := range l.engine.Held() {
+				discarded(h.Prefix)
+			}
+			n = l.engine.DiscardAll()
+		}
 		l.log.Info("held bans discarded", "bans", n, "by", by)
 	})
 	return n, held(p, found, err)
