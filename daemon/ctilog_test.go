@@ -141,7 +141,7 @@ func TestTheLogIsLookedForOnce(t *testing.T) {
 	cfg.CTILog.Path = "" // the known places: their directories may come and go while fsban runs
 	r := start(t, fs, cfg)
 	r.ready()
-	if path := r.Daemon.cfg.CTILog.Path; r.ctilog == nil && path != config.CTILogOff || r.ctilog != nil && path == "" {
+	if path := r.cfg.CTILog.Path; r.ctilog == nil && path != config.CTILogOff || r.ctilog != nil && path == "" {
 		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog != nil)
 	}
 }
