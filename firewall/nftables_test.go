@@ -199,7 +199,10 @@ func TestNFTablesHearsAtOnce(t *testing.T) {
 			return r.Status().Restored > 0
 		})
 		command(t, "nft flush ruleset")
-		r.until("made again", func() bool { return r.Status().Repairs > 0 && r.Status().Enforcing })
+		r.until("made again", func() bool {
+			s := r.Status()
+			return s.Repairs > 0 && s.Enforcing && s.Pending == 0
+		})
 		if got := inKernel(t, r.backend); !slices.Equal(got, []string{"192.0.2.1/32"}) {
 			t.Errorf("the kernel holds %q", got)
 		}
