@@ -154,6 +154,41 @@ func TestDamagedBytesCrashNothing(t *testing.T) {
 	}
 }
 
+// With a wrong length in it, a page header once kept the database busy for minutes, and filled the memory.
+func TestDamagedPageHeadersCostNothing(t *testing.T) {
+	data := contents(t, 50)
+	found := 0
+	for page := range len(data) / pageSize {
+		for at := range 16 {
+			damaged := slices.Clone(data)
+			damaged[page*pageSize+at] ^= 0xFF
+			bans, aside := survive(t, damaged)
+			if aside {
+				found++
+			}
+			if !aside && bans != 50 {
+				t.Errorf("page %d, byte %d: %d bans of 50, and it was not set aside", page, at, bans)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no damage was found")
+	}
+}
+
+// Whatever the bytes are, looking at them ends, and what is found intact can be opened.
+func FuzzIntact(f *testing.F) {
+	data := contents(f, 5)
+	f.Add(uint16(0), []byte{1}, uint16(3*pageSize), []byte{0xFF, 0xFF})
+	f.Add(uint16(2*pageSize+12), []byte{0xFF, 0xFF, 0xFF, 0x7F}, uint16(4*pageSize+8), []byte{16})
+	f.Fuzz(func(t *testing.T, at uint16, some []byte, then uint16, more []byte) {
+		damaged := slices.Clone(data)
+		copy(damaged[int(at)%len(damaged):], some)
+		copy(damaged[int(then)%len(damaged):], more)
+		survive(t, damaged)
+	})
+}
+
 func TestBanThatMakesNoSenseIsDamage(t *testing.T) {
 	for name, value := range map[string]string{
 		"no JSON":        "{",

@@ -116,6 +116,9 @@ func Open(path string, now time.Time) (*Ledger, error) {
 // load opens the file and reads every ban.
 func (l *Ledger) load(now time.Time) error {
 	err := l.guard(func() (err error) {
+		if err := intact(l.path); err != nil {
+			return err
+		}
 		if l.db, err = bbolt.Open(l.path, 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
 			return err
 		}
