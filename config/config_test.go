@@ -21,7 +21,7 @@ import (
 	"fsban/policy"
 )
 
-var update = flag.Bool("update", false, "write the .err files anew")
+var update = flag.Bool("update", false, "write the .err files and docs/configuration.md anew")
 
 // Each testdata/NAME.yaml is wrong in the way that NAME.err says.
 func TestWrongFilesSayWhatIsWrong(t *testing.T) {

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+)
+
+// docs/configuration.md is what the comments of config.example.yaml say, key by key.
+func TestReferenceIsTheExample(t *testing.T) {
+	const file = "../docs/configuration.md"
+	var doc yaml.Node
+	if err := yaml.Unmarshal(example(t), &doc); err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	want.WriteString(referenceHead)
+	referenceOf(&want, doc.Content[0], "")
+	if *update {
+		if err := os.WriteFile(file, []byte(want.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want.String() {
+		t.Errorf("%s is not what config.example.yaml says: go test ./config -run Reference -update", file)
+	}
+}
+
+const referenceHead = `# Every setting
+
+Made from the comments of [config.example.yaml](../config.example.yaml), which holds every setting with its default; a file
+of your own need only say what differs. It is /etc/fsban/config.yaml unless ` + "`--config`" + ` names another one. ` + "`fsban check`" + ` reads
+it and says everything that is wrong with it, each with its line and key. Durations have a unit: 90s, 10m, 24h, 7d. Without a
+file the defaults hold.
+`
+
+// referenceOf writes a heading for each section and a line for each key, in the order of the file.
+func referenceOf(w *strings.Builder, n *yaml.Node, path string) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		name := strings.TrimPrefix(path+"."+key.Value, ".")
+		comment := uncommented(key.HeadComment)
+		if value.Kind == yaml.MappingNode && len(value.Content) > 0 {
+			fmt.Fprintf(w, "\n%s %s\n", strings.Repeat("#", 2+strings.Count(name, ".")), name)
+			if comment != "" {
+				fmt.Fprintf(w, "\n%s\n", comment)
+			}
+			if value.Content[1].Kind != yaml.MappingNode {
+				w.WriteString("\n")
+			}
+			referenceOf(w, value, name)
+			continue
+		}
+		fmt.Fprintf(w, "- `%s: %s`", key.Value, inline(value))
+		if comment != "" {
+			fmt.Fprintf(w, "  \n  %s", strings.ReplaceAll(comment, "\n", "\n  "))
+		}
+		w.WriteString("\n")
+	}
+}
+
+// uncommented is a comment without its marks. The file's own head, which stands before an empty line, is left out.
+func uncommented(comment string) string {
+	if at := strings.LastIndex(comment, "\n\n"); at >= 0 {
+		comment = comment[at+2:]
+	}
+	lines := strings.Split(comment, "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(strings.TrimPrefix(line, "#"), " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// inline is a value as the file has it, on one line.
+func inline(value *yaml.Node) string {
+	out, err := yaml.Marshal(value)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(out))
+}
