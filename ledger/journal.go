@@ -78,20 +78,26 @@ func (l *Ledger) Lost() uint64 {
 }
 
 // Journal calls f for each entry, oldest first, and returns the state that was sealed with them; nil when there is none.
-// Entries that cannot be read are passed over and counted.
+// Entries that cannot be read are passed over and counted, and so is the state.
 func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error) {
 	err = l.guard(func() error {
 		return l.db.View(func(tx *bbolt.Tx) error {
 			if b := tx.Bucket(metaBucket); b != nil {
-				state = slices.Clone(b.Get(stateKey))
+				if v := b.Get(stateKey); v != nil {
+					v, err := whole(stateKey, v)
+					if state = slices.Clone(v); err != nil {
+						unreadable++
+					}
+				}
 			}
 			b := tx.Bucket(journalBucket)
 			if b == nil {
 				return nil
 			}
-			return b.ForEach(func(_, v []byte) error {
+			return b.ForEach(func(k, v []byte) error {
 				var e Entry
-				if json.Unmarshal(v, &e) != nil || e.Attempt.Addr.IsValid() == e.Forgot.IsValid() {
+				v, err := whole(k, v)
+				if err != nil || json.Unmarshal(v, &e) != nil || e.Attempt.Addr.IsValid() == e.Forgot.IsValid() {
 					unreadable++
 					return nil
 				}
@@ -177,7 +183,7 @@ func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
 		if err != nil {
 			continue // it never will be written, and must not hold up the others
 		}
-		if err := b.Put(journalKey(next, s.entries[i].at), v); err != nil {
+		if err := put(b, journalKey(next, s.entries[i].at), v); err != nil {
 			return err
 		}
 		next++
@@ -195,7 +201,7 @@ func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
 		size--
 	}
 	if s.state != nil {
-		if err := tx.Bucket(metaBucket).Put(stateKey, s.state); err != nil {
+		if err := put(tx.Bucket(metaBucket), stateKey, slices.Clone(s.state)); err != nil { // it may have to be written again
 			return err
 		}
 	}

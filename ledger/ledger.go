@@ -167,7 +167,11 @@ func (l *Ledger) read(now time.Time) error {
 		var over [][]byte
 		err = b.ForEach(func(k, v []byte) error {
 			ban := new(Ban)
-			if err := json.Unmarshal(v, &withoutEvidence{Ban: ban}); err != nil {
+			v, err := whole(k, v)
+			if err == nil {
+				err = json.Unmarshal(v, &withoutEvidence{Ban: ban})
+			}
+			if err != nil {
 				return fmt.Errorf("damaged: ban %x: %w", k, err)
 			}
 			if !ban.Prefix.IsValid() || string(k) != string(fileKey(ban.Prefix)) {
@@ -269,6 +273,10 @@ func (l *Ledger) Load(prefix netip.Prefix) (Ban, error) {
 	err := l.guard(func() error {
 		return l.db.View(func(tx *bbolt.Tx) error {
 			if v := tx.Bucket(bucket).Get(fileKey(prefix)); v != nil {
+				v, err := whole(fileKey(prefix), v)
+				if err != nil {
+					return err
+				}
 				return json.Unmarshal(v, &stored)
 			}
 			return nil
@@ -437,7 +445,7 @@ func (l *Ledger) write(batch map[netip.Prefix]*Ban, records map[slot][]byte, sea
 					delete(batch, p) // it never will be written, and must not hold up the others
 					return fmt.Errorf("ban of %v: %w", p, err)
 				}
-				if err := b.Put(fileKey(p), v); err != nil {
+				if err := put(b, fileKey(p), v); err != nil {
 					return err
 				}
 			}

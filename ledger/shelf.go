@@ -50,8 +50,9 @@ func (l *Ledger) Records(shelf Shelf, f func(record []byte) error) (unreadable i
 			if b == nil {
 				return nil
 			}
-			return b.ForEach(func(_, v []byte) error {
-				if f(v) != nil {
+			return b.ForEach(func(k, v []byte) error {
+				v, err := whole(k, v)
+				if err != nil || f(v) != nil {
 					unreadable++
 				}
 				return nil
@@ -77,7 +78,7 @@ func writeRecords(tx *bbolt.Tx, records map[slot][]byte) error {
 			return err
 		}
 		if v := records[s]; v != nil {
-			err = b.Put(fileKey(s.prefix), v)
+			err = put(b, fileKey(s.prefix), slices.Clone(v)) // it may have to be written again
 		} else {
 			err = b.Delete(fileKey(s.prefix))
 		}
