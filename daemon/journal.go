@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -75,16 +76,15 @@ func (l *loop) keepKnown(addr netip.Addr) {
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
 func (l *loop) seal(now time.Time) {
-	memory := l.arbiter.Recent(now)
-	if !l.changed && len(memory) == 0 {
-		return
-	}
-	l.changed = len(memory) > 0 // once more when it is empty
-	state, err := json.Marshal(standing{Log: l.place, Arbiter: memory})
+	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.At)})
 	if err != nil {
 		l.log.Error("cannot note where the log stands", "error", err)
 		return
 	}
+	if !l.changed && bytes.Equal(state, l.sealed) {
+		return
+	}
+	l.changed, l.sealed = false, state
 	l.ledger.Seal(state, now.Add(-l.memory()))
 }
 
@@ -95,6 +95,7 @@ func (l *loop) restore() logPlace {
 	l.setNeverBan()
 	restoreAll(l, ledger.Known, func(g policy.KnownGood) time.Time { return later(g.Last, g.Suspected) }, l.engine.SetKnown)
 	attempts := 0
+	var newest time.Time                            // of them
 	begun := make(map[netip.Prefix]policy.Decision) // bans that the journal leads to, and that no unban followed
 	take := func(d policy.Decision) {
 		switch d.Verdict {
@@ -111,6 +112,7 @@ func (l *loop) restore() logPlace {
 			return
 		}
 		attempts++
+		newest = later(newest, e.Attempt.At)
 		for _, d := range l.engine.Advance(e.Attempt.At) {
 			take(d)
 		}
@@ -121,12 +123,17 @@ func (l *loop) restore() logPlace {
 	restoreAll(l, ledger.Offences, func(o policy.Offence) time.Time { return o.Since }, l.engine.SetOffence)
 	var s standing
 	if state != nil {
-		if err := json.Unmarshal(state, &s); err != nil {
-			l.log.Error("where the log stood is not known: it is read back as far as findtime reaches", "error", err)
-		}
+		err = json.Unmarshal(state, &s)
+	}
+	if s.Log.At.IsZero() && attempts > 0 { // what the journal holds must not be read again and count twice
+		l.lost = true
+		s.Log.At = newest.Add(3 * time.Second) // sources that tell of one failure are up to two seconds apart
+	}
+	if err != nil {
+		l.log.Error("where the log stood is not known: it is read from the last attempt on", "after", newest, "error", err)
 	}
 	l.arbiter.Remember(s.Arbiter)
-	l.place, l.known = s.Log, s.Log.At.Add(-time.Second)
+	l.place, l.known = s.Log, s.Log.At.Add(-detect.Slack)
 	for _, d := range begun {
 		if _, banned := l.ledger.Get(d.Prefix); !banned {
 			l.banFor(&d, policy.Event, l.started)

@@ -24,7 +24,9 @@ type loop struct {
 	listed  []neverban.Entry // who is never banned beside those
 	place   logPlace         // how far mod_cti's log counts
 	known   time.Time        // what it told of before counted already when we began
+	lost    bool             // where it stood when we began is not known
 	changed bool             // since the journal was sealed
+	sealed  []byte           // where we stood then
 }
 
 func (d *Daemon) newLoop() *loop {

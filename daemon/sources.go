@@ -18,6 +18,9 @@ import (
 // can report. Beyond it attempts are dropped and counted; the event socket is read without waiting.
 const queueSize = 8192
 
+// clockSlack is how far FreeSWITCH's clock may be ahead of ours.
+const clockSlack = 2 * time.Second
+
 // A sighting is an attempt on its way to the decision loop.
 type sighting struct {
 	policy.Attempt
@@ -146,15 +149,21 @@ func (d *Daemon) onLine(line ctilog.Line) {
 		now := time.Now()
 		var a policy.Attempt
 		a, outcome = d.lines.CTILine(line.Text, now)
+		// Of a line that may have been read before, and is of a time that has not come, nobody can know whether it was counted.
+		// Counting it twice could ban somebody honest.
+		again := line.Again || line.Backlog && d.loop.lost
+		doubtful := again && a.At.After(now.Add(clockSlack))
 		// What is read back is as old as it says.
 		if outcome == detect.Attempt && detect.Adrift(a.At, now) && (!line.Backlog || a.At.After(now)) {
 			a.At, outcome = now, detect.ClockAdrift
 		}
 		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
 			d.tell(&a, now)
-			select {
-			case d.read <- sighting{a, now, line.Next, line.Again}:
-			case <-d.halt: // it is read again at the next start
+			if !doubtful {
+				select {
+				case d.read <- sighting{a, now, line.Next, again}:
+				case <-d.halt: // it is read again at the next start
+				}
 			}
 		}
 	}

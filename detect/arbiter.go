@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -60,6 +61,7 @@ type report struct {
 	user    string
 	at      int64  // unix microseconds, FreeSWITCH's clock
 	read    int64  // the same, our clock
+	line    int64  // the same as at, as mod_cti's log has it; 0 until it tells
 	before  uint64 // number of the report before it in its chain
 	told    uint8  // by which sources: a bit each
 	kind    policy.Kind
@@ -172,6 +174,9 @@ func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
 	}
 	p := r.report(number)
 	p.told |= 1 << a.Source
+	if a.Source == policy.CTILog {
+		p.line = a.At.UnixMicro()
+	}
 	switch {
 	case p.counted:
 		return false
@@ -266,14 +271,14 @@ func (r *Arbiter) match(a *policy.Attempt, now time.Time) uint64 {
 	return best
 }
 
-// Told tells whether exactly this was told before by the same source.
+// Told tells whether mod_cti's log has told of exactly this before.
 func (r *Arbiter) Told(a *policy.Attempt) bool {
 	if r.ring == nil {
 		return false
 	}
 	number := r.latest[r.chain(a.Addr)]
 	for p := r.report(number); p != nil; p = r.report(p.before) {
-		if p.at == a.At.UnixMicro() && p.told&(1<<a.Source) != 0 && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
+		if p.line == a.At.UnixMicro() && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
 			return true
 		}
 	}
@@ -329,20 +334,29 @@ type Memo struct {
 	User    string          `json:"user,omitempty"`
 	At      time.Time       `json:"at"`
 	Read    time.Time       `json:"read"`
+	Line    time.Time       `json:"line,omitzero"`
 	Kind    policy.Kind     `json:"kind"`
 	Told    []policy.Source `json:"told"`
 	Counted bool            `json:"counted,omitempty"`
 	Held    *policy.Attempt `json:"held,omitempty"`
 }
 
+// Slack is how much older than the line before it a line of mod_cti's log may be.
+const Slack = time.Second
+
 // Recent returns the reports, read within Memory, of which another source may tell yet, and all of the last two seconds;
-// oldest first.
-func (r *Arbiter) Recent(now time.Time) []Memo {
+// oldest first. Beside them those that mod_cti's log has told of at log, or at most Slack before: it may have to be read again
+// from there.
+func (r *Arbiter) Recent(now, log time.Time) []Memo {
 	if r.ring == nil {
 		return nil
 	}
+	reread := int64(math.MaxInt64)
+	if !log.IsZero() {
+		reread = log.Add(-Slack).UnixMicro()
+	}
 	first := r.added + 1
-	for p := r.report(first - 1); p != nil && since(now, p.read) <= Memory; p = r.report(first - 1) {
+	for p := r.report(first - 1); p != nil && (since(now, p.read) <= Memory || p.line >= reread); p = r.report(first - 1) {
 		first--
 	}
 	held := make(map[uint64]*policy.Attempt, len(r.held))
@@ -352,10 +366,13 @@ func (r *Arbiter) Recent(now time.Time) []Memo {
 	var recent []Memo
 	for n := first; n <= r.added; n++ {
 		p := r.report(n)
-		if p.counted && r.all(p) && since(now, p.read) > sameMoment {
+		if p.counted && r.all(p) && since(now, p.read) > sameMoment && p.line < reread {
 			continue
 		}
 		m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Counted: p.counted}
+		if p.line != 0 {
+			m.Line = time.UnixMicro(p.line)
+		}
 		for s := range policy.NumSources {
 			if p.told&(1<<s) != 0 {
 				m.Told = append(m.Told, s)
@@ -388,6 +405,9 @@ func (r *Arbiter) Remember(memory []Memo) {
 	}
 	for _, m := range memory {
 		p := report{addr: m.Addr, user: m.User, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, counted: m.Counted}
+		if !m.Line.IsZero() {
+			p.line = m.Line.UnixMicro()
+		}
 		for _, s := range m.Told {
 			p.told |= 1 << s
 		}

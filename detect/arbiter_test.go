@@ -138,7 +138,7 @@ func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	if !first.Counts(told(t, "event", "told by the event", at), at) || first.Counts(told(t, "cti_log", "told by the line", at), at) {
 		t.Fatal("the event does not speak")
 	}
-	data, err := json.Marshal(first.Recent(at.Add(time.Second)))
+	data, err := json.Marshal(first.Recent(at.Add(time.Second), time.Time{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,8 +166,31 @@ func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	if got := second.Due(later); got != nil {
 		t.Errorf("due again: %v", got)
 	}
-	if n := len(first.Recent(at.Add(time.Minute))); n != 0 {
+	if n := len(first.Recent(at.Add(time.Minute), at.Add(time.Minute))); n != 0 {
 		t.Errorf("%d memos of a minute ago", n)
+	}
+}
+
+// A log that has to be read again from where it stood, long after: what it told of just before does not count again, though
+// the event that told of it first says another time.
+func TestALineThatIsReadAgainIsKnown(t *testing.T) {
+	first := NewArbiter(policy.Event, policy.CTILog)
+	first.Alive(policy.CTILog, true, now)
+	first.Alive(policy.Event, true, now)
+	line := told(t, "cti_log", "1000", now.Add(3*time.Millisecond))
+	first.Counts(told(t, "event", "1000", now), now)
+	first.Counts(line, now)
+	later := now.Add(time.Hour)
+	if n := len(first.Recent(later, line.At.Add(2*Slack))); n != 0 {
+		t.Errorf("%d memos of what is not read again", n)
+	}
+	second := NewArbiter(policy.Event, policy.CTILog)
+	second.Remember(first.Recent(later, line.At.Add(Slack/2)))
+	if !second.Told(line) {
+		t.Error("the line is not known")
+	}
+	if second.Told(told(t, "cti_log", "1000", now)) {
+		t.Error("a line of the event's time is known")
 	}
 }
 
@@ -236,8 +259,8 @@ func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 			t.Fatal("a line counts while the event socket speaks")
 		}
 	}
-	if len(r.held) > maxHeld || len(r.Recent(at)) > numReports {
-		t.Errorf("%d held, %d memos", len(r.held), len(r.Recent(at)))
+	if len(r.held) > maxHeld || len(r.Recent(at, at)) > numReports {
+		t.Errorf("%d held, %d memos", len(r.held), len(r.Recent(at, at)))
 	}
 	r.Due(at.Add(time.Minute))
 	if got := r.Alone(policy.CTILog); got < flood-numReports || got > flood {
