@@ -231,7 +231,7 @@ func (a api) Unban(ctx context.Context, p netip.Prefix, by string) (control.Ban,
 		found bool
 		near  []netip.Prefix
 	)
-	err = a.do(ctx, func(l *loop) {
+	err = a.change(ctx, func(l *loop) {
 		if b, found = l.covering(prefix); !found {
 			near = l.overlapping(prefix, 3)
 			return
@@ -246,6 +246,19 @@ func (a api) Unban(ctx context.Context, p netip.Prefix, by string) (control.Ban,
 		err = &control.RefusedError{Text: text}
 	}
 	return wire(&b), err
+}
+
+// change has f change something that a restart must not take back: it is on disk when change returns, where the disk takes
+// it; else it is written later, and status says so. A new ban needs none of this, because the kernel holds it.
+func (a api) change(ctx context.Context, f func(*loop)) error {
+	err := a.do(ctx, func(l *loop) {
+		f(l)
+		l.seal(time.Now())
+	})
+	if err == nil {
+		_ = a.ledger.Flush()
+	}
+	return err
 }
 
 // overlapping returns up to limit bans that share an address with p.

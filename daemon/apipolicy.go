@@ -169,7 +169,7 @@ func (a api) Allow(ctx context.Context, r control.AllowRequest, by string) (cont
 		allowance.Until = allowance.Since.Add(r.Time)
 	}
 	var refused error
-	err = a.do(ctx, func(l *loop) {
+	err = a.change(ctx, func(l *loop) {
 		if err := l.allow(allowance); err != nil {
 			refused = &control.RefusedError{Text: err.Error()}
 		}
@@ -192,7 +192,7 @@ func (a api) Disallow(ctx context.Context, p netip.Prefix, by string) (control.N
 		other     policy.NeverEntry
 		never     bool
 	)
-	err = a.do(ctx, func(l *loop) {
+	err = a.change(ctx, func(l *loop) {
 		if allowance, found = l.disallow(prefix, by); !found {
 			other, never = l.engine.NeverBan().Match(prefix)
 		}
@@ -227,7 +227,7 @@ func (a api) Held(ctx context.Context) ([]control.HeldBan, error) {
 // Release makes held bans because an operator says so: of p, or all.
 func (a api) Release(ctx context.Context, p netip.Prefix, by string) (n int, err error) {
 	found := true
-	err = a.do(ctx, func(l *loop) {
+	err = a.change(ctx, func(l *loop) {
 		now := time.Now()
 		var list []policy.Decision
 		if p.IsValid() {
@@ -250,7 +250,7 @@ func (a api) Release(ctx context.Context, p netip.Prefix, by string) (n int, err
 // Discard drops held bans because an operator says so: of p, or all.
 func (a api) Discard(ctx context.Context, p netip.Prefix, by string) (n int, err error) {
 	found := true
-	err = a.do(ctx, func(l *loop) {
+	err = a.change(ctx, func(l *loop) {
 		now := time.Now()
 		discarded := func(prefix netip.Prefix) { // or the next start would hold it again
 			l.ledger.Note(ledger.Entry{Forgot: prefix, At: now}, now)
