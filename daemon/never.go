@@ -76,15 +76,23 @@ func (l *loop) setNeverBan() {
 	}
 	never := policy.NewNeverBan(entries)
 	l.engine.SetNeverBan(never)
-	var lift []netip.Prefix
+	l.spare(func(b *ledger.Ban) bool { return b.Rule != ruleOperator && b.Rule != ruleKernel }, func(p netip.Prefix) bool {
+		_, match := never.Match(p)
+		return match
+	})
+}
+
+// spare ends the bans of prefixes that are in, where which says so of the ban.
+func (l *loop) spare(which func(*ledger.Ban) bool, in func(netip.Prefix) bool) {
+	var list []netip.Prefix
 	l.ledger.Each(func(p netip.Prefix, _ time.Time) bool {
-		if _, match := never.Match(p); match {
-			lift = append(lift, p)
+		if in(p) {
+			list = append(list, p)
 		}
 		return true
 	})
-	for _, p := range lift {
-		if b, ok := l.ledger.Get(p); ok && b.Rule != ruleOperator && b.Rule != ruleKernel {
+	for _, p := range list {
+		if b, ok := l.ledger.Get(p); ok && which(&b) {
 			l.unban(b, causeNeverBan, "")
 		}
 	}
@@ -108,6 +116,9 @@ func (l *loop) allow(a Allowance) error {
 	}
 	l.allowed[a.Prefix] = a
 	l.setNeverBan()
+	l.spare(func(b *ledger.Ban) bool { return b.Rule == ruleKernel }, func(p netip.Prefix) bool {
+		return a.Prefix.Overlaps(p) && a.Prefix.Bits() <= p.Bits()
+	})
 	l.log.Info("allowed", "addr", a.Prefix, "until", end(a.Until), text("reason", a.Reason), "by", a.By)
 	return nil
 }
