@@ -3,6 +3,7 @@
 # make check  test, and everything that reads the code for mistakes
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
+# make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
 # make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
 # Debian keeps iptables and ipset where a user's PATH does not look.
@@ -15,7 +16,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check bench bench-fail2ban bench-kernel
+.PHONY: build run test check chaos bench bench-fail2ban bench-kernel
 .PHONY: tools-run tools-test
 
 build:
@@ -39,6 +40,10 @@ check: test
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
+
+FOR ?= 10m
+chaos: tools-test
+	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' ./daemon -chaos.for $(FOR)
 
 bench-fail2ban:
 	bench/fail2ban.sh

@@ -1,0 +1,584 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fsban/config"
+	"fsban/control"
+	"fsban/internal/fakeswitch"
+	"fsban/internal/netns"
+	"fsban/ledger"
+)
+
+// make chaos sets these; `go test -run TestChaos ./daemon -chaos.seed N` plays one again.
+var (
+	chaosSeed = flag.Uint64("chaos.seed", 0, "play this sequence; 0: another one each time")
+	chaosLong = flag.Duration("chaos.for", 0, "play sequences for so long; 0: one short one")
+)
+
+// TestChaos plays sequences of attacks, operators' doings and faults that a seed draws, against a daemon in a process of its
+// own and a real kernel. Each failure is told by three sources. Afterwards: who must be banned is, in kernel and ledger;
+// nobody else is; and the daemon is up.
+func TestChaos(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		seed, steps := *chaosSeed, 40
+		if seed == 0 {
+			seed = uint64(time.Now().UnixNano())
+		}
+		if *chaosLong > 0 {
+			steps = 200
+		}
+		for begun, n := time.Now(), uint64(0); n == 0 || time.Since(begun) < *chaosLong; n++ {
+			t.Logf("seed %d: play it again with -chaos.seed %d", seed+n, seed+n)
+			c := newChaos(t, seed+n)
+			for range steps {
+				c.step()
+			}
+			c.settle()
+			if t.Failed() {
+				t.Fatalf("seed %d:\n%s", seed+n, c.whatHappened())
+			}
+			c.end()
+		}
+	}, "iptables", "ip6tables", "ipset")
+}
+
+// A fate is what must have become of an address in the end.
+type fate int
+
+const (
+	free    fate = iota // it did too little, or somebody let it go: not banned
+	banned              // banned
+	unknown             // something that nobody can make good was done to what is known of it
+)
+
+// chaos is one sequence: what is drawn, what it works on, and what must come of it.
+type chaos struct {
+	t      *testing.T
+	rng    *rand.Rand
+	fs     *fakeswitch.Switch
+	cfg    config.Config
+	log    *ctiWriter
+	daemon process
+	client *control.Client
+
+	story     []string
+	logs      []*bytes.Buffer // of the daemons, one after the other
+	fates     map[netip.Addr]fate
+	failures  map[netip.Addr]int
+	attackers []netip.Addr
+	next      int // the next attacker's number
+	skew      time.Duration
+	rotated   time.Time
+	address   string
+}
+
+// honestLimit is how often an honest address may fail: once more, and it would be banned.
+const honestLimit = 4
+
+func newChaos(t *testing.T, seed uint64) *chaos {
+	fs := newSwitch(t, fakeswitch.Options{Heartbeat: 200 * time.Millisecond})
+	cfg := kernelConfig(t, fs)
+	cfg.Policy.IgnoreIP = append(cfg.Policy.IgnoreIP, "192.0.2.0/24")
+	cfg.Policy.BanRate = 0
+	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "log", "cti_fail2ban.log")
+	if err := os.Mkdir(filepath.Dir(cfg.CTILog.Path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := &chaos{
+		t: t, rng: rand.New(rand.NewPCG(seed, seed)), fs: fs, cfg: cfg, address: fs.Addr(),
+		log: &ctiWriter{t: t, path: cfg.CTILog.Path}, client: control.NewClient(cfg.Control.Socket),
+		fates: make(map[netip.Addr]fate), failures: make(map[netip.Addr]int),
+	}
+	c.log.open()
+	c.start()
+	c.ready()
+	return c
+}
+
+// end takes everything away that the next sequence must not find.
+func (c *chaos) end() {
+	c.client.Close()
+	command := exec.Command("sh", "-c", "iptables -t raw -F; iptables -t raw -X; ip6tables -t raw -F; ip6tables -t raw -X; ipset destroy")
+	if out, err := command.CombinedOutput(); err != nil {
+		c.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// step draws what happens next.
+func (c *chaos) step() {
+	for range c.rng.IntN(4) {
+		c.honest()
+	}
+	doings := []struct {
+		often int
+		do    func()
+	}{
+		{8, c.attack},
+		{3, c.neverBanned},
+		{2, c.operatorBans},
+		{2, c.operatorUnbans},
+		{1, c.operatorAllows},
+		{3, c.socketDies},
+		{2, c.socketSaysNonsense},
+		{2, c.logRotates},
+		{3, c.firewallIsFlushed},
+		{2, c.killed},
+		{1, c.stopped},
+		{1, c.stateIsDamaged},
+		{1, c.diskIsFull},
+		{1, c.clockJumps},
+		{1, c.flood},
+	}
+	all := 0
+	for _, d := range doings {
+		all += d.often
+	}
+	draw := c.rng.IntN(all)
+	for _, d := range doings {
+		if draw -= d.often; draw < 0 {
+			d.do()
+			break
+		}
+	}
+	time.Sleep(time.Duration(c.rng.IntN(120)) * time.Millisecond)
+}
+
+func (c *chaos) tell(format string, args ...any) {
+	c.story = append(c.story, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// fail has all three sources tell of one failure. What cannot hear does not.
+func (c *chaos) fail(addr netip.Addr) {
+	caller := fakeswitch.Caller{Addr: addr, User: "1000"}
+	at := time.Now().Add(c.skew)
+	c.failures[addr]++
+	tellings := []func(){
+		func() { c.fs.Emit(fakeswitch.WrongPassword, caller, at) },
+		func() { c.fs.Emit(fakeswitch.CTILine, caller, at) },
+		func() { c.log.failure(caller, at) },
+	}
+	c.rng.Shuffle(len(tellings), func(i, j int) { tellings[i], tellings[j] = tellings[j], tellings[i] })
+	for _, tell := range tellings {
+		tell()
+	}
+}
+
+// honest has somebody mistype who never does so often enough.
+func (c *chaos) honest() {
+	addr := netip.AddrFrom4([4]byte{198, 51, 100, byte(c.rng.IntN(40))})
+	if c.failures[addr] < honestLimit {
+		c.fail(addr)
+	}
+}
+
+func (c *chaos) attack() {
+	addr := netip.AddrFrom4([4]byte{203, 0, 113, byte(c.next)})
+	c.next++
+	n := c.cfg.Policy.MaxRetry + c.rng.IntN(3)
+	c.tell("%v fails %d times", addr, n)
+	c.attackers, c.fates[addr] = append(c.attackers, addr), banned
+	for range n {
+		c.fail(addr)
+	}
+}
+
+func (c *chaos) neverBanned() {
+	for range 1 + c.rng.IntN(20) {
+		c.fail(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + c.rng.IntN(3))}))
+	}
+}
+
+// flood has two thousand addresses fail once.
+func (c *chaos) flood() {
+	c.tell("a flood of 2,000 addresses")
+	for range 2000 {
+		c.fail(netip.AddrFrom4([4]byte{10, byte(c.rng.IntN(250)), byte(c.rng.IntN(250)), byte(c.rng.IntN(250))}))
+	}
+}
+
+func (c *chaos) operatorBans() {
+	addr := netip.AddrFrom4([4]byte{100, 64, 0, byte(c.rng.IntN(250))})
+	_, err := c.client.Ban(c.t.Context(), control.BanRequest{Prefix: netip.PrefixFrom(addr, 32), Time: time.Hour})
+	c.tell("an operator bans %v: %v", addr, err)
+	if c.fates[addr] = banned; err != nil {
+		c.fates[addr] = unknown
+	}
+}
+
+// letGo picks an attacker who is banned. It never fails again.
+func (c *chaos) letGo() (netip.Prefix, bool) {
+	if len(c.attackers) == 0 {
+		return netip.Prefix{}, false
+	}
+	i := c.rng.IntN(len(c.attackers))
+	addr := c.attackers[i]
+	prefix := netip.PrefixFrom(addr, 32)
+	standing, err := c.client.Why(c.t.Context(), addr)
+	if err != nil || standing.Ban == nil {
+		return prefix, false
+	}
+	c.attackers = slices.Delete(c.attackers, i, i+1)
+	return prefix, true
+}
+
+func (c *chaos) operatorUnbans() {
+	prefix, ok := c.letGo()
+	if !ok {
+		return
+	}
+	_, err := c.client.Unban(c.t.Context(), prefix)
+	c.tell("an operator unbans %v: %v", prefix, err)
+	if c.fates[prefix.Addr()] = free; err != nil {
+		c.fates[prefix.Addr()] = unknown
+	}
+}
+
+func (c *chaos) operatorAllows() {
+	prefix, ok := c.letGo()
+	if !ok {
+		return
+	}
+	_, err := c.client.Allow(c.t.Context(), control.AllowRequest{Prefix: prefix})
+	c.tell("an operator allows %v: %v", prefix, err)
+	if c.fates[prefix.Addr()] = free; err != nil {
+		c.fates[prefix.Addr()] = unknown
+	}
+}
+
+func (c *chaos) socketDies() {
+	how := []fakeswitch.Ending{fakeswitch.Shutdown, fakeswitch.Reload, fakeswitch.Kill, fakeswitch.HalfFrame, fakeswitch.Reset}[c.rng.IntN(5)]
+	c.tell("the event socket ends: %s", how)
+	if c.rng.IntN(2) == 0 {
+		c.fs.End(how)
+		return
+	}
+	c.fs.CloseListener()
+	c.fs.End(how)
+	for range c.rng.IntN(5) { // what happens meanwhile the file alone tells
+		c.attack()
+		c.honest()
+	}
+	time.Sleep(time.Duration(c.rng.IntN(600)) * time.Millisecond)
+	c.listen()
+	c.tell("it is back")
+}
+
+func (c *chaos) listen() {
+	if err := c.fs.Listen(c.address); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// socketSaysNonsense puts noise, or the beginning of something true, into the middle of the stream, and ends it.
+func (c *chaos) socketSaysNonsense() {
+	noise := fakeswitch.Frames(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("198.51.100.200"), User: "1000"}, time.Now())
+	noise = noise[:c.rng.IntN(len(noise))]
+	if c.rng.IntN(2) == 0 {
+		for i := range noise {
+			noise[i] = byte(c.rng.Uint32())
+		}
+	}
+	c.tell("the event socket says %d bytes of nonsense", len(noise))
+	c.fs.EmitRaw(noise)
+	c.fs.End(fakeswitch.Kill)
+}
+
+// logRotates rotates the log, at most once a second: twice at once, a copy cannot be told from what was renamed.
+func (c *chaos) logRotates() {
+	if time.Since(c.rotated) < time.Second {
+		return
+	}
+	c.rotated = time.Now()
+	switch c.rng.IntN(3) {
+	case 0:
+		c.tell("the log is renamed")
+		c.log.rotate()
+	case 1:
+		c.tell("the log is removed and made again")
+		c.log.removeAndCreate()
+	default:
+		c.tell("the log is copied and truncated")
+		c.log.copyTruncate()
+	}
+}
+
+func (c *chaos) firewallIsFlushed() {
+	commands := []string{
+		"iptables -t raw -F", "iptables -t raw -F FSBAN", "ipset flush fsban4", "ipset flush",
+		"iptables -t raw -I PREROUTING -j ACCEPT", "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4",
+	}
+	what := commands[c.rng.IntN(len(commands))]
+	out, err := exec.CommandContext(c.t.Context(), "sh", "-c", what).CombinedOutput()
+	c.tell("somebody runs %s: %v %s", what, err, bytes.TrimSpace(out))
+}
+
+func (c *chaos) start() {
+	c.daemon = spawn(c.t, &c.cfg)
+	c.logs = append(c.logs, c.daemon.log)
+}
+
+func (c *chaos) kill() {
+	if err := c.daemon.cmd.Process.Kill(); err != nil {
+		c.t.Fatal(err)
+	}
+	_ = c.daemon.cmd.Wait()
+	c.client.Close()
+}
+
+func (c *chaos) killed() {
+	c.tell("kill -9")
+	c.kill()
+	c.meanwhile()
+	c.start()
+	if c.rng.IntN(2) == 0 {
+		c.ready()
+	}
+}
+
+func (c *chaos) stopped() {
+	c.tell("it is stopped")
+	c.ready()
+	c.terminate()
+	c.meanwhile()
+	c.start()
+}
+
+func (c *chaos) terminate() {
+	if err := c.daemon.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.daemon.cmd.Wait(); err != nil {
+		c.t.Fatalf("stopped: %v\n%s", err, c.whatHappened())
+	}
+	c.client.Close()
+}
+
+// meanwhile is what happens while no daemon is up.
+func (c *chaos) meanwhile() {
+	for range c.rng.IntN(3) {
+		c.attack()
+		c.honest()
+	}
+	time.Sleep(time.Duration(c.rng.IntN(300)) * time.Millisecond)
+}
+
+// stateIsDamaged cuts the state file or changes bytes of it while no daemon is up. What was let go is forgotten with it: the
+// log is read again from as far back as findtime reaches.
+func (c *chaos) stateIsDamaged() {
+	c.eventually("the kernel holds every ban", func() error {
+		bans, err := c.client.Bans(c.t.Context(), false)
+		for _, b := range bans {
+			if !b.InKernel {
+				err = fmt.Errorf("%v is not in the kernel", b.Prefix)
+			}
+		}
+		return err
+	})
+	c.kill()
+	path := filepath.Join(c.cfg.State.Directory, "fsban.db")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.rng.IntN(2) == 0 {
+		data = data[:c.rng.IntN(len(data))]
+		c.tell("kill -9, and the state file is cut at %d", len(data))
+	} else {
+		for range 1 + c.rng.IntN(50) {
+			data[c.rng.IntN(len(data))] = byte(c.rng.Uint32())
+		}
+		c.tell("kill -9, and the state file is damaged")
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	for addr, f := range c.fates {
+		if f == free {
+			c.fates[addr] = unknown
+		}
+	}
+	c.start()
+	c.ready()
+}
+
+// diskIsFull keeps the state file from growing for a while.
+func (c *chaos) diskIsFull() {
+	c.tell("the disk is full")
+	var before unix.Rlimit
+	pid := c.daemon.cmd.Process.Pid
+	if err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: unix.RLIM_INFINITY}, &before); err != nil {
+		c.t.Fatal(err)
+	}
+	for range 1 + c.rng.IntN(4) {
+		c.attack()
+	}
+	time.Sleep(time.Duration(c.rng.IntN(400)) * time.Millisecond)
+	if err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, &before, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	c.tell("it has room again")
+}
+
+func (c *chaos) clockJumps() {
+	c.skew = []time.Duration{0, 10 * time.Second, -30 * time.Second, time.Hour, -time.Hour}[c.rng.IntN(5)]
+	c.tell("FreeSWITCH's clock is off by %v", c.skew)
+}
+
+// ready waits until the daemon says so, and has everything in the kernel.
+func (c *chaos) ready() {
+	c.t.Helper()
+	c.eventually("it is ready", func() error {
+		s, err := c.client.Status(c.t.Context())
+		switch {
+		case err != nil:
+			return err
+		case !s.Ready || !s.Firewall.Enforcing || s.Firewall.Pending > 0:
+			return fmt.Errorf("ready: %t, %+v, %q", s.Ready, s.Firewall, s.Problems)
+		}
+		return nil
+	})
+}
+
+func (c *chaos) eventually(what string, f func() error) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	for err := f(); err != nil; err = f() {
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("it never came true that %s: %v\n%s", what, err, c.whatHappened())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// settle lets everything come to rest, has each attacker fail once more as often as it takes, since a fault may have swallowed
+// a failure, and looks at what has become of everybody.
+func (c *chaos) settle() {
+	c.tell("everything comes to rest")
+	c.skew = 0
+	c.ready()
+	if err := c.fs.WaitSubscribed(c.t.Context(), "sofia::register_failure"); err != nil {
+		c.t.Fatal(err)
+	}
+	var missed []netip.Addr
+	for _, addr := range c.attackers {
+		if s, err := c.client.Why(c.t.Context(), addr); err != nil || s.Ban == nil {
+			missed = append(missed, addr)
+		}
+	}
+	c.tell("not banned yet, of %d: %v", len(c.attackers), missed)
+	for _, addr := range missed {
+		for range c.cfg.Policy.MaxRetry {
+			c.fail(addr)
+		}
+	}
+	c.eventually("the right ones are banned", func() error {
+		bans, err := c.client.Bans(c.t.Context(), true)
+		if err != nil {
+			return err
+		}
+		inLedger := make(map[netip.Addr]bool)
+		for _, b := range bans {
+			if inLedger[b.Prefix.Addr()] = true; !b.InKernel {
+				return fmt.Errorf("%v is not in the kernel", b.Prefix)
+			}
+		}
+		return c.judge(inLedger)
+	})
+	c.ready()
+	if err := c.judge(c.kernel()); err != nil {
+		c.t.Errorf("in the kernel: %v", err)
+	}
+	c.terminate()
+	l, err := ledger.Open(filepath.Join(c.cfg.State.Directory, "fsban.db"), time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	onDisk := make(map[netip.Addr]bool)
+	for _, b := range l.List() {
+		onDisk[b.Prefix.Addr()] = true
+	}
+	if err := errors.Join(c.judge(onDisk), l.Close()); err != nil || l.SetAside() != "" {
+		c.t.Errorf("on disk: %v; set aside: %q", err, l.SetAside())
+	}
+}
+
+func (c *chaos) whatHappened() string {
+	var b strings.Builder
+	b.WriteString(strings.Join(c.story, "\n"))
+	for i, log := range c.logs {
+		fmt.Fprintf(&b, "\nthe log of daemon %d:\n%s", i+1, log)
+	}
+	return b.String()
+}
+
+// judge compares who is banned with who must be.
+func (c *chaos) judge(isBanned map[netip.Addr]bool) error {
+	var wrong []string
+	for addr := range isBanned {
+		if f, known := c.fates[addr]; !known || f == free {
+			wrong = append(wrong, fmt.Sprintf("%v is banned after %d failures, %s", addr, c.failures[addr], c.why(addr)))
+		}
+	}
+	for _, addr := range slices.SortedFunc(maps.Keys(c.fates), netip.Addr.Compare) {
+		if c.fates[addr] == banned && !isBanned[addr] {
+			wrong = append(wrong, fmt.Sprintf("%v is not banned after %d failures", addr, c.failures[addr]))
+		}
+	}
+	if wrong != nil {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// why is what the daemon says of an address.
+func (c *chaos) why(addr netip.Addr) string {
+	standing, err := c.client.Why(c.t.Context(), addr)
+	if err != nil || standing.Ban == nil {
+		return fmt.Sprint("nobody says why: ", err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "by rule %s:", standing.Ban.Rule)
+	for _, a := range standing.Ban.Evidence {
+		fmt.Fprintf(&b, " %s %s", a.Source, a.At.Format("15:04:05.000000"))
+	}
+	return b.String()
+}
+
+// kernel lists what the set holds, as ipset says it.
+func (c *chaos) kernel() map[netip.Addr]bool {
+	out, err := exec.CommandContext(c.t.Context(), "ipset", "save", "fsban4").Output()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	members := make(map[netip.Addr]bool)
+	for line := range strings.Lines(string(out)) {
+		var addr string
+		if _, err := fmt.Fscanf(strings.NewReader(line), "add fsban4 %s", &addr); err == nil {
+			members[netip.MustParseAddr(addr)] = true
+		} else if errors.Is(err, io.EOF) {
+			c.t.Fatal(line)
+		}
+	}
+	return members
+}
