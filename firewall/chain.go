@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -23,24 +25,54 @@ type plan struct {
 	made  []string // in words
 	rules bool     // fsban's own chain is among it
 	moved []Hook   // whose jump is put first again
+	lacks []Hook   // that are not there
 	notes []string
 	err   error // why not everything can be as it should be
 }
 
-// guardRules makes one family's rules what they should be. New rules are in force before old ones go: a table is changed in
-// one moment, and tables that are no longer asked for come last.
-func (f *family) guardRules(ctx context.Context, opts *Options) (g guarded) {
-	for _, wanted := range []bool{true, false} {
+// guardRules makes the rules of some families what they should be. A family that fails does not hold up the other one. New
+// rules are in force before old ones go: a table is changed in one moment, and tables that are no longer asked for come last.
+//
+// A chain of somebody else's that one family alone has is none of the other's: docker makes DOCKER-USER for IPv6 only where
+// it is told to. One that no family has is an error.
+func guardRules(ctx context.Context, families []*family, opts *Options) (g guarded) {
+	lacking := make(map[Hook][]*family)
+	failed := make(map[*family]error)
+	do := func(f *family, wanted bool) {
 		for _, name := range tables {
 			hooks := hooksOf(opts.Hooks, name)
-			if (len(hooks) > 0) != wanted || !wanted && (f.cleaned || g.err != nil) {
+			if (len(hooks) > 0) != wanted {
 				continue
 			}
 			p := f.guardTable(ctx, name, hooks, opts)
-			g.made, g.notes, g.err = append(g.made, p.made...), append(g.notes, p.notes...), cmp.Or(g.err, p.err)
+			g.made, g.notes, failed[f] = append(g.made, p.made...), append(g.notes, p.notes...), cmp.Or(failed[f], p.err)
+			for _, h := range p.lacks {
+				lacking[h] = append(lacking[h], f)
+			}
 		}
 	}
-	f.cleaned = f.cleaned || g.err == nil
+	for _, f := range families {
+		do(f, true)
+	}
+	for _, h := range opts.Hooks {
+		without := lacking[h]
+		if len(without) > 0 && len(without) == len(families) {
+			for _, f := range without {
+				failed[f] = cmp.Or(failed[f], f.failed("jump to "+ChainName+" from", h.Table, h.Chain, errNoChain))
+			}
+			continue
+		}
+		for _, f := range without {
+			g.notes = append(g.notes, fmt.Sprintf("%s: there is no chain %v, which the other family has: what would pass it is not stopped there", f.name, h))
+		}
+	}
+	for _, f := range families {
+		if !f.cleaned && failed[f] == nil {
+			do(f, false)
+			f.cleaned = failed[f] == nil
+		}
+		g.err = cmp.Or(g.err, failed[f])
+	}
 	return g
 }
 
@@ -60,7 +92,7 @@ func (f *family) guardTable(ctx context.Context, name string, hooks []Hook, opts
 		return p
 	}
 	if err := f.ipt.restore(ctx, name, p.lines); err != nil {
-		return plan{notes: p.notes, err: f.failed("change", name, ChainName, err)}
+		return plan{lacks: p.lacks, notes: p.notes, err: f.failed("change", name, ChainName, err)}
 	}
 	for _, h := range p.moved {
 		f.moved[h] = time.Now()
@@ -113,8 +145,11 @@ func (f *family) plan(now table, name string, hooks []Hook, opts *Options) (p pl
 func (f *family) planJump(p *plan, now table, h Hook) {
 	rules, there := now[h.Chain]
 	if !there && !slices.Contains(builtIn, h.Chain) {
-		p.err = cmp.Or(p.err, f.failed("jump to "+ChainName+" from", h.Table, h.Chain, errNoChain))
+		p.lacks = append(p.lacks, h)
 		return
+	}
+	if !slices.Contains(builtIn, h.Chain) {
+		f.noteWay(p, now, h)
 	}
 	jumps := count(now.texts(h.Chain), jump)
 	if jumps == 1 && rules[0].text == jump {
@@ -132,6 +167,32 @@ func (f *family) planJump(p *plan, now table, h Hook) {
 		p.lines = append(p.lines, slices.Repeat([]string{"-D " + h.Chain + " " + jump}, jumps)...)
 	}
 	p.lines = append(p.lines, "-I "+h.Chain+" 1 "+jump)
+}
+
+// noteWay says what keeps packets from a chain of somebody else's: that is not fsban's to change.
+func (f *family) noteWay(p *plan, now table, h Hook) {
+	led := false
+	for _, from := range slices.Sorted(maps.Keys(now)) {
+		rules := now.texts(from)
+		at := slices.IndexFunc(rules, func(text string) bool { return leadsTo(text, h.Chain) })
+		if at < 0 {
+			continue
+		}
+		led = true
+		if i := slices.IndexFunc(rules[:at], func(text string) bool { return leadsTo(text, "ACCEPT") }); i >= 0 {
+			p.notes = append(p.notes, fmt.Sprintf("%s: in %s/%s rule %d accepts before the jump to %s: what it accepts is not stopped in %v", f.name, h.Table, from, i+1, h.Chain, h))
+		}
+	}
+	if !led {
+		p.notes = append(p.notes, fmt.Sprintf("%s: no rule leads to %v: nothing is stopped there", f.name, h))
+	}
+}
+
+// leadsTo tells whether a rule ends in a target or a chain.
+func leadsTo(text, target string) bool {
+	words := strings.Fields(text)
+	i := slices.IndexFunc(words, func(w string) bool { return w == "-j" || w == "-g" })
+	return i >= 0 && i+1 < len(words) && words[i+1] == target
 }
 
 // errNoChain says that somebody's chain is not there: that of docker, say, before docker runs.

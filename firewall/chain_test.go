@@ -122,6 +122,96 @@ func TestChainThatIsNotThereHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+func TestChainOfOneFamilyAloneIsSaid(t *testing.T) {
+	for _, with := range []string{"iptables", "ip6tables"} {
+		other, lacking := "ip6tables", "ipv6"
+		if with == other {
+			other, lacking = "iptables", "ipv4"
+		}
+		t.Run(with, func(t *testing.T) {
+			onBackends(t, func(t *testing.T, kind string) {
+				if kind == "nftables" {
+					return // it has no chains of others
+				}
+				dockerRules(t, with)
+				r := startKind(t, kind, Options{Hooks: []Hook{{"filter", "DOCKER-USER"}, {"filter", "INPUT"}}})
+				note := lacking + ": there is no chain filter/DOCKER-USER, which the other family has: what would pass it is not stopped there"
+				r.until("said", func() bool { return slices.Equal(r.Status().Notes, []string{note}) })
+				r.ban("192.0.2.1", time.Hour)
+				r.ban("2001:db8::1", time.Hour)
+				r.settle()
+				r.checked()
+				if s := r.Status(); !s.Enforcing || s.Err != nil || s.Failures > 0 {
+					t.Errorf("%+v", s)
+				}
+				inputs := 2
+				if strings.HasPrefix(kind, "rules") {
+					inputs = 0 // it has one hook only
+				}
+				if got := rules(t); strings.Count(got, "-A DOCKER-USER -j FSBAN") != 1 || strings.Count(got, "-A INPUT -j FSBAN") != inputs {
+					t.Errorf("it made\n%s", got)
+				}
+				dockerRules(t, other)
+				r.until("complete", func() bool {
+					s := r.Status()
+					return s.Enforcing && len(s.Notes) == 0 && strings.Count(rules(t), "-A DOCKER-USER -j FSBAN") == 2
+				})
+				r.betweenChecks("iptables -F FORWARD", "iptables -F DOCKER-USER", "iptables -X DOCKER-USER", "ip6tables -F FORWARD", "ip6tables -F DOCKER-USER", "ip6tables -X DOCKER-USER")
+				r.until("refused", func() bool {
+					s := r.Status()
+					return !s.Enforcing && strings.HasSuffix(s.Err.Error(), "jump to FSBAN from filter/DOCKER-USER: there is no such chain (firewall.chains)") && len(s.Notes) == 0
+				})
+			})
+		})
+	}
+}
+
+func TestWayToAChainOfOthersIsLookedAt(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		dockerRules(t, "iptables")
+		dockerRules(t, "ip6tables")
+		b := open(t, Options{Hooks: []Hook{{"filter", "DOCKER-USER"}}})
+		look := func(want ...string) {
+			t.Helper()
+			if g := b.guard(t.Context()); g.err != nil || !slices.Equal(g.notes, want) {
+				t.Errorf("%+v, want the notes %q", g, want)
+			}
+		}
+		if _, err := setUp(b); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		command(t, "iptables -I FORWARD 1 -i lo -j LOG")
+		look()
+		command(t, "iptables -I FORWARD 2 -p udp -j ACCEPT")
+		look("ipv4: in filter/FORWARD rule 2 accepts before the jump to DOCKER-USER: what it accepts is not stopped in filter/DOCKER-USER")
+		command(t, "iptables -D FORWARD 2")
+		command(t, "ip6tables -D FORWARD -j DOCKER-USER")
+		look("ipv6: no rule leads to filter/DOCKER-USER: nothing is stopped there")
+	})
+}
+
+// What docker puts first in FORWARD when it starts is overtaken like everything else.
+func TestJumpFromForwardStandsBeforeDockers(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
+		b := open(t, Options{Hooks: []Hook{{"filter", "FORWARD"}}})
+		if _, err := setUp(b); err != nil {
+			t.Fatal(err)
+		}
+		for _, program := range []string{"iptables", "ip6tables"} {
+			dockerRules(t, program)
+		}
+		if g := b.guard(t.Context()); g.err != nil || len(g.made) != 2 {
+			t.Errorf("%+v", g)
+		}
+		for _, program := range []string{"iptables", "ip6tables"} {
+			if got := command(t, program+" -S FORWARD"); !strings.HasPrefix(got, "-P FORWARD DROP\n-A FORWARD -j FSBAN\n-A FORWARD -j DOCKER-USER\n") {
+				t.Errorf("the chain is\n%s", got)
+			}
+		}
+	})
+}
+
 // held keeps the lock of iptables as another program does.
 func held(t *testing.T) (release func()) {
 	t.Helper()

@@ -127,17 +127,14 @@ func (b *IPTables) setup() (made []string, err error) {
 	return made, err
 }
 
-// guard makes whatever is missing of chains, rules and jumps. A family that fails does not hold up the other one.
+// guard makes whatever is missing of chains, rules and jumps.
 func (b *IPTables) guard(ctx context.Context) (g guarded) {
-	for _, f := range b.families {
-		if !f.fit.Load() || f.ipt == nil {
-			continue
-		}
-		part := f.guardRules(ctx, &b.opts)
-		g.made, g.notes, g.err = append(g.made, part.made...), append(g.notes, part.notes...), cmp.Or(g.err, part.err)
-		b.mu.Lock()
+	fit := slices.DeleteFunc(slices.Clone(b.families), func(f *family) bool { return !f.fit.Load() || f.ipt == nil })
+	g = guardRules(ctx, fit, &b.opts)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range fit {
 		b.dropped[f.name] = f.total
-		b.mu.Unlock()
 	}
 	return g
 }

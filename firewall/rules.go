@@ -33,6 +33,7 @@ type Rules struct {
 	mu      sync.Mutex // guards what follows
 	held    map[netip.Prefix]ruled
 	dropped map[string]Dropped
+	notes   []string // of the last setup
 }
 
 // Ruled is a ban that there are rules for.
@@ -77,17 +78,17 @@ func (b *Rules) Dropped() map[string]Dropped {
 // setup makes chain and jumps, takes away the rules whose bans are over, and puts right those of another configuration. It
 // does all that here, because bans have to wait for the lock of iptables as well.
 func (b *Rules) setup() (made []string, err error) {
-	for _, f := range b.families {
-		if f.ipt == nil {
-			continue
-		}
-		g := f.guardRules(context.Background(), &b.opts)
-		made, err = append(made, g.made...), cmp.Or(err, g.err)
-		if g.err == nil {
-			err = cmp.Or(err, b.tidy(f))
+	usable := slices.DeleteFunc(slices.Clone(b.families), func(f *family) bool { return f.ipt == nil })
+	g := guardRules(context.Background(), usable, &b.opts)
+	if g.err == nil || errors.Is(g.err, errNoChain) {
+		for _, f := range usable {
+			g.err = cmp.Or(g.err, b.tidy(f))
 		}
 	}
-	return made, err
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.notes = g.notes
+	return g.made, g.err
 }
 
 // tidy reads the rules of a family, and leaves only those that should be.
@@ -135,7 +136,11 @@ func (b *Rules) read(f *family, t table) (bans map[netip.Prefix]ruled, want, hav
 }
 
 // guard has nothing to do: see setup.
-func (*Rules) guard(context.Context) guarded { return guarded{} }
+func (b *Rules) guard(context.Context) guarded {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return guarded{notes: b.notes}
+}
 
 // apply carries out bans and unbans, many at once.
 func (b *Rules) apply(ops []op) (failed []op, err error) {
