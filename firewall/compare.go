@@ -11,12 +11,23 @@ import (
 //
 // Bans are right about what should be in the kernel, and the kernel about the rest: an entry that is missing there is put
 // back, one that Bans does not know is adopted, and so is an end that somebody has changed by hand.
+//
+// Entries are listed beside Run's goroutine, so that orders do not wait for it. What the listing says of a prefix that an
+// order has changed meanwhile may be of before or after, and counts for nothing: the order does.
 type comparison struct {
 	last time.Time     // when the entries were last gone through
 	took time.Duration // how long their listing took
 	due  int           // bans that were to end before the next check
 	// ended are the prefixes that were unbanned since the last check: Bans may yield them for a moment still.
-	ended map[netip.Prefix]struct{}
+	ended   map[netip.Prefix]struct{}
+	changed map[netip.Prefix]struct{} // by orders, since the listing under way began; nil when there is none
+}
+
+// A listing is what the kernel held at some moment between two times, which is another one for each entry.
+type listing struct {
+	entries      []Entry
+	began, ended time.Time
+	err          error
 }
 
 const (
@@ -27,7 +38,7 @@ const (
 	// expiring is how little may be left of an entry that is about to end by itself, here and in the kernel, which throws
 	// away what has ended a second or two later.
 	expiring = 3 * time.Second
-	// drift is how much the end of a ban may differ here and in the kernel, for the time that a long listing takes.
+	// drift is how much the end of a ban may differ here and in the kernel.
 	drift = time.Minute
 )
 
@@ -36,45 +47,68 @@ func (c *comparison) pause() time.Duration {
 	return min(max(compareEvery, 100_000*c.took), compareAtLeast)
 }
 
-// reconcile orders the bans that the kernel lacks, or holds with another end, and gives away those that it holds without
-// order. It returns how many it had to restore.
-func (e *Enforcer) reconcile() (restored int, err error) {
-	defer func() { clear(e.compare.ended) }()
-	now := time.Now()
-	if e.setUp && now.Sub(e.compare.last) < e.compare.pause() {
+// look has the kernel's entries listed where there is reason to. What comes of it is for reconcile.
+func (e *Enforcer) look() {
+	if e.compare.changed != nil {
+		return // a listing is under way
+	}
+	if now := time.Now(); e.setUp && now.Sub(e.compare.last) < e.compare.pause() {
 		intact, err := e.backend.intact(func(size int) bool { return e.plausible(size, now) })
 		if err != nil || intact {
-			return 0, err
+			e.unlisted = err
+			e.note(nil, 0, err)
+			clear(e.compare.ended)
+			return
 		}
 	}
-	entries, err := e.backend.entries()
-	if err != nil {
-		return 0, err
+	e.compare.changed = make(map[netip.Prefix]struct{})
+	e.helpers.Go(func() {
+		l := listing{began: time.Now()}
+		l.entries, l.err = e.backend.entries()
+		l.ended = time.Now()
+		e.listed <- l
+	})
+}
+
+// reconcile orders the bans that the kernel lacks, or holds with another end, and gives away those that it holds without
+// order. It returns why there is no telling.
+func (e *Enforcer) reconcile(l listing) error {
+	changed := e.compare.changed
+	e.compare.changed, e.unlisted = nil, l.err
+	defer clear(e.compare.ended)
+	if l.err != nil {
+		e.note(nil, 0, l.err)
+		return l.err
 	}
-	first := e.compare.last.IsZero()
-	e.compare.last, e.compare.took = now, time.Since(now)
-	inKernel := make(map[netip.Prefix]time.Duration, len(entries))
-	for _, entry := range entries {
+	now, first, restored := time.Now(), e.compare.last.IsZero(), 0
+	e.compare.last, e.compare.took = l.began, l.ended.Sub(l.began)
+	inKernel := make(map[netip.Prefix]time.Duration, len(l.entries))
+	for _, entry := range l.entries {
 		inKernel[entry.Prefix] = entry.Left
+	}
+	for prefix := range changed {
+		delete(inKernel, prefix)
 	}
 	var amended []Entry
 	for prefix, until := range e.opts.Bans() {
 		kernelLeft, there := inKernel[prefix]
 		delete(inKernel, prefix)
 		_, ended := e.compare.ended[prefix]
+		_, ordered := changed[prefix]
 		over := !until.IsZero() && !until.After(now)
-		want := left(until, now)
+		want := left(until, l.began)
 		switch {
-		case over || ended || there && agree(kernelLeft, want):
+		case over || ended || ordered || there && agree(kernelLeft, want, e.compare.took):
 		case there && e.opts.Amend != nil && byHand(kernelLeft, want, first):
 			amended = append(amended, Entry{Prefix: prefix, Left: kernelLeft})
 		case e.putBack(op{prefix: prefix, add: true, until: until}) && !there:
 			restored++
 		}
 	}
-	e.adopt(entries, inKernel)
+	e.adopt(l.entries, inKernel, now.Sub(l.began))
 	e.amend(amended)
-	return restored, nil
+	e.note(nil, restored, nil)
+	return nil
 }
 
 // byHand tells whether an end that does not agree has been changed in the kernel. Of a ban that the kernel cannot hold long
@@ -95,15 +129,16 @@ func (e *Enforcer) amend(entries []Entry) {
 	}
 }
 
-// agree tells whether an entry ends when it should. One that the kernel cannot hold long enough is renewed at half time.
-func agree(kernel, want time.Duration) bool {
+// agree tells whether an entry ends when it should, if a listing that took some time says so. One that the kernel cannot hold
+// long enough is renewed at half time.
+func agree(kernel, want, took time.Duration) bool {
 	switch {
 	case kernel == Forever || want == Forever:
 		return kernel == want
 	case want > maxTimeout:
 		return kernel > maxTimeout/2
 	default:
-		return (kernel - want).Abs() < drift
+		return (kernel - want).Abs() < drift+took
 	}
 }
 
@@ -126,14 +161,15 @@ func (e *Enforcer) ordered(prefix netip.Prefix) bool {
 	return pending || restoring || stuck
 }
 
-// adopt gives away the entries that nobody has claimed.
-func (e *Enforcer) adopt(entries []Entry, unclaimed map[netip.Prefix]time.Duration) {
+// adopt gives away the entries that nobody has claimed. They are as old as the listing.
+func (e *Enforcer) adopt(entries []Entry, unclaimed map[netip.Prefix]time.Duration, age time.Duration) {
 	var unknown []Entry
 	e.mu.Lock()
 	for _, entry := range entries {
 		_, free := unclaimed[entry.Prefix]
-		if free && !e.ordered(entry.Prefix) && (entry.Left == Forever || entry.Left > expiring) {
+		if free && !e.ordered(entry.Prefix) && (entry.Left == Forever || entry.Left-age > expiring) {
 			unknown = append(unknown, entry)
+			delete(unclaimed, entry.Prefix) // a listing can tell of it twice
 		}
 	}
 	e.mu.Unlock()

@@ -40,6 +40,7 @@ type Enforcer struct {
 	wake    chan struct{} // there are orders
 	noticed chan struct{} // somebody else has changed what is ours
 	guarded chan guarded  // what a look at the rules has found
+	listed  chan listing  // what a look at the entries has
 
 	// A prefix is in one of the three maps at most, with the newest order for it.
 	mu        sync.Mutex
@@ -50,17 +51,19 @@ type Enforcer struct {
 	status    Status
 
 	// What follows is for Run's goroutine alone.
+	helpers  sync.WaitGroup
 	setUp    bool       // once, at least
 	guarding bool       // a look at the rules is under way
-	unfilled error      // why the sets are not what they should be, as of the last check
-	unruled  error      // why the rules are not
+	unmade   error      // why the sets are not what they should be, as of the last check
+	unlisted error      // why their entries are not known
+	unruled  error      // why the rules are not what they should be
 	refused  error      // why orders are stuck
 	told     Status     // what Changed was last told
 	schedule schedule   // see schedule.go
 	compare  comparison // see compare.go
 }
 
-// errNotYet stands until the rules have been looked at for the first time.
+// errNotYet stands until the rules, or the entries, have been looked at for the first time.
 var errNotYet = errors.New("not set up yet")
 
 // NewEnforcer returns an Enforcer for b. It starts nothing.
@@ -73,9 +76,10 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 		wake:    make(chan struct{}, 1),
 		noticed: make(chan struct{}, 1),
 		guarded: make(chan guarded, 1),
+		listed:  make(chan listing, 1),
 		pending: make(map[netip.Prefix]op), restoring: make(map[netip.Prefix]op), stuck: make(map[netip.Prefix]op),
 		status:  Status{Backend: b.Name(), Err: errNotYet},
-		unruled: errNotYet,
+		unruled: errNotYet, unlisted: errNotYet,
 		compare: comparison{ended: make(map[netip.Prefix]struct{})},
 	}
 }
@@ -127,21 +131,20 @@ func (e *Enforcer) Entries() ([]Entry, error) { return e.backend.entries() }
 // Run sets the kernel up, restores what should be in it, and applies orders until ctx ends. What is pending then is tried
 // once more. It leaves every ban in force.
 //
-// Rules are looked at in a goroutine of their own, because another program can make that wait; orders and entries wait for
-// nobody.
+// Rules are looked at in a goroutine of their own, because another program can make that wait, and so are entries, because
+// there can be many. Orders wait for neither.
 func (e *Enforcer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var helpers sync.WaitGroup
-	defer helpers.Wait()
+	defer e.helpers.Wait()
 	defer cancel()
-	helpers.Go(func() { e.listen(ctx) })
+	e.helpers.Go(func() { e.listen(ctx) })
 	e.schedule = newSchedule(e.opts)
 	defer e.schedule.Stop()
 	round := func() {
 		err := e.check()
 		if !e.guarding {
 			e.guarding = true
-			helpers.Go(func() { e.guarded <- e.backend.guard(ctx) })
+			e.helpers.Go(func() { e.guarded <- e.backend.guard(ctx) })
 		}
 		e.schedule.next(err)
 	}
@@ -151,6 +154,10 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			e.unstick()
 			_ = e.drain()
+			if e.compare.changed != nil {
+				_ = e.reconcile(<-e.listed)
+				_ = e.drain()
+			}
 			return ctx.Err()
 		case <-e.wake:
 			if e.drain() != nil {
@@ -160,6 +167,11 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			e.schedule.soon()
 		case g := <-e.guarded:
 			if e.finish(g) != nil {
+				e.schedule.hurry()
+			}
+		case l := <-e.listed:
+			err := e.reconcile(l)
+			if cmp.Or(e.drain(), err) != nil {
 				e.schedule.hurry()
 			}
 		case <-e.schedule.C:
@@ -179,19 +191,20 @@ func (e *Enforcer) listen(ctx context.Context) {
 	}
 }
 
-// check makes the sets what they should be, and tries again what failed. Where it cannot do everything it does the rest. It
-// returns what is wrong, the rules as they were last seen among it.
+// check makes the sets what they should be, has their entries listed if it must, and tries again what failed. Where it
+// cannot do everything it does the rest. It returns what is wrong, as far as it is known by now.
 func (e *Enforcer) check() error {
 	made, err := e.backend.setup()
-	restored, compareErr := e.reconcile()
-	e.unfilled = cmp.Or(err, compareErr)
-	e.note(made, restored, e.unfilled)
+	e.unmade = err
+	e.note(made, 0, err)
+	e.look()
 	e.unstick()
-	err = cmp.Or(e.drain(), e.unfilled)
-	if e.unruled != errNotYet { //nolint:errorlint // this very one
-		err = cmp.Or(err, e.unruled)
+	for _, known := range []error{e.drain(), e.unmade, e.unlisted, e.unruled} {
+		if known != nil && known != errNotYet { //nolint:errorlint // this very one
+			return known
+		}
 	}
-	return err
+	return nil
 }
 
 // finish takes in what a look at the rules has found.
@@ -202,7 +215,6 @@ func (e *Enforcer) finish(g guarded) error {
 	e.status.Notes = g.notes
 	e.mu.Unlock()
 	e.note(g.made, 0, g.err)
-	e.setUp = e.setUp || e.unruled == nil && e.unfilled == nil
 	e.conclude()
 	return g.err
 }
@@ -267,6 +279,11 @@ func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
 	ops := make([]op, 0, len(taken))
 	for _, o := range taken {
 		ops = append(ops, o)
+	}
+	if e.compare.changed != nil {
+		for p := range taken {
+			e.compare.changed[p] = struct{}{}
+		}
 	}
 	failed, err := e.backend.apply(ops)
 	now := time.Now()

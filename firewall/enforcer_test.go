@@ -27,12 +27,14 @@ type kernel struct {
 	noSetup  error
 	noApply  error
 	noRules  error
+	noList   error
 	slow     time.Duration // how long guard takes
 	guards   []time.Time   // when guard was called
 	notes    []string
 	events   chan struct{}          // somebody else changes something
 	refuses  map[netip.Prefix]error // bans
 	during   func()                 // called once, while a batch is applied
+	listed   func()                 // called once, when a listing has been made, before it is handed over
 }
 
 func newKernel() *kernel {
@@ -92,13 +94,21 @@ func (k *kernel) apply(ops []op) (failed []op, err error) {
 
 func (k *kernel) entries() ([]Entry, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.listings++
+	err, listed := k.noList, k.listed
+	k.listed = nil
 	var list []Entry
 	for p, until := range k.holds {
 		if until.IsZero() || until.After(time.Now()) {
 			list = append(list, Entry{Prefix: p, Left: left(until, time.Now())})
 		}
+	}
+	k.mu.Unlock()
+	if listed != nil {
+		listed()
+	}
+	if err != nil {
+		return nil, err
 	}
 	return list, nil
 }
@@ -645,6 +655,155 @@ func TestBansDoNotWaitForAllThatIsRestored(t *testing.T) {
 		}
 		if !slices.ContainsFunc(k.batches[1], func(o op) bool { return o.prefix == prefix("192.0.2.1") }) {
 			t.Error("a ban ordered during the first batch is not in the second")
+		}
+	})
+}
+
+// What orders change while a listing goes on is neither missing nor foreign, whatever the listing says of it.
+func TestOrdersDoNotWaitForAListing(t *testing.T) {
+	for name, atStart := range map[string]bool{"the first": true, "a later one": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k, b := newKernel(), newBook()
+				hold := func(p string, until time.Time) {
+					b.write(prefix(p), until)
+					k.holds[prefix(p)] = until
+				}
+				end := time.Now().Add(time.Hour)
+				hold("192.0.2.1", end)
+				hold("192.0.2.2", end)
+				hold("192.0.2.3", end)
+				hold("192.0.2.4", end)
+				hold("192.0.2.5", time.Now().Add(30*time.Second))
+				begun, release := make(chan struct{}), make(chan struct{})
+				slow := func() { close(begun); <-release }
+				if atStart {
+					k.listed = slow
+				}
+				r := enforce(t, k, b, EnforcerOptions{})
+				if !atStart {
+					synctest.Wait()
+					k.change(func() { k.listed = slow; k.holds[prefix("192.0.2.99")] = end })
+				}
+				<-begun
+				// The listing has been made, and is not handed over yet.
+				r.ban("192.0.2.7", time.Hour)   // not in it
+				r.unban("192.0.2.2")            // in it
+				r.ban("192.0.2.3", 2*time.Hour) // in it with another end
+				r.unban("192.0.2.4")
+				r.ban("192.0.2.8", time.Hour) // neither before nor after
+				synctest.Wait()
+				r.unban("192.0.2.8")
+				r.ban("192.0.2.4", 3*time.Hour)
+				synctest.Wait()
+				if bans, unbans := r.applied(); bans != 4 || unbans != 3 || r.Status().Pending != 0 {
+					t.Errorf("during the listing %d bans and %d unbans came into force, want 4 and 3", bans, unbans)
+				}
+				want := "192.0.2.1 192.0.2.3 192.0.2.4 192.0.2.5 192.0.2.7"
+				if !atStart {
+					want += " 192.0.2.99"
+				}
+				if got := k.held(); got != want {
+					t.Errorf("during the listing the kernel holds %q, want %q", got, want)
+				}
+				if got := r.Status().Enforcing; got == atStart {
+					t.Errorf("during the listing enforcing is %v", got)
+				}
+				time.Sleep(29 * time.Second) // more checks, and a ban that is almost over
+				b.strike(prefix("192.0.2.5"))
+				before := len(k.batches)
+				close(release)
+				synctest.Wait()
+				if n := len(k.batches); n != before {
+					t.Errorf("the listing led to %v", k.batches[before:])
+				}
+				time.Sleep(time.Minute)
+				want = strings.Replace(want, "192.0.2.5 ", "", 1)
+				if got := k.held(); got != want || !k.until("192.0.2.3").Equal(b.bans[prefix("192.0.2.3")]) || !k.until("192.0.2.4").Equal(b.bans[prefix("192.0.2.4")]) {
+					t.Errorf("afterwards the kernel holds %q, want %q, until %v", got, want, k.holds)
+				}
+				for _, entry := range r.adopted {
+					if entry.Prefix != prefix("192.0.2.99") {
+						t.Errorf("adopted %v", entry)
+					}
+				}
+				if s := r.Status(); !s.Enforcing || s.Restored != 0 || s.Pending != 0 || len(r.adopted) == 0 != atStart {
+					t.Errorf("afterwards: %+v, adopted %v", s, r.adopted)
+				}
+			})
+		})
+	}
+}
+
+// What the orders of this time have not touched is put right by the same listing.
+func TestListingIsHeededForTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{})
+		for i := range 5 {
+			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
+		}
+		synctest.Wait()
+		release := make(chan struct{})
+		k.change(func() {
+			clear(k.holds)
+			k.lacks = []string{"set"}
+			k.listed = func() { <-release }
+		})
+		time.Sleep(11 * time.Second)
+		r.ban("192.0.2.3", time.Hour)
+		r.unban("192.0.2.4")
+		synctest.Wait()
+		if told := r.told(); len(told) != 1 {
+			t.Errorf("told %+v before all was repaired", told)
+		}
+		close(release)
+		synctest.Wait()
+		if got := k.held(); got != "192.0.2.0 192.0.2.1 192.0.2.2 192.0.2.3" {
+			t.Errorf("the kernel holds %q", got)
+		}
+		if s, told := r.Status(), r.told(); s.Restored != 3 || s.Repairs != 1 || !s.Enforcing || len(told) != 2 || told[1].Restored != 3 {
+			t.Errorf("%+v, told %+v", s, told)
+		}
+	})
+}
+
+func TestListingThatFailsIsSaidAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, b := newKernel(), newBook()
+		k.noList = errBroken
+		b.write(prefix("192.0.2.1"), time.Time{})
+		r := enforce(t, k, b, EnforcerOptions{})
+		r.ban("192.0.2.2", time.Hour)
+		time.Sleep(time.Minute)
+		s := r.Status()
+		if _, _, n := k.count(); s.Enforcing || !errors.Is(s.Err, errBroken) || n < 8 || n > 20 || s.Failures != uint64(n) {
+			t.Errorf("after %d listings: %+v", n, s)
+		}
+		if got := k.held(); got != "192.0.2.2" {
+			t.Errorf("the kernel holds %q", got)
+		}
+		k.change(func() { k.noList = nil })
+		time.Sleep(11 * time.Second)
+		if s := r.Status(); !s.Enforcing || s.Restored != 0 || k.held() != "192.0.2.1 192.0.2.2" {
+			t.Errorf("afterwards: %+v, the kernel holds %q", s, k.held())
+		}
+	})
+}
+
+func TestEndDuringAListingLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, b := newKernel(), newBook()
+		b.write(prefix("192.0.2.1"), time.Time{}) // lost with a reboot
+		begun, release := make(chan struct{}), make(chan struct{})
+		k.listed = func() { close(begun); <-release }
+		r := enforce(t, k, b, EnforcerOptions{})
+		<-begun
+		r.ban("192.0.2.2", time.Hour)
+		time.AfterFunc(time.Second, func() { close(release) })
+		r.stop()
+		if got := k.held(); got != "192.0.2.1 192.0.2.2" {
+			t.Errorf("the kernel holds %q", got)
 		}
 	})
 }

@@ -135,19 +135,17 @@ func beside(t testing.TB, link string, gateways ...string) *place {
 	t.Helper()
 	p := &place{t: t}
 	here := currentNetns(t)
-	sysctl(t, "ipv6/conf/default/accept_dad", "0") // an address is used at once, and not looked for in the network first
 	p.do(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Fatalf("a network namespace beside this one: %v", err)
 		}
 		p.netns = currentNetns(t)
-		sysctl(t, "ipv6/conf/default/accept_dad", "0")
 		command(t, fmt.Sprintf("ip link add uplink type veth peer name %s netns /proc/%d/fd/%d", link, os.Getpid(), here.Fd()))
 		command(t, "ip link set uplink up")
 	})
 	command(t, "ip link set "+link+" up")
 	for _, g := range gateways {
-		command(t, "ip address add "+g+" dev "+link)
+		command(t, "ip address add "+g+" dev "+link+" nodad")
 		p.gateways = append(p.gateways, netip.MustParsePrefix(g))
 	}
 	return p
@@ -173,7 +171,7 @@ func (p *place) do(f func()) {
 	f()
 }
 
-// assign gives the place addresses in the network of a gateway, and a route through it.
+// assign gives the place addresses in the network of a gateway, and a route through it. They can be used at once (nodad).
 func (p *place) assign(addresses ...string) {
 	p.t.Helper()
 	p.do(func() {
@@ -181,7 +179,7 @@ func (p *place) assign(addresses ...string) {
 			addr := netip.MustParseAddr(address)
 			for _, g := range p.gateways {
 				if g.Contains(addr) {
-					command(p.t, fmt.Sprintf("ip address add %v/%d dev uplink", addr, g.Bits()))
+					command(p.t, fmt.Sprintf("ip address add %v/%d dev uplink nodad", addr, g.Bits()))
 					command(p.t, fmt.Sprintf("ip route replace default via %v", g.Addr()))
 				}
 			}

@@ -23,23 +23,27 @@ type Status struct {
 
 // conclude brings the status up to date after a check or a batch, and tells of news.
 func (e *Enforcer) conclude() {
-	if e.unruled == errNotYet { //nolint:errorlint // this very one
+	if e.unruled == errNotYet || e.unlisted == errNotYet { //nolint:errorlint // this very one
 		return
 	}
+	wrong := cmp.Or(e.unmade, e.unlisted, e.unruled)
+	e.setUp = e.setUp || wrong == nil
 	e.mu.Lock()
 	if len(e.stuck) == 0 {
 		e.refused = nil
 	}
 	before := e.status
-	e.status.Err = cmp.Or(e.unfilled, e.unruled, e.refused)
+	e.status.Err = cmp.Or(wrong, e.refused)
 	e.status.Enforcing = e.status.Err == nil
 	if before.Enforcing != e.status.Enforcing || before.Since.IsZero() {
 		e.status.Since = time.Now()
 	}
 	e.mu.Unlock()
 	now := e.Status()
-	news := now.Enforcing != e.told.Enforcing || cause(now.Err) != cause(e.told.Err) ||
-		now.Repairs != e.told.Repairs || now.Restored != e.told.Restored || !slices.Equal(now.Notes, e.told.Notes)
+	news := now.Enforcing != e.told.Enforcing || cause(now.Err) != cause(e.told.Err) || !slices.Equal(now.Notes, e.told.Notes)
+	if e.compare.changed == nil { // else there may be more to repair
+		news = news || now.Repairs != e.told.Repairs || now.Restored != e.told.Restored
+	}
 	if news && e.opts.Changed != nil {
 		e.told = now
 		e.opts.Changed(now)
