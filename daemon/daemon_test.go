@@ -130,7 +130,7 @@ func start(t testing.TB, fs *fakeswitch.Switch, cfg config.Config) *rig {
 // eventually waits until ok, at most ten seconds.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("never came true: %s\nlog:\n%s", what, r.log)
 		}

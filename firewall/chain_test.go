@@ -281,9 +281,8 @@ func TestFlushIsRepairedAtOnceWhereTheKernelTells(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 				return r.Status().Repairs > want
 			})
-			r.until("whole after "+line, func() bool { return strings.Contains(rules(t), "-A PREROUTING -j FSBAN") })
+			r.until("whole after "+line, func() bool { return rules(t) == whole })
 		}
-		r.until("whole", func() bool { return rules(t) == whole })
 	})
 }
 

@@ -1,8 +1,11 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -42,15 +45,74 @@ func (b *NFTables) listEntries() ([]Entry, error) {
 			if !ours || s.KeyType.Bytes != f.key.Bytes || s.Interval {
 				continue
 			}
-			if all, err = appendElements(all, list, s.Name, length); err != nil {
+			entries, err := elements(list, s.Name, length)
+			if err != nil {
 				return nil, err
 			}
+			all = append(all, entries...)
 		}
 	}
 	return all, nil
 }
 
-// appendElements appends the entries of one set, which are prefixes of one length.
+// listings is how often a set is listed at most, while it changes under the listing.
+const listings = 3
+
+// elements lists one set, whose entries are prefixes of one length. What comes and goes meanwhile makes the kernel lose its
+// place, and pass over entries that were there all the time, or name them twice. It numbers the changes of nftables: where
+// that number is another one afterwards the set is listed again, and holds what any of the listings has.
+func elements(conn *netlink.Conn, set string, length int) (all []Entry, err error) {
+	before, err := generation(conn)
+	for range listings {
+		if err != nil {
+			return nil, err
+		}
+		if all, err = appendElements(all, conn, set, length); err != nil {
+			return nil, err
+		}
+		last := before
+		if before, err = generation(conn); err == nil && before == last {
+			break
+		}
+	}
+	return distinct(all), err
+}
+
+// generation is the number of the last change of nftables in this network namespace.
+func generation(conn *netlink.Conn) (id uint32, err error) {
+	messages, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	for _, m := range messages {
+		if len(m.Data) < 4 {
+			continue
+		}
+		ad, e := netlink.NewAttributeDecoder(m.Data[4:])
+		if e != nil {
+			return 0, e
+		}
+		ad.ByteOrder = binary.BigEndian
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_GEN_ID {
+				id = ad.Uint32()
+			}
+		}
+		err = cmp.Or(err, ad.Err())
+	}
+	return id, err
+}
+
+// distinct leaves the newest entry of each prefix.
+func distinct(entries []Entry) []Entry {
+	newest := make(map[netip.Prefix]Entry, len(entries))
+	for _, e := range entries {
+		newest[e.Prefix] = e
+	}
+	return slices.Collect(maps.Values(newest))
+}
+
+// appendElements appends the entries of one set as the kernel lists them.
 func appendElements(all []Entry, conn *netlink.Conn, set string, length int) ([]Entry, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
