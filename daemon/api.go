@@ -68,7 +68,7 @@ func (a api) troubles(s *control.Status) []string {
 	list = append(list, policyTroubles(&s.Policy)...)
 	list = append(list, s.Firewall.Notes...)
 	if s.Bans.Refused > 0 {
-		list = append(list, fmt.Sprintf("%d bans were refused: raise firewall.max_bans", s.Bans.Refused))
+		list = append(list, fmt.Sprintf("%d bans were refused: raise firewall.max_bans, or, where firewall.backend is rules, install ipset", s.Bans.Refused))
 	}
 	return list
 }

@@ -130,19 +130,30 @@ func (l *loop) makeRoom(b *ledger.Ban) error {
 		return nil
 	}
 	v4, v6 := l.ledger.Count()
-	size := l.cfg.Firewall.MaxBans
-	if b.Prefix.Addr().Is4() && v4 < size || b.Prefix.Addr().Is6() && v6 < size {
+	is4 := b.Prefix.Addr().Is4()
+	held, size, shared, more := v4, l.cfg.Firewall.MaxBans, false, "raise firewall.max_bans"
+	if !is4 {
+		held = v6
+	}
+	if r, ok := l.backend.(*firewall.Rules); ok && r.Room() < size {
+		held, size, shared, more = v4+v6, r.Room(), true, "install ipset, and set firewall.backend to iptables"
+	}
+	if held < size {
 		return nil
 	}
-	ends := l.ledger.NearestEnd(b.Prefix.Addr().Is4(), min(roomFor, size/16), func(b *ledger.Ban) bool { return b.Rule != ruleOperator })
+	mayGo := func(b *ledger.Ban) bool { return b.Rule != ruleOperator }
+	ends := l.ledger.NearestEnd(is4, max(min(roomFor, size/16), 1), mayGo)
+	if len(ends) == 0 && shared {
+		ends = l.ledger.NearestEnd(!is4, 1, mayGo)
+	}
 	if len(ends) == 0 {
 		l.refused.Add(1)
-		return fmt.Errorf("%d bans of operators are in force: raise firewall.max_bans", size)
+		return fmt.Errorf("%d bans of operators are in force: %s", size, more)
 	}
 	for _, old := range ends {
 		l.lift(old, causeRoom, "")
 		l.ledger.Note(ledger.Entry{Forgot: old.Prefix, At: b.Since}, b.Since) // or the next start would make it again
 	}
-	l.log.Error("as many bans as may be are in force (firewall.max_bans): those nearest to their end make room", "bans", size, "ended", len(ends))
+	l.log.Error("as many bans as may be are in force (firewall.max_bans, or the limit of firewall.backend rules): those nearest to their end make room", "bans", size, "ended", len(ends))
 	return nil
 }

@@ -12,12 +12,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"fsban/config"
+	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/netns"
 )
@@ -271,6 +273,57 @@ func TestReadyIsNeverClaimedWithoutEnforcing(t *testing.T) {
 			t.Errorf("the ban from before: %+v, %v", bans, err)
 		}
 	}, "iptables", "ip6tables", "ipset")
+}
+
+// One rule a ban, or 100 with 1,500 ports: then 20 bans are what there is room for, of both families together.
+func TestWhereThereAreAsManyRulesAsMayBeTheBanNearestToItsEndMakesRoom(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		assign(t)
+		fs := newSwitch(t, fakeswitch.Options{})
+		cfg := kernelConfig(t, fs)
+		cfg.Firewall.Backend = config.BackendRules
+		cfg.Policy.IgnoreSelf = false // the attackers live on this host
+		cfg.Firewall.Ports = nil
+		for port := range 1500 {
+			cfg.Firewall.Ports = append(cfg.Firewall.Ports, fmt.Sprintf("udp/%d", 5060+2*port))
+		}
+		r := start(t, fs, cfg)
+		r.ready()
+		for i := range 22 {
+			r.fail(fmt.Sprintf("203.0.113.%d", i+1), 5)
+		}
+		r.settled()
+		r.fail("2001:db8:2::7", 5)
+		r.settled()
+		want := []string{"2001:db8:2::/64"}
+		for i := 3; i < 22; i++ {
+			want = append(want, fmt.Sprintf("203.0.113.%d/32", i+1))
+		}
+		slices.Sort(want)
+		got := r.banned()
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("banned %v, want %v", got, want)
+		}
+		r.eventually("all of them are in force", func() bool {
+			entries, err := r.enforcer.Entries()
+			s := r.status()
+			return err == nil && len(entries) == len(want) && s.Firewall.Enforcing && s.Firewall.Pending == 0
+		})
+		if got := r.metric("fsban_unbans_total"); !strings.Contains(got, "cause=room 3\n") {
+			t.Errorf("fsban_unbans_total\n%s", got)
+		}
+		if s := r.status().Firewall; s.Backend != "rules" {
+			t.Errorf("%+v", s)
+		}
+		for i := range 20 {
+			if _, err := r.client.Ban(t.Context(), control.BanRequest{Prefix: netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/32", i+1))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.client.Ban(t.Context(), control.BanRequest{Prefix: netip.MustParsePrefix("198.51.100.99/32")}); err == nil || !strings.Contains(err.Error(), "20 bans of operators are in force: install ipset") {
+			t.Errorf("one more: %v", err)
+		}
+	}, "iptables", "ip6tables")
 }
 
 func TestBansOutliveAChangeOfBackend(t *testing.T) {

@@ -56,7 +56,7 @@ func Abandoned(b Backend) (removed []string, err error) {
 		}
 	}
 	if b.Name() != "nftables" {
-		if other, e := NewNFTables(Options{}); e == nil {
+		if other, e := NewNFTables(Options{}); e == nil { // else it has made nothing
 			r, e := other.Teardown()
 			if errors.Is(e, errNoNFTables) {
 				e = nil
@@ -79,12 +79,13 @@ func Abandoned(b Backend) (removed []string, err error) {
 // also when some of it failed.
 func Teardown() (removed []string, err error) {
 	for _, open := range []func() (Backend, error){
-		func() (Backend, error) { return NewIPTables(Options{}) }, // and with it the chains of Rules
+		func() (Backend, error) { return NewIPTables(Options{}) },
+		func() (Backend, error) { return NewRules(Options{}) }, // where there is iptables without ipset
 		func() (Backend, error) { return NewNFTables(Options{}) },
 	} {
 		b, e := open()
-		if errors.Is(e, exec.ErrNotFound) {
-			continue // where there is no iptables it has made nothing
+		if errors.Is(e, exec.ErrNotFound) || errors.Is(e, errNoIPSet) || errors.Is(e, errNoNFTables) {
+			continue // where there is none of it, it has made nothing
 		} else if e != nil {
 			err = errors.Join(err, e)
 			continue

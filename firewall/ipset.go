@@ -63,7 +63,7 @@ type ipsets struct {
 func dialIPSet() (*ipsets, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: listBuffer})
 	if err != nil {
-		return nil, fmt.Errorf("open netlink to netfilter: %w", err)
+		return nil, setError("open", "netlink", err)
 	}
 	return &ipsets{conn}, nil
 }

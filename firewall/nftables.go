@@ -86,7 +86,7 @@ func (b *NFTables) dial(mark func(port uint32)) (*nftables.Conn, error) {
 		return nil
 	}))
 	if err != nil {
-		return nil, fmt.Errorf("open netlink to nftables: %w", err)
+		return nil, nftError("open", "netlink", err)
 	}
 	return conn, nil
 }

@@ -62,6 +62,9 @@ func NewRules(opts Options) (*Rules, error) {
 	return b, err
 }
 
+// Room is how many bans there can be, of both families together.
+func (b *Rules) Room() int { return MaxRules / max(len(multiports(b.opts.Ports)), 1) }
+
 // Name returns "rules".
 func (*Rules) Name() string { return "rules" }
 
@@ -142,8 +145,22 @@ func (b *Rules) guard(context.Context) guarded {
 	return guarded{notes: b.notes}
 }
 
-// apply carries out bans and unbans, many at once.
+// apply carries out bans and unbans, many at once, but where room is short unbans first.
 func (b *Rules) apply(ops []op) (failed []op, err error) {
+	b.mu.Lock()
+	short := len(b.held)+len(ops) > b.Room()
+	b.mu.Unlock()
+	if !short {
+		return b.carryOut(ops)
+	}
+	for _, add := range []bool{false, true} {
+		bad, e := b.carryOut(slices.DeleteFunc(slices.Clone(ops), func(o op) bool { return o.add != add }))
+		failed, err = append(failed, bad...), cmp.Or(err, e)
+	}
+	return failed, err
+}
+
+func (b *Rules) carryOut(ops []op) (failed []op, err error) {
 	for _, f := range b.families {
 		if slices.ContainsFunc(ops, func(o op) bool { return !o.add && o.prefix.Addr().Is4() == f.is4() }) {
 			err = cmp.Or(err, b.tidy(f)) // counts what the rules have counted that go now
@@ -166,9 +183,17 @@ func (b *Rules) apply(ops []op) (failed []op, err error) {
 // the error alone.
 func (b *Rules) applyTo(f *family, ops []op) (failed []op, err error) {
 	b.mu.Lock()
-	fresh, room := maps.Clone(b.held), MaxRules/len(b.texts(f, netip.Prefix{}, time.Time{}))
+	fresh, room := maps.Clone(b.held), b.Room()
 	b.mu.Unlock()
 	var lines []string
+	if len(fresh)+len(ops) > room { // bans that are over make room before the next check does
+		for p, r := range fresh {
+			if p.Addr().Is4() == f.is4() && !r.until.IsZero() && !r.until.After(time.Now()) {
+				lines = append(lines, difference(b.texts(f, p, r.until), nil)...)
+				delete(fresh, p)
+			}
+		}
+	}
 	for _, o := range ops {
 		if o.prefix.Addr().Is4() != f.is4() {
 			continue
