@@ -1,12 +1,16 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/nftables"
 )
 
 // The benchmarks run in namespaces of their own, on this machine's kernel:
@@ -88,6 +92,71 @@ func BenchmarkBans(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkElements is what the kernel itself takes for the elements of a set of nftables, with a counter for each, as
+// fsban's have one, and without.
+func BenchmarkElements(b *testing.B) {
+	for _, counters := range []string{"with", "without"} {
+		for _, n := range []int{100_000, 1_000_000} {
+			b.Run(fmt.Sprintf("%s/%d", counters, n), func(b *testing.B) {
+				k := filled(b, "nftables", 0).(*NFTables)
+				set := &nftables.Set{Table: fsbanTable, Name: "measured", KeyType: nftables.TypeIPAddr, HasTimeout: true, Counter: counters == "with"}
+				if err := cmp.Or(k.conn.AddSet(set, nil), k.conn.Flush()); err != nil {
+					b.Fatal(err)
+				}
+				elements := make([]nftables.SetElement, n)
+				for i := range elements {
+					elements[i] = nftables.SetElement{Key: nth(i).Addr().AsSlice(), Timeout: time.Hour}
+				}
+				for b.Loop() {
+					b.StopTimer()
+					command(b, "nft flush set inet fsban measured")
+					b.StartTimer()
+					for part := range slices.Chunk(elements, batch) {
+						b.StopTimer()
+						err := k.conn.SetAddElements(set, part)
+						b.StartTimer()
+						if err = cmp.Or(err, k.conn.Flush()); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkBanWhileListing is BenchmarkBan while 100,000 bans are being listed all the time.
+func BenchmarkBanWhileListing(b *testing.B) {
+	for _, kind := range []string{"nft", "nftables"} {
+		b.Run(kind, func(b *testing.B) {
+			k := filled(b, kind, 100_000)
+			e, applied := quiet(b, kind)
+			ctx, cancel := context.WithCancel(b.Context())
+			var listing sync.WaitGroup
+			listing.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := k.entries(); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			defer listing.Wait()
+			defer cancel()
+			var all []time.Duration
+			for i := 0; b.Loop(); i++ {
+				now := time.Now()
+				e.Ban(nth(2_000_000+i%100_000), now.Add(time.Hour), now)
+				all = append(all, <-applied)
+			}
+			slices.Sort(all)
+			for _, p := range []int{50, 99} {
+				b.ReportMetric(float64(all[len(all)*p/100].Nanoseconds()), fmt.Sprintf("p%d-ns", p))
+			}
+		})
 	}
 }
 

@@ -233,7 +233,7 @@ func (s *ipsets) destroy(name string) error {
 
 // destroyUnused destroys a set whose rules have just been removed. The kernel may let go of them a moment later.
 func (s *ipsets) destroyUnused(name string) error {
-	for end := time.Now().Add(letGo); ; time.Sleep(letGo / 50) {
+	for end := time.Now().Add(letGo); ; time.Sleep(10 * time.Millisecond) {
 		if err := s.destroy(name); !errors.Is(err, errInUse) || time.Now().After(end) {
 			return err
 		}
@@ -241,7 +241,7 @@ func (s *ipsets) destroyUnused(name string) error {
 }
 
 // letGo is how long the kernel may take to let go of a rule that was removed.
-const letGo = 500 * time.Millisecond
+const letGo = 2 * time.Second
 
 // swap exchanges the contents of two sets, in one moment for the rules that use them.
 func (s *ipsets) swap(a, b string) error {

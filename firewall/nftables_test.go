@@ -375,3 +375,28 @@ func TestListingOfAChangingSetIsWhole(t *testing.T) {
 		}
 	})
 }
+
+// A set that has just been filled is being sorted anew.
+func TestListingOfAGrownSetIsWhole(t *testing.T) {
+	onNFTables(t, func(t *testing.T) {
+		for range 3 {
+			b := openNFTables(t, Options{})
+			if _, err := setUp(b); err != nil {
+				t.Fatal(err)
+			}
+			ops := make([]op, 60_000)
+			for i := range ops {
+				ops[i] = op{prefix: nth(i), add: true}
+			}
+			if _, err := b.apply(ops); err != nil {
+				t.Fatal(err)
+			}
+			if got := inKernel(t, b); len(got) != len(ops) {
+				t.Errorf("%d of %d entries are listed", len(got), len(ops))
+			}
+			if _, err := b.Teardown(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

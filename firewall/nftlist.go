@@ -59,23 +59,39 @@ func (b *NFTables) listEntries() ([]Entry, error) {
 const listings = 3
 
 // elements lists one set, whose entries are prefixes of one length. What comes and goes meanwhile makes the kernel lose its
-// place, and pass over entries that were there all the time, or name them twice. It numbers the changes of nftables: where
-// that number is another one afterwards the set is listed again, and holds what any of the listings has.
-func elements(conn *netlink.Conn, set string, length int) (all []Entry, err error) {
+// place, and pass over entries that were there all the time, and so does the moment in which a set that has grown is sorted
+// anew, when as many are named twice. It numbers the changes of nftables: where that number is another one afterwards, or
+// something is named twice, the set is listed again, and holds what any of the listings has.
+func elements(conn *netlink.Conn, set string, length int) ([]Entry, error) {
+	var newest map[netip.Prefix]Entry
 	before, err := generation(conn)
+	if err != nil {
+		return nil, err
+	}
 	for range listings {
+		list, err := appendElements(nil, conn, set, length)
 		if err != nil {
 			return nil, err
 		}
-		if all, err = appendElements(all, conn, set, length); err != nil {
+		distinct := make(map[netip.Prefix]Entry, len(list))
+		for _, e := range list {
+			distinct[e.Prefix] = e
+		}
+		if len(newest) == 0 {
+			newest = distinct
+		} else {
+			maps.Copy(newest, distinct)
+		}
+		now, err := generation(conn)
+		if err != nil {
 			return nil, err
 		}
-		last := before
-		if before, err = generation(conn); err == nil && before == last {
+		if now == before && len(distinct) == len(list) {
 			break
 		}
+		before = now
 	}
-	return distinct(all), err
+	return slices.Collect(maps.Values(newest)), nil
 }
 
 // generation is the number of the last change of nftables in this network namespace.
@@ -101,15 +117,6 @@ func generation(conn *netlink.Conn) (id uint32, err error) {
 		err = cmp.Or(err, ad.Err())
 	}
 	return id, err
-}
-
-// distinct leaves the newest entry of each prefix.
-func distinct(entries []Entry) []Entry {
-	newest := make(map[netip.Prefix]Entry, len(entries))
-	for _, e := range entries {
-		newest[e.Prefix] = e
-	}
-	return slices.Collect(maps.Values(newest))
 }
 
 // appendElements appends the entries of one set as the kernel lists them.

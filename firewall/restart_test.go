@@ -180,6 +180,7 @@ func TestStartOnManyBansIsQuick(t *testing.T) {
 				if s := r.Status(); s.Restored != 0 || s.Pending != 0 || len(r.adopted) != 0 {
 					t.Errorf("%+v, adopted %d", s, len(r.adopted))
 				}
+				r.stop()
 				if _, err := b.Teardown(); err != nil {
 					t.Error(err)
 				}
