@@ -25,7 +25,7 @@ type reading struct {
 }
 
 // patience is how long anything may take that should happen at once.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // follow has a new Follower follow path until the test ends, or stop is called.
 func follow(t *testing.T, path string, opts Options, before ...func(*Follower)) *reading {

@@ -26,7 +26,7 @@ func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", path)
 	next := func() string {
 		t.Helper()
-		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 		buf := make([]byte, 4096)
 		n, err := conn.Read(buf)
 		if err != nil {

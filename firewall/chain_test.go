@@ -306,7 +306,7 @@ func TestOwnChangesAreNotNews(t *testing.T) {
 		command(t, "iptables -t mangle -N OTHERS") // where an earlier configuration may have been
 		var told []uint32
 		for !slices.Contains(told, 3) {
-			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			messages, err := conn.Receive()
 			if err != nil {
 				t.Fatal(err)

@@ -166,6 +166,9 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.noticed:
 			e.schedule.soon()
 		case g := <-e.guarded:
+			if ctx.Err() != nil {
+				continue // the look was broken off, which says nothing of the rules
+			}
 			if e.finish(g) != nil {
 				e.schedule.hurry()
 			}

@@ -989,3 +989,19 @@ func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
 		})
 	}
 }
+
+func TestLookThatTheEndBreaksOffIsNoFailure(t *testing.T) {
+	for range 50 { // which of the two is heard first is chance
+		synctest.Test(t, func(t *testing.T) {
+			k := newKernel()
+			r := enforce(t, k, newBook(), EnforcerOptions{})
+			synctest.Wait()
+			k.change(func() { k.slow = time.Minute })
+			time.Sleep(15 * time.Second)
+			r.stop()
+			if s := r.Status(); !s.Enforcing || s.Failures > 0 || len(r.told()) != 1 {
+				t.Fatalf("%+v, told %+v", s, r.told())
+			}
+		})
+	}
+}

@@ -286,7 +286,7 @@ func send(t testing.TB, conn *net.UDPConn) {
 // next returns the address whose packet arrives next.
 func (s *server) next() string {
 	s.t.Helper()
-	_ = s.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = s.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	_, from, err := s.conn.ReadFromUDPAddrPort(make([]byte, 64))
 	if err != nil {
 		s.t.Fatal(err)
@@ -300,7 +300,7 @@ func (s *server) reply(to *net.UDPConn) {
 	if _, err := s.conn.WriteToUDPAddrPort([]byte("SIP/2.0 401"), to.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 		s.t.Fatal(err)
 	}
-	_ = to.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = to.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if _, err := to.Read(make([]byte, 64)); err != nil {
 		s.t.Fatal(err)
 	}

@@ -236,7 +236,7 @@ func TestOwnBansNeedNoListing(t *testing.T) {
 				t.Fatal(err)
 			}
 			command(t, "nft add element inet fsban fsban4 { 192.0.2.9 }")
-			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			// The first that the kernel tells of is what somebody else has done.
 			messages, err := conn.Receive()
 			if err != nil || !slices.ContainsFunc(messages, b.watcher.foreign) {

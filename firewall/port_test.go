@@ -154,7 +154,7 @@ func TestRejectAnswers(t *testing.T) {
 			r.ban(family[1], time.Hour)
 			r.settle()
 			send(t, banned)
-			_ = banned.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = banned.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := banned.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("%s: %v, want connection refused", family[1], err)
 			}
