@@ -135,8 +135,9 @@ func TestRulesThatAreOverMakeRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		var ops []op
+		until := time.Now().Add(time.Second) // of all: rules end with a second
 		for i := range MaxRules {
-			ops = append(ops, op{prefix: nth(i), add: true, until: time.Now().Add(time.Second)})
+			ops = append(ops, op{prefix: nth(i), add: true, until: until})
 		}
 		if failed, err := b.apply(ops); len(failed) > 0 || err != nil {
 			t.Fatal(len(failed), err)
