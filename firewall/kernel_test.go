@@ -193,9 +193,9 @@ func (r *rig) betweenChecks(lines ...string) {
 // until waits for something that is about to happen.
 func (r *rig) until(what string, happened func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !happened(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not %s after 30 s: %+v", what, r.Status())
+			r.t.Fatalf("not %s after a minute: %+v", what, r.Status())
 		}
 	}
 }
