@@ -186,9 +186,9 @@ func (b *Rules) applyTo(f *family, ops []op) (failed []op, err error) {
 	fresh, room := maps.Clone(b.held), b.Room()
 	b.mu.Unlock()
 	var lines []string
-	if len(fresh)+len(ops) > room { // bans that are over make room before the next check does
+	if now := time.Now(); len(fresh)+len(ops) > room { // bans that are over make room before the next check does
 		for p, r := range fresh {
-			if p.Addr().Is4() == f.is4() && !r.until.IsZero() && !r.until.After(time.Now()) {
+			if p.Addr().Is4() == f.is4() && !r.until.IsZero() && !r.until.After(now) {
 				lines = append(lines, difference(b.texts(f, p, r.until), nil)...)
 				delete(fresh, p)
 			}
