@@ -44,14 +44,15 @@ type Options struct {
 // because what register_failure leaves out stands in the register_attempt before it. It allocates nothing for addresses
 // and texts that it has seen lately. Not safe for concurrent use.
 type Detector struct {
-	fields   *esl.Fields
-	cti      []ctiEvent
-	calls    Calls
-	gateways bool
-	texts    interner
-	addrs    addresses
-	recent   [1024]credentials // by hash of address and port; a newer pair takes an older one's place
-	seed     maphash.Seed
+	fields    *esl.Fields
+	cti       []ctiEvent
+	calls     Calls
+	heartbeat int // where heartbeatHeaders begin
+	gateways  bool
+	texts     interner
+	addrs     addresses
+	recent    [1024]credentials // by hash of address and port; a newer pair takes an older one's place
+	seed      maphash.Seed
 }
 
 // New returns a Detector.
@@ -61,6 +62,8 @@ func New(o Options) *Detector {
 	if d.calls.wanted() {
 		names = append(names, callHeaders[:]...)
 	}
+	d.heartbeat = len(names)
+	names = append(names, heartbeatHeaders[:]...)
 	index := func(name string) int {
 		if i := slices.Index(names, name); i >= 0 || name == "" {
 			return i
