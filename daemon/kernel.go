@@ -88,7 +88,7 @@ func (d *Daemon) clear(ctx context.Context) error {
 	return nil
 }
 
-func (d *Daemon) onApplied(ban bool, took time.Duration) {
+func (d *Daemon) onApplied(ban bool, took time.Duration, _ firewall.Cause) {
 	if ban {
 		d.metrics.latency.Observe(took.Seconds())
 	}

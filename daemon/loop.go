@@ -9,6 +9,7 @@ import (
 
 	"fsban/ctilog"
 	"fsban/detect"
+	"fsban/firewall"
 	"fsban/ledger"
 	"fsban/neverban"
 	"fsban/policy"
@@ -225,7 +226,7 @@ func (l *loop) ban(b ledger.Ban, cause time.Time) error {
 		return err
 	}
 	l.ledger.Add(b)
-	l.enforcer.Ban(b.Prefix, b.Until, cause)
+	l.enforcer.Ban(b.Prefix, b.Until, firewall.Cause{Read: cause})
 	l.made.Add(1)
 	l.metrics.bans[b.Rule].Inc()
 	l.log.Info("banned", "addr", b.Prefix, "rule", b.Rule, "attempts", b.Attempts, "bantime", bantime(&b), "source", b.Source, text("user", lastUser(b.Evidence)), text("by", b.By))

@@ -28,7 +28,7 @@ func quiet(b *testing.B, kind string) (*Enforcer, <-chan time.Duration) {
 	backend := openKind(b, kind, Options{})
 	e := NewEnforcer(backend, EnforcerOptions{
 		Bans:    book.all,
-		Applied: func(_ bool, took time.Duration) { applied <- took },
+		Applied: func(_ bool, took time.Duration, _ Cause) { applied <- took },
 		Check:   time.Hour,
 	})
 	ctx, cancel := context.WithCancel(b.Context())
@@ -61,7 +61,7 @@ func BenchmarkBan(b *testing.B) {
 			var all []time.Duration
 			for i := 0; b.Loop(); i++ {
 				now := time.Now()
-				e.Ban(nth(i%1_000_000), now.Add(time.Hour), now)
+				e.Ban(nth(i%1_000_000), now.Add(time.Hour), Cause{Read: now})
 				all = append(all, <-applied)
 			}
 			slices.Sort(all)
@@ -84,7 +84,7 @@ func BenchmarkBans(b *testing.B) {
 					b.StartTimer()
 					now := time.Now()
 					for i := range n {
-						e.Ban(nth(i), now.Add(time.Hour), now)
+						e.Ban(nth(i), now.Add(time.Hour), Cause{Read: now})
 					}
 					for range n {
 						<-applied
@@ -149,7 +149,7 @@ func BenchmarkBanWhileListing(b *testing.B) {
 			var all []time.Duration
 			for i := 0; b.Loop(); i++ {
 				now := time.Now()
-				e.Ban(nth(2_000_000+i%100_000), now.Add(time.Hour), now)
+				e.Ban(nth(2_000_000+i%100_000), now.Add(time.Hour), Cause{Read: now})
 				all = append(all, <-applied)
 			}
 			slices.Sort(all)

@@ -200,11 +200,11 @@ var errNoChain = errors.New("there is no such chain (firewall.chains)")
 
 // learn reads how this iptables prints the rules that it has just been given, to know them again.
 func (f *family) learn(ctx context.Context, name string, want int) error {
+	f.seen[name] = Dropped{}
 	now, err := f.ipt.save(ctx, name)
 	if err != nil {
 		return f.failed("list", name, ChainName, err)
 	}
-	f.seen[name] = Dropped{}
 	f.count(name, now[ChainName])
 	rules := now.texts(ChainName)
 	if len(rules) != want {
@@ -227,14 +227,19 @@ func count(list []string, what string) (n int) {
 	return n
 }
 
-// count adds to the total what the rules of one table have counted since they were last read.
+// count adds to the total what the rules of one table have counted since they were last read. What they had counted before
+// this process began is not its own: a counter that jumps at a restart would look like an attack.
 func (f *family) count(name string, rules []rule) {
 	var now Dropped
 	for _, r := range rules {
 		now.Packets += r.counted.Packets
 		now.Bytes += r.counted.Bytes
 	}
-	f.total, f.seen[name] = f.total.plus(f.seen[name], now), now
+	seen, known := f.seen[name]
+	if !known {
+		seen = now
+	}
+	f.total, f.seen[name] = f.total.plus(seen, now), now
 }
 
 // teardownRules removes fsban's chain from every table, and every jump to it.

@@ -64,7 +64,7 @@ func (e *Enforcer) look() {
 	e.compare.changed = make(map[netip.Prefix]struct{})
 	e.helpers.Go(func() {
 		l := listing{began: time.Now()}
-		l.entries, l.err = e.backend.entries()
+		l.entries, l.err = e.Entries()
 		l.ended = time.Now()
 		e.listed <- l
 	})

@@ -33,6 +33,8 @@ func (d *DryRun) Teardown() ([]string, error) {
 // Dropped is empty: nothing is thrown away.
 func (*DryRun) Dropped() map[string]Dropped { return nil }
 
+func (*DryRun) sizes() map[string]SetSize { return nil }
+
 func (*DryRun) setup() ([]string, error) { return nil, nil }
 
 func (d *DryRun) apply(ops []op) ([]op, error) {

@@ -21,9 +21,11 @@ type EnforcerOptions struct {
 	// by hand. Their end is that of the kernel from then on: let Bans yield it. Called from Run's goroutine; nil: ends are
 	// put right in the kernel.
 	Amend func([]Entry)
-	// Applied is called for each ban and unban that the kernel took, from Run's goroutine, with the time that went by since
-	// what caused it. Bans that were put back after a start or a repair are not reported.
-	Applied func(ban bool, took time.Duration)
+	// Applied is called for each ban and unban that the kernel took, from Run's goroutine, with what caused it and the time
+	// that went by since that was read. Bans that were put back after a start or a repair are not reported.
+	Applied func(ban bool, took time.Duration, cause Cause)
+	// Operated is called after each operation on the kernel, from any goroutine, with what it took.
+	Operated func(op Operation, took time.Duration, err error)
 	// Changed is called when bans come into force or are no longer, with another reason why not, and after a repair. It is
 	// called from Run's goroutine.
 	Changed func(Status)
@@ -84,16 +86,15 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 	}
 }
 
-// Ban orders a ban of prefix that ends at until, or never if until is zero. cause is when whatever led to it was read.
-// Call it when Bans yields the ban already: Run takes an entry that Bans does not know for somebody else's.
-func (e *Enforcer) Ban(prefix netip.Prefix, until, cause time.Time) {
+// Ban orders a ban of prefix that ends at until, or never if until is zero. Call it when Bans yields the ban already: Run takes an entry that Bans does not know for somebody else's.
+func (e *Enforcer) Ban(prefix netip.Prefix, until time.Time, cause Cause) {
 	e.order(op{prefix: prefix, add: true, until: until, cause: cause})
 }
 
 // Unban orders the end of a ban. Call it before the ban leaves whatever Bans yields, and let it leave at once: Run adopts
 // an entry that Bans does not know, and by the next check but one restores a ban that it still knows.
 func (e *Enforcer) Unban(prefix netip.Prefix, cause time.Time) {
-	e.order(op{prefix: prefix, cause: cause})
+	e.order(op{prefix: prefix, cause: Cause{Read: cause}})
 }
 
 func (e *Enforcer) order(o op) {
@@ -115,18 +116,24 @@ func signal(c chan<- struct{}) {
 
 // Status returns whether bans are in force.
 func (e *Enforcer) Status() Status {
-	dropped := e.backend.Dropped()
+	dropped, sizes := e.backend.Dropped(), e.backend.sizes()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.status
 	s.Pending = len(e.pending) + len(e.restoring) + len(e.stuck) + e.taken
-	s.Dropped = dropped
+	s.Dropped, s.Sets = dropped, sizes
 	return s
 }
 
 // Entries lists what the kernel holds, with what it counted for each. It holds up neither bans nor packets, and takes
 // about 2 µs an entry.
-func (e *Enforcer) Entries() ([]Entry, error) { return e.backend.entries() }
+func (e *Enforcer) Entries() (entries []Entry, err error) {
+	err = e.timed(List, func() error {
+		entries, err = e.backend.entries()
+		return err
+	})
+	return entries, err
+}
 
 // Run sets the kernel up, restores what should be in it, and applies orders until ctx ends. What is pending then is tried
 // once more. It leaves every ban in force.
@@ -144,7 +151,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		err := e.check()
 		if !e.guarding {
 			e.guarding = true
-			e.helpers.Go(func() { e.guarded <- e.backend.guard(ctx) })
+			e.helpers.Go(func() { e.guarded <- e.guard(ctx) })
 		}
 		e.schedule.next(err)
 	}
@@ -183,6 +190,14 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	}
 }
 
+func (e *Enforcer) guard(ctx context.Context) (g guarded) {
+	_ = e.timed(Guard, func() error {
+		g = e.backend.guard(ctx)
+		return g.err
+	})
+	return g
+}
+
 // listen hears of what others change in the kernel. Where it cannot, the next check will find it.
 func (e *Enforcer) listen(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -197,7 +212,11 @@ func (e *Enforcer) listen(ctx context.Context) {
 // check makes the sets what they should be, has their entries listed if it must, and tries again what failed. Where it
 // cannot do everything it does the rest. It returns what is wrong, as far as it is known by now.
 func (e *Enforcer) check() error {
-	made, err := e.backend.setup()
+	var made []string
+	err := e.timed(Setup, func() (err error) {
+		made, err = e.backend.setup()
+		return err
+	})
 	e.unmade = err
 	e.note(made, 0, err)
 	e.look()
@@ -288,7 +307,11 @@ func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
 			e.compare.changed[p] = struct{}{}
 		}
 	}
-	failed, err := e.backend.apply(ops)
+	var failed []op
+	err := e.timed(Apply, func() (err error) {
+		failed, err = e.backend.apply(ops)
+		return err
+	})
 	now := time.Now()
 	e.mu.Lock()
 	e.taken = 0
@@ -307,8 +330,8 @@ func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
 		if !o.add {
 			e.compare.ended[o.prefix] = struct{}{}
 		}
-		if e.opts.Applied != nil && !o.cause.IsZero() {
-			e.opts.Applied(o.add, now.Sub(o.cause))
+		if e.opts.Applied != nil && !o.cause.Read.IsZero() {
+			e.opts.Applied(o.add, now.Sub(o.cause.Read), o.cause)
 		}
 	}
 	return err

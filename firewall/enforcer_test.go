@@ -52,6 +52,8 @@ func (*kernel) Name() string { return "kernel" }
 
 func (*kernel) Dropped() map[string]Dropped { return nil }
 
+func (*kernel) sizes() map[string]SetSize { return nil }
+
 func (k *kernel) setup() (made []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -177,6 +179,32 @@ func (k *kernel) count() (holds, setups, listings int) {
 }
 
 var errBroken = errors.New("broken")
+
+func TestEveryOperationIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.slow = time.Second
+		k.refuses[prefix("192.0.2.9")] = errBroken
+		var mu sync.Mutex
+		told := make(map[string]int)
+		r := enforce(t, k, newBook(), EnforcerOptions{Operated: func(op Operation, took time.Duration, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			told[fmt.Sprintf("%s %v %v", op, took, err)]++
+		}})
+		time.Sleep(2 * time.Second)
+		r.ban("192.0.2.7", time.Hour)
+		synctest.Wait()
+		r.ban("192.0.2.9", time.Hour)
+		synctest.Wait()
+		want := map[string]int{"setup 0s <nil>": 1, "list 0s <nil>": 1, "guard 1s <nil>": 1, "apply 0s <nil>": 1, "apply 0s add 192.0.2.9/32: broken": 1}
+		mu.Lock()
+		defer mu.Unlock()
+		if !maps.Equal(told, want) {
+			t.Errorf("reported %v, want %v", told, want)
+		}
+	})
+}
 
 func TestBansInForceAreSaidSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

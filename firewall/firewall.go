@@ -23,6 +23,8 @@ type Backend interface {
 	Name() string
 	// Dropped returns what the rules threw away since this process started, by family, as of the last check.
 	Dropped() map[string]Dropped
+	// sizes returns how full the sets are, by family, as of the last check; nil where the kernel does not count entries.
+	sizes() map[string]SetSize
 	// Teardown removes everything that fsban ever made there, and nothing else, and returns what it removed, also when some
 	// of it failed. What is not there is no error.
 	Teardown() (removed []string, err error)
@@ -56,6 +58,9 @@ type guarded struct {
 // Dropped counts what fsban's rules threw away.
 type Dropped struct{ Packets, Bytes uint64 }
 
+// A SetSize says how full a set is.
+type SetSize struct{ Entries, Limit int }
+
 // plus adds what counters have gained since they were last seen. Counters that are lower than before were zeroed, or are of
 // a new rule.
 func (d Dropped) plus(seen, now Dropped) Dropped {
@@ -81,7 +86,13 @@ type op struct {
 	prefix netip.Prefix
 	add    bool
 	until  time.Time // zero: without end
-	cause  time.Time // when what led to it was read; zero for a ban that is put back
+	cause  Cause     // zero for a ban that is put back
+}
+
+// A Cause is what led to a ban or an unban, for whoever wants to know how long it took.
+type Cause struct {
+	Read time.Time // when we read of it
+	At   time.Time // when it happened, by the clock of whoever told of it; zero where that does not matter
 }
 
 // left returns how long a ban that ends at until lasts from now.

@@ -30,8 +30,9 @@ type IPTables struct {
 	sets     *ipsets
 	watcher  watcher
 
-	mu      sync.Mutex // guards dropped, which any goroutine may read
+	mu      sync.Mutex // guards what follows, which any goroutine may read
 	dropped map[string]Dropped
+	filled  map[string]SetSize
 }
 
 // A family is IPv4 or IPv6 with its own iptables, chain and set.
@@ -51,6 +52,8 @@ type family struct {
 	moved   map[Hook]time.Time  // when the jump was last put first
 	seen    map[string]Dropped  // the rules' counters as last read, by table
 	total   Dropped             // of all rules that this process has read
+
+	counting bool // of Rules: its rules have been read before
 }
 
 // NewIPTables finds the host's iptables. It changes nothing.
@@ -59,7 +62,7 @@ func NewIPTables(opts Options) (*IPTables, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &IPTables{opts: opts, dropped: make(map[string]Dropped), watcher: newWatcher()}
+	b := &IPTables{opts: opts, dropped: make(map[string]Dropped), filled: make(map[string]SetSize), watcher: newWatcher()}
 	if b.families, err = newFamilies(&b.watcher); err != nil {
 		return nil, err
 	}
@@ -117,6 +120,12 @@ func (b *IPTables) Dropped() map[string]Dropped {
 	return maps.Clone(b.dropped)
 }
 
+func (b *IPTables) sizes() map[string]SetSize {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.filled)
+}
+
 // setup makes the sets that are missing, and gives them the size that is asked for.
 func (b *IPTables) setup() (made []string, err error) {
 	for _, f := range b.families {
@@ -141,6 +150,13 @@ func (b *IPTables) guard(ctx context.Context) (g guarded) {
 
 func (b *IPTables) setupSet(f *family) (made []string, err error) {
 	info, err := f.inspect(b.sets)
+	size := SetSize{Limit: b.opts.MaxBans}
+	if err == nil {
+		size = SetSize{int(info.elements), int(info.maxElem)}
+	}
+	b.mu.Lock()
+	b.filled[f.name] = size
+	b.mu.Unlock()
 	if errors.Is(err, errNoSet) {
 		if err = b.sets.create(f.set, f.id, uint32(b.opts.MaxBans)); err == nil {
 			made = []string{"set " + f.set}

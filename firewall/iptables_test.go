@@ -194,6 +194,19 @@ func TestFullSetIsSaidAndFilledWhenThereIsRoom(t *testing.T) {
 	})
 }
 
+func TestHowFullTheSetsAreIsSaidAfterACheck(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{MaxBans: 300})
+		r.ban("198.51.100.7", time.Hour)
+		r.ban("198.51.100.0/24", time.Hour)
+		r.ban("2001:db8::/64", time.Hour)
+		r.settle()
+		r.until("said", func() bool { return fmt.Sprint(r.Status().Sets) == "map[ipv4:{2 300} ipv6:{1 300}]" })
+		r.betweenChecks("ipset add fsban4 198.51.100.9 timeout 60")
+		r.until("said again", func() bool { return fmt.Sprint(r.Status().Sets) == "map[ipv4:{3 300} ipv6:{1 300}]" })
+	})
+}
+
 func TestResizeKeepsEveryEntryWithItsEndAndCounters(t *testing.T) {
 	onKernel(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")

@@ -83,7 +83,7 @@ func enforce(t testing.TB, b Backend, book *book, opts EnforcerOptions) *rig {
 			book.write(e.Prefix, until)
 		}
 	}
-	opts.Applied = func(ban bool, took time.Duration) {
+	opts.Applied = func(ban bool, took time.Duration, _ Cause) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if took < 0 {
@@ -121,7 +121,7 @@ func (r *rig) ban(p string, d time.Duration) {
 		until = time.Now().Add(d)
 	}
 	r.book.write(prefix(p), until)
-	r.Ban(prefix(p), until, time.Now())
+	r.Ban(prefix(p), until, Cause{Read: time.Now()})
 }
 
 // unban does what the daemon does: the enforcer first, then the book.

@@ -51,7 +51,7 @@ type nftFamily struct {
 	key     nftables.SetDatatype
 	lengths map[int]bool // of prefixes that there is a set for, or must be
 	unfit   error        // why the sets must be left alone
-	seen    Dropped      // the rules' counters as last read
+	seen    *Dropped     // the rules' counters as last read; nil: never
 	total   Dropped      // of all rules that this process has read
 }
 
@@ -112,6 +112,9 @@ func (b *NFTables) Dropped() map[string]Dropped {
 	defer b.mu.Unlock()
 	return maps.Clone(b.dropped)
 }
+
+// sizes is nil: the kernel does not say how many elements a set has without listing them.
+func (*NFTables) sizes() map[string]SetSize { return nil }
 
 // setup makes whatever is missing of table, sets, chains and rules, all of it in one moment.
 func (b *NFTables) setup() (made []string, err error) {

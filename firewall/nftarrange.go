@@ -32,14 +32,19 @@ func (b *NFTables) arrange() (made []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	chains, err := b.arrangeChains(conn)
+	chains, fresh, err := b.arrangeChains(conn)
 	if err != nil {
 		return nil, err
 	}
 	if made = slices.Concat(made, sets, chains); len(made) == 0 {
 		return nil, nil
 	}
-	return made, conn.Flush()
+	if err = conn.Flush(); err == nil && fresh {
+		for _, f := range b.families {
+			f.seen = new(Dropped) // new rules count from zero
+		}
+	}
+	return made, err
 }
 
 // findTable returns fsban's table, or nil where there is none.
@@ -89,11 +94,12 @@ func (b *NFTables) arrangeSets(conn *nftables.Conn, table bool) (made []string, 
 	return made, nil
 }
 
-// arrangeChains adds, fills and removes chains, and reads what the rules have counted.
-func (b *NFTables) arrangeChains(conn *nftables.Conn) (made []string, err error) {
+// arrangeChains adds, fills and removes chains, and reads what the rules have counted. It tells whether the rules that count
+// are new.
+func (b *NFTables) arrangeChains(conn *nftables.Conn) (made []string, fresh bool, err error) {
 	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	there := make(map[string]*nftables.Chain)
 	for _, c := range all {
@@ -121,11 +127,7 @@ func (b *NFTables) arrangeChains(conn *nftables.Conn) (made []string, err error)
 			conn.DelChain(old)
 		}
 		made = append(made, "rules of chain "+c.Name)
-		if c.Name == ChainName {
-			for _, f := range b.families {
-				f.seen = Dropped{} // new rules count from zero
-			}
-		}
+		fresh = fresh || c.Name == ChainName
 		conn.AddChain(c)
 		conn.FlushChain(c)
 		for _, r := range rules[c.Name] {
@@ -137,7 +139,7 @@ func (b *NFTables) arrangeChains(conn *nftables.Conn) (made []string, err error)
 		conn.FlushChain(there[name])
 		conn.DelChain(there[name])
 	}
-	return made, nil
+	return made, fresh, nil
 }
 
 func sameHook(a, b *nftables.Chain) bool {
@@ -170,7 +172,11 @@ func (b *NFTables) ruleTexts(conn *nftables.Conn, c *nftables.Chain) (texts []st
 	}
 	if c.Name == ChainName {
 		for _, f := range b.families {
-			f.total, f.seen = f.total.plus(f.seen, counted[f]), counted[f]
+			now := counted[f]
+			if f.seen == nil {
+				f.seen = &now // what was counted before this process began is not its own
+			}
+			f.total, f.seen = f.total.plus(*f.seen, now), &now
 			b.mu.Lock()
 			b.dropped[f.name] = f.total
 			b.mu.Unlock()

@@ -1,7 +1,9 @@
 package firewall
 
 import (
+	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 )
@@ -195,6 +197,53 @@ func TestDroppedNeverGoesDown(t *testing.T) {
 				return got == Dropped{want, want * 48}
 			})
 		}
+	})
+}
+
+func TestDroppedIsOfThisProcessAndSurvivesWhatOthersFlush(t *testing.T) {
+	onBackends(t, func(t *testing.T, kind string) {
+		server := listen(t, "203.0.113.1")
+		banned := server.dial("198.51.100.7")
+		three := func() {
+			for range 3 {
+				send(t, banned)
+			}
+		}
+		counts := func(r *rig, want uint64) {
+			r.until(fmt.Sprintf("counted: %d packets", want), func() bool {
+				got := r.Status().Dropped["ipv4"]
+				if got.Packets > want {
+					t.Fatalf("%d packets were counted, %d were sent", got.Packets, want)
+				}
+				return got == Dropped{want, want * 48}
+			})
+		}
+		r := startKind(t, kind, Options{})
+		r.ban("198.51.100.7", time.Hour)
+		r.settle()
+		three()
+		counts(r, 3)
+		r.stop()
+		three() // stopped all the same, and nobody counts
+		again := startKind(t, kind, Options{})
+		again.checked()
+		three()
+		counts(again, 3)
+		flush := "iptables -t raw -F"
+		if kind == "nftables" {
+			flush = "nft flush ruleset"
+		}
+		again.betweenChecks(flush)
+		again.until("banned again", func() bool { return slices.Equal(inKernel(t, again.backend), []string{"198.51.100.7/32"}) })
+		again.checked()
+		counts(again, 3)
+		three()
+		counts(again, 6)
+		again.ban("198.51.100.7", 2*time.Hour) // another end: with one rule a ban, another rule
+		again.settle()
+		again.checked()
+		three()
+		counts(again, 9)
 	})
 }
 

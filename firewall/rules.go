@@ -78,6 +78,20 @@ func (b *Rules) Dropped() map[string]Dropped {
 	return maps.Clone(b.dropped)
 }
 
+// sizes has each family fill what the other one leaves: there are MaxRules for both.
+func (b *Rules) sizes() map[string]SetSize {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v4 := 0
+	for p := range b.held {
+		if p.Addr().Is4() {
+			v4++
+		}
+	}
+	v6, room := len(b.held)-v4, b.Room()
+	return map[string]SetSize{"ipv4": {v4, room - v6}, "ipv6": {v6, room - v4}}
+}
+
 // setup makes chain and jumps, takes away the rules whose bans are over, and puts right those of another configuration. It
 // does all that here, because bans have to wait for the lock of iptables as well.
 func (b *Rules) setup() (made []string, err error) {
@@ -109,8 +123,11 @@ func (b *Rules) tidy(f *family) error {
 	defer b.mu.Unlock()
 	total := b.dropped[f.name]
 	for p, r := range bans {
-		total = total.plus(b.held[p].counted, r.counted)
+		if f.counting {
+			total = total.plus(b.held[p].counted, r.counted)
+		}
 	}
+	f.counting = true // what was there before this process is not its own
 	maps.DeleteFunc(b.held, func(p netip.Prefix, _ ruled) bool { return p.Addr().Is4() == f.is4() })
 	maps.Copy(b.held, bans)
 	b.dropped[f.name] = total
@@ -162,7 +179,7 @@ func (b *Rules) apply(ops []op) (failed []op, err error) {
 
 func (b *Rules) carryOut(ops []op) (failed []op, err error) {
 	for _, f := range b.families {
-		if slices.ContainsFunc(ops, func(o op) bool { return !o.add && o.prefix.Addr().Is4() == f.is4() }) {
+		if slices.ContainsFunc(ops, func(o op) bool { return b.holds(o.prefix) && o.prefix.Addr().Is4() == f.is4() }) {
 			err = cmp.Or(err, b.tidy(f)) // counts what the rules have counted that go now
 		}
 		bad, e := b.applyTo(f, ops)
@@ -177,6 +194,14 @@ func (b *Rules) carryOut(ops []op) (failed []op, err error) {
 		failed, err = append(failed, bad...), cmp.Or(err, e)
 	}
 	return failed, err
+}
+
+// holds tells whether there are rules for a prefix.
+func (b *Rules) holds(prefix netip.Prefix) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, there := b.held[prefix]
+	return there
 }
 
 // applyTo carries out what concerns one family. It returns what cannot be; where iptables fails it does nothing, and returns
@@ -216,6 +241,9 @@ func (b *Rules) applyTo(f *family, ops []op) (failed []op, err error) {
 			end := endOf(o.until)
 			want = b.texts(f, o.prefix, end)
 			fresh[o.prefix] = ruled{end, old.counted}
+			if !slices.Equal(have, want) {
+				fresh[o.prefix] = ruled{until: end} // new rules count from zero
+			}
 		}
 		lines = append(lines, difference(have, want)...)
 	}

@@ -41,6 +41,19 @@ func TestRulesAreLimited(t *testing.T) {
 	})
 }
 
+func TestEachFamilyOfRulesMayFillWhatTheOtherLeaves(t *testing.T) {
+	onBackendOf(t, "rules nft", func(t *testing.T) {
+		r := startKind(t, "rules nft", Options{})
+		r.ban("198.51.100.7", time.Hour)
+		r.ban("198.51.100.8", time.Hour)
+		r.ban("2001:db8::/64", time.Hour)
+		r.settle()
+		if got, want := fmt.Sprint(r.Status().Sets), "map[ipv4:{2 1999} ipv6:{1 1998}]"; got != want {
+			t.Errorf("sets %s, want %s", got, want)
+		}
+	})
+}
+
 func TestRulesEndByThemselvesAndAreTakenAway(t *testing.T) {
 	onRules(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")

@@ -19,6 +19,7 @@ type Status struct {
 	Failures  uint64    // checks and batches of changes that failed
 	Notes     []string  // sentences for the operator: what is not as it should be, though bans are in force
 	Dropped   map[string]Dropped
+	Sets      map[string]SetSize // by family, as of the last check; nil where the kernel does not count entries
 }
 
 // conclude brings the status up to date after a check or a batch, and tells of news.
