@@ -56,12 +56,15 @@ func (a api) troubles(s *control.Status) []string {
 		if src.Name == policy.CTILog.String() && slices.Contains(src.Speaks, policy.AuthFailure.String()) {
 			list = append(list, "only mod_cti's log speaks: "+s.Sources[0].Error)
 		}
-		if len(src.NotAllowed) > 0 {
-			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", src.NotAllowed))
+		if missed := missed(src.NotAllowed); len(missed) > 0 {
+			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", missed))
 		}
 		if src.Dropped > 0 {
 			list = append(list, fmt.Sprintf("%d attempts were lost: the decision queue was full", src.Dropped))
 		}
+	}
+	if trouble := a.pulse.clock.trouble(); trouble != "" && s.Sources[0].Up {
+		list = append(list, trouble)
 	}
 	_, unknown := a.never.Status()
 	list = append(list, unknown...)
@@ -120,7 +123,7 @@ func (a api) socketStatus(s *control.Source) {
 	if state.Err != nil {
 		s.Error = state.Err.Error()
 	}
-	if us := a.lastEvent.Load(); us > 0 {
+	if us := a.pulse.last.Load(); us > 0 {
 		s.LastEvent = time.UnixMicro(us)
 	}
 }
@@ -210,7 +213,7 @@ func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.
 			refused = &control.RefusedError{Text: fmt.Sprintf("%v is never banned, because of %v (%s): --force bans it all the same", prefix, entry.Prefix, entry.Origin)}
 			return
 		}
-		if banErr := l.ban(b, now); banErr != nil {
+		if banErr := l.ban(b, firewall.Cause{Read: now}); banErr != nil {
 			refused = &control.RefusedError{Text: banErr.Error()}
 		}
 	})

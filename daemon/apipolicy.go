@@ -9,6 +9,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/firewall"
 	"fsban/ledger"
 	"fsban/policy"
 )
@@ -239,7 +240,7 @@ func (a api) Release(ctx context.Context, p netip.Prefix, by string) (n int, err
 			list = l.engine.ReleaseAll(now)
 		}
 		for i := range list {
-			l.act(&list[i], policy.Operator, now)
+			l.act(&list[i], policy.Operator, firewall.Cause{Read: now})
 		}
 		n = len(list)
 		l.log.Info("held bans released", "bans", n, "by", by)

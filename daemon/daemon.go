@@ -72,11 +72,11 @@ type Daemon struct {
 
 	lastError     string // of the event socket, as last logged; the reader's own
 	never         *neverban.Watcher
-	noted         []string     // notes of the firewall, as last logged; the enforcer's own
-	neverTold     []string     // its problems, as last logged; its own
-	gapTold       bool         // that the log could not be read on where it was; its follower's own
-	lastEvent     atomic.Int64 // unix microseconds
-	stats         atomic.Pointer[policy.Stats]
+	noted         []string // notes of the firewall, as last logged; the enforcer's own
+	neverTold     []string // its problems, as last logged; its own
+	gapTold       bool     // that the log could not be read on where it was; its follower's own
+	pulse         pulse    // of FreeSWITCH, by its events
+	stats         atomic.Pointer[shownPolicy]
 	counts        [policy.NumKinds]atomic.Uint64 // attempts by kind
 	dropped       atomic.Uint64
 	made, refused atomic.Uint64
@@ -122,6 +122,7 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 	d.loop = d.newLoop()
 	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision)
 	from := d.loop.restore()
+	d.loop.showPolicy()
 	d.openLog(from)
 	return d, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"fsban/ctilog"
 	"fsban/detect"
+	"fsban/firewall"
 	"fsban/ledger"
 	"fsban/policy"
 )
@@ -136,7 +137,7 @@ func (l *loop) restore() logPlace {
 	l.place, l.known = s.Log, s.Log.At.Add(-detect.Slack)
 	for _, d := range begun {
 		if _, banned := l.ledger.Get(d.Prefix); !banned {
-			l.banFor(&d, policy.Event, l.started)
+			l.banFor(&d, policy.Event, firewall.Cause{Read: l.started})
 		}
 	}
 	for _, h := range l.engine.Held() { // an operator has released it

@@ -26,6 +26,12 @@ func (d *Daemon) openFirewall() error {
 		Adopt:   d.adopt,
 		Amend:   d.amend,
 		Applied: d.onApplied,
+		Operated: func(op firewall.Operation, took time.Duration, err error) {
+			d.metrics.operations[op].Observe(took.Seconds())
+			if err != nil {
+				d.metrics.failed[op].Inc()
+			}
+		},
 		Changed: d.onFirewall,
 		Check:   time.Duration(d.cfg.Firewall.Check),
 	})
@@ -88,9 +94,13 @@ func (d *Daemon) clear(ctx context.Context) error {
 	return nil
 }
 
-func (d *Daemon) onApplied(ban bool, took time.Duration, _ firewall.Cause) {
-	if ban {
-		d.metrics.latency.Observe(took.Seconds())
+func (d *Daemon) onApplied(ban bool, took time.Duration, cause firewall.Cause) {
+	if !ban {
+		return
+	}
+	d.metrics.latency.Observe(took.Seconds())
+	if !cause.At.IsZero() {
+		d.metrics.delay.Observe(max(0, took+cause.Read.Sub(cause.At)).Seconds())
 	}
 }
 

@@ -77,7 +77,7 @@ func (l *loop) tick(now time.Time) {
 	l.hear(now)
 	l.countDue(now)
 	for _, d := range l.engine.Advance(now) {
-		l.act(&d, policy.Event, now)
+		l.act(&d, policy.Event, firewall.Cause{Read: now})
 	}
 	l.endAllowances(now)
 	l.seal(now)
@@ -146,6 +146,7 @@ func (l *loop) countDue(now time.Time) {
 // count has the policy count an attempt of which no other source tells, and does what it says.
 func (l *loop) count(s *sighting) {
 	l.counts[s.Kind].Add(1)
+	l.metrics.profiles.count(s.Profile, s.Kind)
 	if b, banned := l.ledger.Get(l.engine.Prefix(s.Addr)); banned && !b.Over(s.read) {
 		l.metrics.whileBan.Inc()
 		return
@@ -159,16 +160,20 @@ func (l *loop) count(s *sighting) {
 		l.keepKnown(s.Addr)
 	}
 	l.debug(s, &d)
-	l.act(&d, s.Source, s.read)
+	cause := firewall.Cause{Read: s.read, At: s.At}
+	if s.read.Sub(s.At) > detect.MaxSkew { // read back
+		cause.At = time.Time{}
+	}
+	l.act(&d, s.Source, cause)
 }
 
 // act does what a decision says.
-func (l *loop) act(d *policy.Decision, source policy.Source, now time.Time) {
+func (l *loop) act(d *policy.Decision, source policy.Source, cause firewall.Cause) {
 	switch d.Verdict {
 	case policy.SparedBan:
 		l.log.Warn("attacked from an address that is never banned", "addr", d.Prefix, "because", d.Never.Origin, "rule", d.Rule.Name, "attempts", d.Count, text("user", lastUser(d.Evidence)))
 	case policy.BanNow:
-		l.banFor(d, source, now)
+		l.banFor(d, source, cause)
 	case policy.Held:
 		l.log.Warn("a ban is held", "addr", d.Prefix, "guard", d.Guard, "rule", d.Rule.Name, "attempts", d.Count)
 	case policy.Lift:
@@ -185,7 +190,7 @@ func (l *loop) act(d *policy.Decision, source policy.Source, now time.Time) {
 
 // banFor makes the ban that a rule decided on, unless it is over already, because what is read back may be old, or one that
 // lasts longer is in force.
-func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) {
+func (l *loop) banFor(d *policy.Decision, source policy.Source, cause firewall.Cause) {
 	if d.Offence > 0 {
 		l.keepOffence(d.Prefix)
 	}
@@ -195,10 +200,10 @@ func (l *loop) banFor(d *policy.Decision, source policy.Source, read time.Time) 
 	b := ledger.Ban{
 		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence, Offence: d.Offence,
 	}
-	if old, there := l.ledger.Get(b.Prefix); b.Over(read) || there && !old.Over(read) && !lastsLonger(&b, &old) {
+	if old, there := l.ledger.Get(b.Prefix); b.Over(cause.Read) || there && !old.Over(cause.Read) && !lastsLonger(&b, &old) {
 		return
 	}
-	if err := l.ban(b, read); err != nil {
+	if err := l.ban(b, cause); err != nil {
 		l.log.Error("not banned", "addr", d.Prefix, "error", err)
 	}
 }
@@ -221,14 +226,14 @@ func (l *loop) debug(s *sighting, d *policy.Decision) {
 }
 
 // ban puts b into ledger and kernel. The enforcer gets it at once; the ledger's disk follows.
-func (l *loop) ban(b ledger.Ban, cause time.Time) error {
+func (l *loop) ban(b ledger.Ban, cause firewall.Cause) error {
 	if err := l.makeRoom(&b); err != nil {
 		return err
 	}
 	l.ledger.Add(b)
-	l.enforcer.Ban(b.Prefix, b.Until, firewall.Cause{Read: cause})
+	l.enforcer.Ban(b.Prefix, b.Until, cause)
 	l.made.Add(1)
-	l.metrics.bans[b.Rule].Inc()
+	l.metrics.bans.WithLabelValues(b.Rule).Inc()
 	l.log.Info("banned", "addr", b.Prefix, "rule", b.Rule, "attempts", b.Attempts, "bantime", bantime(&b), "source", b.Source, text("user", lastUser(b.Evidence)), text("by", b.By))
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/firewall"
 	"fsban/internal/fakeswitch"
 	"fsban/policy"
 )
@@ -259,11 +260,11 @@ func TestARuleTakesNothingAwayFromAnOperatorsBan(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := policy.Decision{Verdict: policy.BanNow, Prefix: p, Rule: &policy.Rule{Name: "challenge"}, Since: time.Now(), Until: time.Now().Add(time.Hour)}
-	if err := r.do(t.Context(), func(l *loop) { l.act(&d, policy.Event, time.Now()) }); err != nil {
+	if err := r.do(t.Context(), func(l *loop) { l.act(&d, policy.Event, firewall.Cause{Read: time.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	lift := policy.Decision{Verdict: policy.Lift, Prefix: p}
-	if err := r.do(t.Context(), func(l *loop) { l.act(&lift, policy.Event, time.Now()) }); err != nil {
+	if err := r.do(t.Context(), func(l *loop) { l.act(&lift, policy.Event, firewall.Cause{Read: time.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
 	bans, err := r.client.Bans(t.Context(), false)

@@ -17,7 +17,7 @@ func (l *loop) report(r policy.Report) {
 		l.metrics.distributed.Inc()
 		l.log.Warn("distributed attack: many addresses fail on one user", "user", r.User, "domain", r.Domain, "addresses", r.Addresses, "since", r.Since)
 	case policy.GuardChange:
-		l.metrics.guards[r.Guard].Set(boolean(r.Active))
+		l.showPolicy()
 		if r.Active {
 			l.log.Error("guard: bans are held from now on", "guard", r.Guard, "now", r.Now, "limit", r.Limit)
 			return
@@ -26,8 +26,17 @@ func (l *loop) report(r policy.Report) {
 	}
 }
 
+// A shownPolicy is what metrics show of the policy.
+type shownPolicy struct {
+	policy.Stats
+	guards [policy.NumGuards]bool // that hold bans
+}
+
 // showPolicy puts what the policy holds where metrics can see it.
 func (l *loop) showPolicy() {
-	stats := l.engine.Stats()
-	l.stats.Store(&stats)
+	s := shownPolicy{Stats: l.engine.Stats()}
+	for g, state := range l.engine.Guards() {
+		s.guards[g] = state.Active
+	}
+	l.stats.Store(&s)
 }

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"fsban/detect"
+	"fsban/esl"
+)
+
+// A pulse is what the events say of FreeSWITCH itself. The event socket's reader takes it; anybody may look.
+type pulse struct {
+	last   atomic.Int64 // when the last event was read, unix microseconds
+	beat   atomic.Pointer[detect.Heartbeat]
+	beatAt atomic.Int64 // when it was read, unix microseconds
+	clock  clock
+}
+
+// take takes in an event that has just been read.
+func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) {
+	p.last.Store(now.UnixMicro())
+	if at, ok := detect.EventTime(ev); ok {
+		p.clock.hear(at, now)
+	}
+	if beat, ok := d.Heartbeat(ev); ok {
+		p.beat.Store(&beat)
+		p.beatAt.Store(now.UnixMicro())
+	}
+}
+
+// heartbeat is the last one, or zero.
+func (p *pulse) heartbeat() detect.Heartbeat {
+	if beat := p.beat.Load(); beat != nil {
+		return *beat
+	}
+	return detect.Heartbeat{}
+}
+
+// A clock tells how far FreeSWITCH's clock is ahead of ours. An event is read a while after it happened, never before: so
+// the largest difference of a minute is nearest to the truth, however late most events are.
+type clock struct {
+	began        time.Time // of the window
+	best, before time.Duration
+	offset       atomic.Int64 // nanoseconds
+}
+
+// clockWindow is half of what is looked at. FreeSWITCH's heartbeat comes every 20 s.
+const clockWindow = 30 * time.Second
+
+// hear belongs to the reader.
+func (c *clock) hear(at, now time.Time) {
+	offset := at.Sub(now)
+	switch age := now.Sub(c.began); {
+	case c.began.IsZero() || age >= 2*clockWindow:
+		c.began, c.best, c.before = now, offset, math.MinInt64
+	case age >= clockWindow:
+		c.began, c.best, c.before = now, offset, c.best
+	default:
+		c.best = max(c.best, offset)
+	}
+	c.offset.Store(int64(max(c.best, c.before)))
+}
+
+// ahead is 0 as long as nothing was heard.
+func (c *clock) ahead() time.Duration { return time.Duration(c.offset.Load()) }
+
+// skewed is how far the two clocks may be apart before somebody should know: what several sources tell of is matched
+// within two seconds.
+const skewed = 2 * time.Second
+
+// trouble says what of it needs a human, or nothing.
+func (c *clock) trouble() string {
+	switch ahead := c.ahead(); {
+	case ahead > skewed:
+		return fmt.Sprintf("FreeSWITCH's clock is %v ahead of ours: set the clocks by NTP, and have FreeSWITCH take over its host's with fsctl sync_clock", ahead.Round(100*time.Millisecond))
+	case ahead < -skewed:
+		return fmt.Sprintf("FreeSWITCH's clock is %v behind ours, or its events come that late: set the clocks by NTP, and have FreeSWITCH take over its host's with fsctl sync_clock", -ahead.Round(100*time.Millisecond))
+	}
+	return ""
+}
