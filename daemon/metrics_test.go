@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "rewrite testdata/metrics.golden and the
 func everything(t testing.TB) *Daemon {
 	t.Helper()
 	cfg := configFor(t, fakeswitch.New(fakeswitch.Options{}))
-	cfg.CTIEvent.Subclasses = []string{"cti::fail2ban"}
+	cfg.CTIEvent.Subclasses, cfg.CTIEvent.IPHeader, cfg.CTIEvent.UserHeader, cfg.CTIEvent.ReasonHeader = []string{"cti::fail2ban"}, "network-ip", "to-user", "reason"
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
 	return opened(t, cfg)
 }
