@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
 	"fsban/config"
+	"fsban/firewall"
 	"fsban/internal/fakeswitch"
 )
 
@@ -155,6 +157,31 @@ func TestHistogramsAreClassicAndNative(t *testing.T) {
 	if found < 3 {
 		t.Errorf("%d histograms", found)
 	}
+}
+
+func TestAScrapeListsNothing(t *testing.T) {
+	d := everything(t)
+	backend := &listless{Backend: d.backend}
+	d.enforcer = firewall.NewEnforcer(backend, firewall.EnforcerOptions{Operated: func(op firewall.Operation, _ time.Duration, _ error) {
+		t.Errorf("a scrape does %s", op)
+	}})
+	for range 3 {
+		ours(t, d)
+	}
+	if backend.asked == 0 {
+		t.Error("the backend was not asked what it has dropped: this is not the enforcer that is scraped")
+	}
+}
+
+// listless counts how often it is asked for what it knows.
+type listless struct {
+	firewall.Backend
+	asked int
+}
+
+func (l *listless) Dropped() map[string]firewall.Dropped {
+	l.asked++
+	return l.Backend.Dropped()
 }
 
 // textOf says what stands in place of label values that are not the same everywhere.

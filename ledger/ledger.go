@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,7 +65,7 @@ type Ledger struct {
 
 	mu      sync.RWMutex
 	bans    map[netip.Prefix]*Ban
-	v4      int                   // how many of them are IPv4
+	v4, v6  atomic.Int64          // how many of them are of each family: for whoever must not wait
 	pending map[netip.Prefix]*Ban // to be written; nil: to be deleted. Never more than prefixes changed since the last batch
 	failed  error                 // of the last batch
 	errors  uint64
@@ -106,7 +107,9 @@ func Open(path string, now time.Time) (*Ledger, error) {
 		return nil, fmt.Errorf("state file %s is damaged (%w) and cannot be set aside: %w", path, err, renameErr)
 	}
 	clear(l.bans)
-	l.v4, l.damage = 0, nil
+	l.v4.Store(0)
+	l.v6.Store(0)
+	l.damage = nil
 	if err := l.load(now); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
@@ -244,9 +247,11 @@ func (l *Ledger) put(prefix netip.Prefix, b *Ban) {
 	} else {
 		l.bans[prefix] = b
 	}
+	count := &l.v6
 	if prefix.Addr().Is4() {
-		l.v4 += len(l.bans) - before
+		count = &l.v4
 	}
+	count.Add(int64(len(l.bans) - before))
 }
 
 // Get returns the ban of exactly prefix.
@@ -316,20 +321,26 @@ func (l *Ledger) Each(f func(netip.Prefix, time.Time) bool) {
 	}
 }
 
-// Count returns the number of bans by family.
-func (l *Ledger) Count() (v4, v6 int) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.v4, len(l.bans) - l.v4
-}
+// Count returns the number of bans by family. It waits for nobody.
+func (l *Ledger) Count() (v4, v6 int) { return int(l.v4.Load()), int(l.v6.Load()) }
 
-// Expire ends the bans that are over at now and returns them.
+// Expire ends the bans that are over at now and returns them. Nobody who only reads has to wait while it looks for them.
 func (l *Ledger) Expire(now time.Time) []Ban {
+	var ended []netip.Prefix
+	l.Each(func(p netip.Prefix, until time.Time) bool {
+		if !until.IsZero() && !until.After(now) {
+			ended = append(ended, p)
+		}
+		return true
+	})
+	if len(ended) == 0 {
+		return nil
+	}
 	var over []Ban
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for p, b := range l.bans {
-		if b.Over(now) {
+	for _, p := range ended {
+		if b := l.bans[p]; b != nil && b.Over(now) {
 			over = append(over, *b)
 			l.change(p, nil)
 		}
