@@ -25,7 +25,8 @@ func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) {
 		p.clock.hear(at, now)
 	}
 	if beat, ok := d.Heartbeat(ev); ok {
-		p.beat.Store(&beat)
+		kept := beat // or every event would cost an allocation
+		p.beat.Store(&kept)
 		p.beatAt.Store(now.UnixMicro())
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"fsban/control"
 	"fsban/detect"
+	"fsban/esl"
 	"fsban/internal/fakeswitch"
 )
 
@@ -41,6 +42,19 @@ func TestTheClockIsReadFromTheFreshestEvent(t *testing.T) {
 				t.Errorf("ahead %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestThePulseOfAnEventCostsNoAllocation(t *testing.T) {
+	d := detect.New(detect.Options{})
+	ev := esl.NewEvent(d.Fields())
+	if err := ev.Parse([]byte("Event-Name: CUSTOM\nEvent-Subclass: sofia::register_failure\nEvent-Date-Timestamp: 1795364145318062\n")); err != nil {
+		t.Fatal(err)
+	}
+	var p pulse
+	now := time.Now()
+	if n := testing.AllocsPerRun(1000, func() { p.take(d, ev, now) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
