@@ -2,10 +2,15 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"fsban/ctilog"
 	"fsban/esl"
@@ -167,6 +172,25 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 	} {
 		if n := sum(name); n < least {
 			t.Errorf("%s is %v: what the flood is made of did not arrive (%v at least)", name, n, least)
+		}
+	}
+}
+
+func TestWhatIsNoProfilesNameIsNoLabel(t *testing.T) {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "x", Help: "x"}, []string{"profile", "kind"})
+	p := newProfiles(vec)
+	for i := range 1000 {
+		p.count(hostile("profile name", i), policy.AuthFailure)
+	}
+	for _, name := range []string{"", "internal", "external-ipv6", "internal", "10.0.0.1_x", "other", strings.Repeat("y", 41), "naïve"} {
+		p.count(name, policy.Challenge)
+	}
+	if got := slices.Sorted(maps.Keys(p.known)); !slices.Equal(got, []string{"10.0.0.1_x", "external-ipv6", "internal", profileOther, profileUnknown}) {
+		t.Errorf("profiles %q", got)
+	}
+	for name, want := range map[string]float64{profileOther: 1003, profileUnknown: 1, "internal": 2, "external-ipv6": 1} {
+		if got := testutil.ToFloat64(vec.WithLabelValues(name, "auth_failure")) + testutil.ToFloat64(vec.WithLabelValues(name, "challenge")); got != want {
+			t.Errorf("%s counts %v, want %v", name, got, want)
 		}
 	}
 }
