@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"fsban/config"
@@ -624,21 +623,6 @@ func TestHealthAndMetricsOverHTTP(t *testing.T) {
 	}
 	if code, _ := get(http.MethodGet, "/-/healthy"); code != http.StatusOK {
 		t.Errorf("healthy: %d", code)
-	}
-}
-
-func TestMetricsAreWellNamed(t *testing.T) {
-	fs := newSwitch(t, fakeswitch.Options{})
-	r := start(t, fs, configFor(t, fs))
-	r.ready()
-	problems, err := testutil.GatherAndLint(r.registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		if strings.HasPrefix(p.Metric, "fsban_") {
-			t.Errorf("%s: %s", p.Metric, p.Text)
-		}
 	}
 }
 
