@@ -34,6 +34,7 @@ type Rules struct {
 	held    map[netip.Prefix]ruled
 	dropped map[string]Dropped
 	notes   []string // of the last setup
+	touched bool     // somebody else has made or removed rules of bans
 }
 
 // Ruled is a ban that there are rules for.
@@ -128,7 +129,16 @@ func (b *Rules) tidy(f *family) error {
 		}
 	}
 	f.counting = true // what was there before this process is not its own
-	maps.DeleteFunc(b.held, func(p netip.Prefix, _ ruled) bool { return p.Addr().Is4() == f.is4() })
+	for p := range bans {
+		_, known := b.held[p]
+		b.touched = b.touched || !known
+	}
+	maps.DeleteFunc(b.held, func(p netip.Prefix, r ruled) bool {
+		_, there := bans[p]
+		mine := p.Addr().Is4() == f.is4()
+		b.touched = b.touched || mine && !there && (r.until.IsZero() || time.Until(r.until) > expiring)
+		return mine
+	})
 	maps.Copy(b.held, bans)
 	b.dropped[f.name] = total
 	return err
@@ -271,12 +281,13 @@ func (b *Rules) restore(f *family, lines []string) error {
 	return nil
 }
 
-// intact asks about the number of rules that setup has just seen.
+// intact asks about the rules that setup has just seen, and their number.
 func (b *Rules) intact(plausible func(int) bool) (bool, error) {
 	b.mu.Lock()
-	size := len(b.held)
+	size, touched := len(b.held), b.touched
+	b.touched = false
 	b.mu.Unlock()
-	return plausible(size), nil
+	return plausible(size) && !touched, nil
 }
 
 // entries lists the bans that there are rules for.
