@@ -439,6 +439,7 @@ func TestDryRunTouchesNothing(t *testing.T) {
 	onKernel(t, func(t *testing.T) {
 		before := rules(t)
 		r := enforce(t, NewDryRun(), newBook(), EnforcerOptions{Check: 10 * time.Millisecond})
+		r.until("enforcing", func() bool { return r.Status().Enforcing })
 		r.ban("192.0.2.1", time.Hour)
 		r.ban("192.0.2.2", Forever)
 		r.ban("2001:db8::/64", time.Hour)
