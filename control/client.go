@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -47,6 +48,15 @@ func (c *Client) Bans(ctx context.Context, evidence bool) (b []Ban, err error) {
 		path += "?evidence"
 	}
 	return b, c.do(ctx, http.MethodGet, path, nil, &b)
+}
+
+// Top returns what happens right now, with up to n addresses and users; 0 is 20.
+func (c *Client) Top(ctx context.Context, n int) (t Top, err error) {
+	path := pathTop
+	if n != 0 {
+		path += "?n=" + strconv.Itoa(n)
+	}
+	return t, c.do(ctx, http.MethodGet, path, nil, &t)
 }
 
 // Ban orders a ban and returns it.

@@ -222,6 +222,46 @@ type Attempt struct {
 	UserAgent string     `json:"user_agent,omitempty"`
 }
 
+// A Top is what happens right now.
+type Top struct {
+	At      time.Time `json:"at"`
+	Started time.Time `json:"started"`
+	Version string    `json:"version"`
+	Ready   bool      `json:"ready"`
+	// Attempts counts what was seen since the start, by kind: rates are the difference of two.
+	Attempts  map[string]uint64 `json:"attempts"`
+	Bans      Bans              `json:"bans"`
+	Held      int               `json:"held"` // bans that a guard holds
+	Dropped   Dropped           `json:"dropped"`
+	Sources   []Source          `json:"sources"`
+	Speakers  []Speaker         `json:"speakers"`
+	Problems  []string          `json:"problems"`
+	Addresses []Busy            `json:"addresses"` // who tries most first
+	Users     []BusyUser        `json:"users"`     // who is tried most first
+	NewBans   []Ban             `json:"new_bans"`  // the last since the start, newest first, without evidence and what the kernel knows
+}
+
+// A Busy is an address, or what counts as one attacker, that has tried something in the last five minutes.
+type Busy struct {
+	Prefix    netip.Prefix `json:"prefix"`
+	Attempts  uint64       `json:"attempts"` // in the last five minutes
+	Users     int          `json:"users"`    // at most 64 are told apart
+	Last      time.Time    `json:"last"`
+	LastUser  string       `json:"last_user,omitempty"`
+	UserAgent string       `json:"user_agent,omitempty"`
+	Banned    bool         `json:"banned"`
+	Known     bool         `json:"known_good"`
+}
+
+// A BusyUser is a user on whom somebody has failed in the last five minutes.
+type BusyUser struct {
+	User      string    `json:"user"`
+	Domain    string    `json:"domain,omitempty"`
+	Attempts  uint64    `json:"attempts"`  // in the last five minutes
+	Addresses int       `json:"addresses"` // at most 64 are told apart
+	Last      time.Time `json:"last"`
+}
+
 // A BanRequest orders a ban.
 type BanRequest struct {
 	Prefix netip.Prefix  `json:"prefix"`
@@ -237,6 +277,7 @@ const (
 	pathWhy    = "/v1/why"
 	pathAllow  = "/v1/allow"
 	pathHeld   = "/v1/held"
+	pathTop    = "/v1/top"
 )
 
 // An apiError is the body of an answer that is not 200.

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 // daemon is what a Server needs of the daemon.
 type daemon interface {
 	Status(context.Context) (Status, error)
+	Top(ctx context.Context, n int) (Top, error)
 	Bans(ctx context.Context, evidence bool) ([]Ban, error)
 	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
 	Unban(ctx context.Context, p netip.Prefix, by string) (Ban, error)
@@ -82,6 +84,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, r *http.Request) {
 		status, err := s.daemon.Status(r.Context())
 		answer(w, status, err)
+	})
+	mux.HandleFunc("GET "+pathTop, func(w http.ResponseWriter, r *http.Request) {
+		n, err := rows(r)
+		var top Top
+		if err == nil {
+			top, err = s.daemon.Top(r.Context(), n)
+		}
+		answer(w, top, err)
 	})
 	mux.HandleFunc("GET "+pathBans, func(w http.ResponseWriter, r *http.Request) {
 		bans, err := s.daemon.Bans(r.Context(), r.URL.Query().Has("evidence"))
@@ -167,6 +177,24 @@ func withPrefix(w http.ResponseWriter, r *http.Request, do func(netip.Prefix) (a
 	}
 	body, err := do(prefix)
 	answer(w, body, err)
+}
+
+// How many addresses and users a Top has, unless the request says, and at most.
+const (
+	usualRows = 20
+	maxRows   = 100
+)
+
+// rows returns how many are asked for.
+func rows(r *http.Request) (int, error) {
+	if !r.URL.Query().Has("n") {
+		return usualRows, nil
+	}
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 || n > maxRows {
+		return 0, &RefusedError{fmt.Sprintf("request: n is 1 to %d", maxRows)}
+	}
+	return n, nil
 }
 
 type peerKey struct{}

@@ -28,6 +28,8 @@ type loop struct {
 	lost    bool             // where it stood when we began is not known
 	changed bool             // since the journal was sealed
 	sealed  []byte           // where we stood then
+	busiest busiest
+	newBans lastBans
 }
 
 func (d *Daemon) newLoop() *loop {
@@ -36,7 +38,7 @@ func (d *Daemon) newLoop() *loop {
 	opts.Seed = rand.Uint64() // nobody outside can tell how much longer than the last a ban will be
 	return &loop{
 		Daemon: d, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, opts),
-		arbiter: detect.NewArbiter(d.sources()...), allowed: make(map[netip.Prefix]Allowance),
+		arbiter: detect.NewArbiter(d.sources()...), allowed: make(map[netip.Prefix]Allowance), busiest: newBusiest(),
 	}
 }
 
@@ -78,6 +80,7 @@ func (l *loop) tick(now time.Time) {
 	l.countDue(now)
 	for _, d := range l.engine.Advance(now) {
 		l.act(&d, policy.Event, firewall.Cause{Read: now})
+		l.busiest.seeUnanswered(&d, now)
 	}
 	l.endAllowances(now)
 	l.seal(now)
@@ -147,11 +150,16 @@ func (l *loop) countDue(now time.Time) {
 func (l *loop) count(s *sighting) {
 	l.counts[s.Kind].Add(1)
 	l.metrics.profiles.count(s.Profile, s.Kind)
-	if b, banned := l.ledger.Get(l.engine.Prefix(s.Addr)); banned && !b.Over(s.read) {
+	prefix := l.engine.Prefix(s.Addr)
+	if b, banned := l.ledger.Get(prefix); banned && !b.Over(s.read) {
 		l.metrics.whileBan.Inc()
+		l.busiest.see(&s.Attempt, prefix, s.read)
 		return
 	}
 	d := l.engine.Observe(s.Attempt)
+	if s.Kind != policy.AuthSuccess && (s.Kind != policy.Challenge || d.Verdict != policy.Pass) { // credentials may follow yet
+		l.busiest.see(&s.Attempt, d.Prefix, s.read)
+	}
 	l.metrics.verdicts[d.Verdict].Inc()
 	if d.Rule != nil && d.Verdict != policy.Spared && d.Verdict != policy.SparedBan && d.Verdict != policy.Excused {
 		l.note(&s.Attempt)
@@ -233,6 +241,7 @@ func (l *loop) ban(b ledger.Ban, cause firewall.Cause) error {
 	l.ledger.Add(b)
 	l.enforcer.Ban(b.Prefix, b.Until, cause)
 	l.made.Add(1)
+	l.newBans.add(&b)
 	l.metrics.bans.WithLabelValues(b.Rule).Inc()
 	l.log.Info("banned", "addr", b.Prefix, "rule", b.Rule, "attempts", b.Attempts, "bantime", bantime(&b), "source", b.Source, text("user", lastUser(b.Evidence)), text("by", b.By))
 	return nil
