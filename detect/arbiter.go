@@ -90,16 +90,32 @@ const Memory = 15 * time.Second
 // NewArbiter returns an Arbiter for the sources that are configured. None of them is alive yet.
 func NewArbiter(sources ...policy.Source) *Arbiter {
 	r := &Arbiter{seed: maphash.MakeSeed()}
-	for _, s := range sources {
-		r.configured[s] = true
-	}
-	if len(sources) > 1 {
-		r.ring = make([]report, numReports)
-	}
+	r.configure(sources)
 	for k := range r.speakers {
 		r.speakers[k] = r.choose(policy.Kind(k))
 	}
 	return r
+}
+
+// SetSources says which sources are configured from now on. What was told so far is still matched.
+func (r *Arbiter) SetSources(now time.Time, sources ...policy.Source) {
+	r.configure(sources)
+	for s := range r.configured {
+		if !r.configured[s] {
+			r.alive[s], r.heard[s] = false, false
+		}
+	}
+	r.appoint(now)
+}
+
+func (r *Arbiter) configure(sources []policy.Source) {
+	r.configured = [policy.NumSources]bool{}
+	for _, s := range sources {
+		r.configured[s] = true
+	}
+	if len(sources) > 1 && r.ring == nil {
+		r.ring = make([]report, numReports)
+	}
 }
 
 // Alive tells that a source can be heard at now, or no longer. When a speaker is gone, Due returns what others have told

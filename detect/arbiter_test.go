@@ -267,3 +267,28 @@ func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 		t.Errorf("%d unconfirmed of %d", got, flood)
 	}
 }
+
+func TestSourcesComeAndGo(t *testing.T) {
+	arbiter := NewArbiter(policy.Event)
+	arbiter.Alive(policy.Event, true, now)
+	at := func(seconds int, s policy.Source) bool {
+		when := now.Add(time.Duration(seconds) * time.Second)
+		return arbiter.Counts(told(t, s.String(), "a", when), when)
+	}
+	if !at(10, policy.Event) {
+		t.Error("the only source does not count")
+	}
+	arbiter.SetSources(now.Add(20*time.Second), policy.Event, policy.CTILog)
+	arbiter.Alive(policy.CTILog, true, now.Add(20*time.Second))
+	if !at(30, policy.Event) || at(30, policy.CTILog) {
+		t.Error("a new source of the same failure counts it again")
+	}
+	arbiter.Alive(policy.Event, false, now.Add(40*time.Second))
+	if !at(50, policy.CTILog) {
+		t.Error("the new source does not take over")
+	}
+	arbiter.SetSources(now.Add(60*time.Second), policy.Event)
+	if s, why, ok := arbiter.Speaker(policy.AuthFailure); ok || why != "event is down" {
+		t.Errorf("%v speaks, %q", s, why)
+	}
+}

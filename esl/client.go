@@ -94,6 +94,14 @@ type Client struct {
 	state   State
 	session *session // nil unless up
 	skipped uint64
+	next    *target            // for the next connection, if it is another
+	end     context.CancelFunc // ends the connection, or the pause before the next
+}
+
+// A target is what a Client connects to, and how.
+type target struct {
+	addr string
+	opts Options
 }
 
 // NewClient returns a Client of the event socket at addr (host:port). It starts nothing.
@@ -116,32 +124,73 @@ func (c *Client) Skipped() uint64 {
 	return c.skipped
 }
 
+// Change has the client connect to another address, or with other options, at once. A connection that stands is ended, and
+// its last event has been handed out before the new one begins.
+func (c *Client) Change(addr string, opts Options) {
+	c.mu.Lock()
+	c.next = &target{addr, opts.withDefaults()}
+	end := c.end
+	c.mu.Unlock()
+	if end != nil {
+		end()
+	}
+}
+
+// turn begins with what Change has asked for. The context ends when it asks for something else, or with ctx.
+func (c *Client) turn(ctx context.Context) (_ context.Context, end context.CancelFunc, changed bool) {
+	ctx, end = context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end = end
+	if changed = c.next != nil; changed {
+		c.addr, c.opts, c.next = c.next.addr, c.next.opts, nil
+	}
+	return ctx, end, changed
+}
+
 // Run connects, reads and reconnects until ctx ends. It returns ctx's error, after every goroutine that it started.
 func (c *Client) Run(ctx context.Context) error {
 	pause := c.opts.RetryMin
 	for {
-		err := c.once(ctx)
-		if ctx.Err() != nil {
-			c.change(func(s *State) { s.Up, s.Err, s.Retry, s.Peer = false, nil, time.Time{}, nil })
-			return ctx.Err()
-		}
-		// A connection that was up for a while was a good one: the next failure is a first failure.
-		if was := c.State(); was.Up && time.Since(was.Since) > c.opts.RetryMax {
+		turn, end, changed := c.turn(ctx)
+		if changed {
 			pause = c.opts.RetryMin
 		}
-		wait := jitter(pause)
-		pause = min(2*pause, c.opts.RetryMax)
-		if err.Reason.Permanent() {
-			wait = jitter(c.opts.RetryRefused)
+		pause = c.attempt(turn, pause)
+		ended := turn.Err() != nil
+		end()
+		err := ctx.Err()
+		if ended || err != nil {
+			c.change(func(s *State) { s.Up, s.Err, s.Retry, s.Peer = false, nil, time.Time{}, nil })
 		}
-		c.change(func(s *State) { s.Up, s.Err, s.Retry, s.Peer = false, err, time.Now().Add(wait), nil })
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-		case <-timer.C:
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// attempt is one connection, and the pause after it. It returns the pause after the next, should that one fail.
+func (c *Client) attempt(ctx context.Context, pause time.Duration) time.Duration {
+	err := c.once(ctx)
+	if ctx.Err() != nil {
+		return pause
+	}
+	// A connection that was up for a while was a good one: the next failure is a first failure.
+	if was := c.State(); was.Up && time.Since(was.Since) > c.opts.RetryMax {
+		pause = c.opts.RetryMin
+	}
+	wait := jitter(pause)
+	if err.Reason.Permanent() {
+		wait = jitter(c.opts.RetryRefused)
+	}
+	c.change(func(s *State) { s.Up, s.Err, s.Retry, s.Peer = false, err, time.Now().Add(wait), nil })
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return min(2*pause, c.opts.RetryMax)
 }
 
 // once is one connection, from dial to its end. The error is never nil.
@@ -156,7 +205,8 @@ func (c *Client) once(ctx context.Context) *Error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 
-	s := newSession(c.addr, conn, &c.opts)
+	opts := c.opts
+	s := newSession(c.addr, conn, &opts)
 	s.onSkip = func() {
 		c.mu.Lock()
 		c.skipped++

@@ -166,3 +166,50 @@ func TestAConnectionSurvivesEveryEndOfFreeSWITCH(t *testing.T) {
 		t.Errorf("at the end: %+v", s)
 	}
 }
+
+func TestChangeConnectsElsewhereAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dialled []string
+		to := func(scripts ...func(*peer)) func(context.Context, string, string) (net.Conn, error) {
+			dial := scripted(t, scripts...)
+			return func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dialled = append(dialled, addr)
+				return dial(ctx, network, addr)
+			}
+		}
+		opts := esl.Options{Silence: time.Hour, RetryRefused: time.Hour, Dial: to(func(p *peer) { p.login(0); p.hold() })}
+		client, states := start(t, "fs:8021", opts)
+		if s := <-states; !s.Up {
+			t.Fatalf("state %+v", s)
+		}
+		began := time.Now()
+		opts.Password = "wrong"
+		said := make(chan esl.State, 10)
+		opts.OnState = func(s esl.State) { said <- s }
+		opts.Dial = to(func(p *peer) {
+			p.say("Content-Type: auth/request\n\n")
+			p.expect("auth wrong")
+			p.reply("-ERR invalid")
+		})
+		client.Change("other:8021", opts)
+		if s := <-states; s.Up || s.Err != nil || s.Peer != nil {
+			t.Errorf("the old connection ended with %+v", s)
+		}
+		if s := <-said; s.Up || s.Err == nil || s.Err.Reason != esl.ReasonPassword {
+			t.Fatalf("state %+v", s)
+		}
+		// It waits for an hour now. What is right is tried at once.
+		opts.Password = "ClueCon"
+		opts.Dial = to(func(p *peer) { p.login(0); p.hold() })
+		client.Change("other:8021", opts)
+		if s := <-said; s.Up || s.Err != nil {
+			t.Errorf("the pause ended with %+v", s)
+		}
+		if s := <-said; !s.Up || s.Connects != 2 {
+			t.Errorf("state %+v", s)
+		}
+		if time.Since(began) != 0 || !slices.Equal(dialled, []string{"fs:8021", "other:8021", "other:8021"}) {
+			t.Errorf("dialled %q within %v", dialled, time.Since(began))
+		}
+	})
+}

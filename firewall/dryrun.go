@@ -37,6 +37,8 @@ func (*DryRun) sizes() map[string]SetSize { return nil }
 
 func (*DryRun) setup() ([]string, error) { return nil, nil }
 
+func (*DryRun) limit(int) {}
+
 func (d *DryRun) apply(ops []op) ([]op, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -43,6 +43,7 @@ type Enforcer struct {
 	noticed chan struct{} // somebody else has changed what is ours
 	guarded chan guarded  // what a look at the rules has found
 	listed  chan listing  // what a look at the entries has
+	changes chan change   // of what Run goes by
 
 	// A prefix is in one of the three maps at most, with the newest order for it.
 	mu        sync.Mutex
@@ -79,6 +80,7 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 		noticed: make(chan struct{}, 1),
 		guarded: make(chan guarded, 1),
 		listed:  make(chan listing, 1),
+		changes: make(chan change),
 		pending: make(map[netip.Prefix]op), restoring: make(map[netip.Prefix]op), stuck: make(map[netip.Prefix]op),
 		status:  Status{Backend: b.Name(), Err: errNotYet},
 		unruled: errNotYet, unlisted: errNotYet,
@@ -95,6 +97,30 @@ func (e *Enforcer) Ban(prefix netip.Prefix, until time.Time, cause Cause) {
 // an entry that Bans does not know, and by the next check but one restores a ban that it still knows.
 func (e *Enforcer) Unban(prefix netip.Prefix, cause time.Time) {
 	e.order(op{prefix: prefix, cause: Cause{Read: cause}})
+}
+
+// A change is what Set asks for.
+type change struct {
+	check   time.Duration
+	maxBans int
+	done    chan struct{}
+}
+
+// Set changes EnforcerOptions.Check, and the Options.MaxBans of the backend, while Run runs. It returns when the kernel has
+// been looked at with both, or when ctx ends. A set that holds more entries than it may have stays as large as it is.
+func (e *Enforcer) Set(ctx context.Context, check time.Duration, maxBans int) error {
+	c := change{check, maxBans, make(chan struct{})}
+	select {
+	case e.changes <- c:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (e *Enforcer) order(o op) {
@@ -172,6 +198,11 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			}
 		case <-e.noticed:
 			e.schedule.soon()
+		case c := <-e.changes:
+			e.opts.Check, e.schedule.opts.Check = c.check, c.check
+			e.backend.limit(c.maxBans)
+			round()
+			close(c.done)
 		case g := <-e.guarded:
 			if ctx.Err() != nil {
 				continue // the look was broken off, which says nothing of the rules

@@ -21,6 +21,7 @@ type kernel struct {
 	mu       sync.Mutex
 	holds    map[netip.Prefix]time.Time
 	setups   []time.Time // when setup was called
+	limits   []int
 	listings int
 	batches  [][]op
 	lacks    []string // what setup will have to make
@@ -63,6 +64,10 @@ func (k *kernel) setup() (made []string, err error) {
 	}
 	made, k.lacks = k.lacks, nil
 	return made, nil
+}
+
+func (k *kernel) limit(bans int) {
+	k.change(func() { k.limits = append(k.limits, bans) })
 }
 
 func (k *kernel) apply(ops []op) (failed []op, err error) {
@@ -1032,4 +1037,24 @@ func TestLookThatTheEndBreaksOffIsNoFailure(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestSetChangesWhatAnEnforcerGoesBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		synctest.Wait()
+		_, before, _ := k.count()
+		if err := r.Set(t.Context(), time.Minute, 77); err != nil {
+			t.Fatal(err)
+		}
+		if _, setups, _ := k.count(); setups != before+1 || !slices.Equal(k.limits, []int{77}) {
+			t.Errorf("%d looks at the kernel, limits %v", setups-before, k.limits)
+		}
+		time.Sleep(10*time.Minute + time.Second)
+		synctest.Wait()
+		if _, setups, _ := k.count(); setups != before+11 {
+			t.Errorf("%d looks at the kernel in ten minutes", setups-before-1)
+		}
+	})
 }

@@ -34,6 +34,8 @@ type Backend interface {
 	// setup makes the sets that are missing, and waits for nobody. Like apply and intact it is called by the enforcer's
 	// goroutine alone.
 	setup() (made []string, err error)
+	// limit has setup make sets for so many bans from now on. It is called where setup is.
+	limit(bans int)
 	// guard looks whether the rules that use the sets are in force, and makes what is missing. It may wait for other
 	// programs: it runs beside the enforcer's goroutine, and never twice at once.
 	guard(ctx context.Context) guarded

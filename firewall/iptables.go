@@ -148,6 +148,8 @@ func (b *IPTables) guard(ctx context.Context) (g guarded) {
 	return g
 }
 
+func (b *IPTables) limit(bans int) { b.opts.MaxBans = bans }
+
 func (b *IPTables) setupSet(f *family) (made []string, err error) {
 	info, err := f.inspect(b.sets)
 	size := SetSize{Limit: b.opts.MaxBans}

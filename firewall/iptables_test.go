@@ -277,6 +277,20 @@ func TestResizeKeepsEveryEntryWithItsEndAndCounters(t *testing.T) {
 	})
 }
 
+func TestARunningSetGrows(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		r := start(t, Options{MaxBans: 100})
+		r.ban("192.0.2.7", time.Hour)
+		r.settle()
+		if err := r.Set(t.Context(), time.Hour, 5000); err != nil {
+			t.Fatal(err)
+		}
+		if s := command(t, "ipset list fsban4"); !strings.Contains(s, " maxelem 5000 ") || !strings.Contains(s, "192.0.2.7 ") {
+			t.Errorf("the set:\n%s", s)
+		}
+	})
+}
+
 func TestSetSmallerThanItsEntriesKeepsItsSize(t *testing.T) {
 	onKernel(t, func(t *testing.T) {
 		r := start(t, Options{MaxBans: 100})

@@ -132,6 +132,9 @@ func (b *NFTables) setup() (made []string, err error) {
 // guard has nothing to do: the rules are made together with the sets, and no other program can hold that up.
 func (*NFTables) guard(context.Context) guarded { return guarded{} }
 
+// limit does nothing: sets grow as they must.
+func (*NFTables) limit(int) {}
+
 // apply carries out ops: bans and unbans.
 func (b *NFTables) apply(ops []op) (failed []op, err error) {
 	type place struct {

@@ -172,6 +172,9 @@ func (b *Rules) guard(context.Context) guarded {
 	return guarded{notes: b.notes}
 }
 
+// limit does nothing: how many rules there may be is not for a configuration to say.
+func (*Rules) limit(int) {}
+
 // apply carries out bans and unbans, many at once, but where room is short unbans first.
 func (b *Rules) apply(ops []op) (failed []op, err error) {
 	b.mu.Lock()

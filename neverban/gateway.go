@@ -50,7 +50,11 @@ func newGatewayWatch(w *Watcher) *gatewayWatch {
 
 func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
 	var wrong []string
-	if err := g.update(ctx); err != nil {
+	err := g.update(ctx)
+	if ctx.Err() != nil {
+		return false
+	}
+	if err != nil {
 		wrong = append(wrong, fmt.Sprintf("gateways: %v", err))
 	}
 	if g.full {

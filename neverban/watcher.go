@@ -8,6 +8,7 @@
 package neverban
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -116,6 +117,7 @@ type Watcher struct {
 
 	dirty   chan struct{}          // holds a token when a report differs from what was published
 	refresh [sources]chan struct{} // each holds a token when its source is to be asked again
+	updates chan update
 
 	mu        sync.Mutex
 	reports   [sources]report
@@ -127,7 +129,7 @@ type Watcher struct {
 
 // New returns a Watcher. It starts nothing.
 func New(opts Options) *Watcher {
-	w := &Watcher{opts: opts.withDefaults(), subscribe: subscribe, dirty: make(chan struct{}, 1)}
+	w := &Watcher{opts: opts.withDefaults(), subscribe: subscribe, dirty: make(chan struct{}, 1), updates: make(chan update)}
 	w.names = newNames(w.opts.Resolver)
 	for s := range w.refresh {
 		w.refresh[s] = make(chan struct{}, 1)
@@ -171,44 +173,147 @@ func (w *Watcher) Local() []Entry {
 	return normal(entries)
 }
 
+// watches are what looks at the sources, and remembers what they last said.
+type watches struct {
+	own      *addressWatch
+	ssh      *sshWatch
+	file     *fileWatch
+	hosts    *hostWatch
+	gateways *gatewayWatch
+	acls     *aclWatch
+}
+
+// An update is what Set asks for.
+type update struct {
+	opts Options
+	done chan struct{}
+}
+
+// Set has Run look where opts say from now on. Changed, API, ParseFile and whatever says where things are on this host stay,
+// unless opts have them. What a source has said so far stays in force until it says something else; one that is not asked any
+// more says nothing. Set returns once the list has been told that comes of it and of what can be said at once, or when ctx
+// ends.
+func (w *Watcher) Set(ctx context.Context, opts Options) error {
+	u := update{opts, make(chan struct{})}
+	select {
+	case w.updates <- u:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-u.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Run watches until ctx ends. It returns ctx's error, after every goroutine that it started.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.put(static, report{entries: w.opts.Prefixes})
-	addresses, peers, list := &addressWatch{Watcher: w}, newSSHWatch(w), &fileWatch{Watcher: w}
-	if !w.opts.NoOwn {
-		addresses.look()
+	all := &watches{
+		&addressWatch{Watcher: w}, newSSHWatch(w), &fileWatch{Watcher: w}, newHostWatch(w), newGatewayWatch(w), &aclWatch{Watcher: w},
 	}
-	peers.look()
-	list.look()
-	w.publish()
+	var u update
+	for {
+		w.look(all)
+		w.publish()
+		if u.done != nil {
+			close(u.done)
+		}
+		var err error
+		if u, err = w.watch(ctx, all); err != nil {
+			return err
+		}
+		w.take(&u.opts, all)
+	}
+}
 
+// look asks the sources on this host, and has those say nothing that are not asked.
+func (w *Watcher) look(all *watches) {
+	w.put(static, report{entries: w.opts.Prefixes})
+	for _, s := range []struct {
+		source source
+		asked  bool
+		look   func() // nil: it may take its time
+	}{
+		{own, !w.opts.NoOwn, all.own.look},
+		{ssh, len(w.opts.SSHPorts) > 0, all.ssh.look},
+		{file, w.opts.File != "", all.file.look},
+		{hosts, w.asksHosts(), nil},
+		{gateways, w.asksGateways(), nil},
+		{acls, len(w.opts.ACLs) > 0, nil},
+	} {
+		switch {
+		case !s.asked:
+			w.put(s.source, report{})
+		case s.look != nil:
+			s.look()
+		}
+	}
+}
+
+func (w *Watcher) asksHosts() bool { return len(w.opts.Hosts) > 0 || w.opts.File != "" }
+
+func (w *Watcher) asksGateways() bool { return w.opts.API != nil && !w.opts.NoGateways }
+
+// watch watches until Set says otherwise, or until ctx ends.
+func (w *Watcher) watch(ctx context.Context, all *watches) (update, error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	if !w.opts.NoOwn {
-		wg.Go(func() { addresses.run(ctx) })
+		wg.Go(func() { all.own.run(ctx) })
 	}
 	if len(w.opts.SSHPorts) > 0 {
-		wg.Go(func() { tick(ctx, lookEvery, peers.look) })
+		wg.Go(func() { tick(ctx, lookEvery, all.ssh.look) })
 	}
 	if w.opts.File != "" {
-		wg.Go(func() { tick(ctx, lookEvery, list.look) })
+		wg.Go(func() { tick(ctx, lookEvery, all.file.look) })
 	}
-	if len(w.opts.Hosts) > 0 || w.opts.File != "" {
-		wg.Go(func() { w.every(ctx, hosts, newHostWatch(w).look) })
+	if w.asksHosts() {
+		wg.Go(func() { w.every(ctx, hosts, all.hosts.look) })
 	}
-	if w.opts.API != nil && !w.opts.NoGateways {
-		wg.Go(func() { w.every(ctx, gateways, newGatewayWatch(w).look) })
+	if w.asksGateways() {
+		wg.Go(func() { w.every(ctx, gateways, all.gateways.look) })
 	}
 	if len(w.opts.ACLs) > 0 {
-		wg.Go(func() { w.every(ctx, acls, (&aclWatch{Watcher: w}).look) })
+		wg.Go(func() { w.every(ctx, acls, all.acls.look) })
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return update{}, ctx.Err()
 		case <-w.dirty:
 			w.publish()
+		case u := <-w.updates:
+			return u, nil
 		}
+	}
+}
+
+// take puts other options into force, while nobody looks.
+func (w *Watcher) take(opts *Options, all *watches) {
+	was := w.opts
+	for _, s := range []struct{ to, or *string }{{&opts.Proc, &was.Proc}, {&opts.Utmp, &was.Utmp}, {&opts.Sessions, &was.Sessions}} {
+		*s.to = cmp.Or(*s.to, *s.or)
+	}
+	if opts.API == nil {
+		opts.API = was.API
+	}
+	if opts.ParseFile == nil {
+		opts.ParseFile = was.ParseFile
+	}
+	if opts.Changed == nil {
+		opts.Changed = was.Changed
+	}
+	opts.SSHLogin, opts.Resolver = was.SSHLogin, was.Resolver // theirs from the beginning
+	w.opts = opts.withDefaults()
+	if was.File != w.opts.File {
+		all.file.seen, all.file.known = identity{}, nil
+		w.mu.Lock()
+		w.named = nil
+		w.mu.Unlock()
 	}
 }
 

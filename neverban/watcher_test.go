@@ -223,3 +223,52 @@ func TestRunEndsWithItsContextWhileFreeSWITCHIsSilent(t *testing.T) {
 			"access lists: FreeSWITCH does not answer to xml_locate configuration configuration name acl.conf")
 	})
 }
+
+func TestSetLooksElsewhereWithoutForgetting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "ignored")
+		if err := os.WriteFile(path, []byte("203.0.113.9"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		z := &zone{hosts: map[string][]string{"a.example": {"192.0.2.1"}, "b.example": {"192.0.2.2"}}}
+		parse := func(data []byte) ([]netip.Prefix, []string, error) {
+			p, err := netip.ParsePrefix(string(data) + "/32")
+			return []netip.Prefix{p}, nil, err
+		}
+		prefix := func(s string) []Entry { return []Entry{{netip.MustParsePrefix(s), "ignoreip"}} }
+		r := start(t, Options{Prefixes: prefix("198.51.100.0/24"), Hosts: []string{"a.example"}, Resolver: z, ParseFile: parse})
+		synctest.Wait()
+		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.0/24 ignoreip")
+
+		// The name server is down: what the name stood for holds on, and what this host can say is there at once.
+		z.set(func() { z.broken = map[string]error{"a.example": errors.New("down"), "b.example": errors.New("down")} })
+		set := func(o Options) {
+			t.Helper()
+			if err := r.Set(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(Options{Prefixes: prefix("198.51.100.128/25"), Hosts: []string{"a.example", "b.example"}, File: path, SSHPorts: []uint16{}})
+		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
+		synctest.Wait()
+		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
+		r.wantProblems(t, "ignoreip a.example does not resolve: down", "ignoreip b.example does not resolve: down")
+		z.set(func() { z.broken = nil })
+		time.Sleep(retryEvery)
+		synctest.Wait()
+		r.want(t, "192.0.2.1/32 ignoreip a.example", "192.0.2.2/32 ignoreip b.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
+
+		// What is not asked any more says nothing, the host itself included.
+		set(Options{Prefixes: prefix("198.51.100.0/24"), NoOwn: true, SSHPorts: []uint16{}})
+		if entries, _, _ := r.last(); !slices.Equal(entries, []string{"198.51.100.0/24 ignoreip"}) {
+			t.Errorf("entries %q", entries)
+		}
+		r.wantProblems(t)
+		// And what is asked again begins anew.
+		set(Options{File: path, SSHPorts: []uint16{}})
+		r.want(t, "203.0.113.9/32 ignore_file "+path)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		r.want(t, "203.0.113.9/32 ignore_file "+path)
+	})
+}

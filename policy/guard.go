@@ -114,12 +114,16 @@ type rate struct {
 	at     int     // the oldest of them
 }
 
-// set puts another limit into force.
+// set puts another limit into force. The bans of the last minute count against it.
 func (r *rate) set(limit int) {
-	if limit = max(limit, 0); limit != len(r.bans) {
-		r.bans = make([]int64, limit)
-		r.clear()
+	if limit = max(limit, 0); limit == len(r.bans) {
+		return
 	}
+	last := slices.Concat(r.bans[r.at:], r.bans[:r.at]) // oldest first
+	r.bans = make([]int64, limit)
+	r.clear()
+	n := min(len(last), limit)
+	copy(r.bans[limit-n:], last[len(last)-n:])
 }
 
 // clear forgets the bans of the last minute.

@@ -189,3 +189,30 @@ func TestAHeldOfficeCanBeReleasedByTheOperator(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+func TestAnotherBanRateCountsTheLastMinute(t *testing.T) {
+	w := newWorld(t, NeverBan{}, Options{BanRate: 10})
+	floodOf(w, 0, 8)
+	set := func(rate int) { w.e.SetRules(DefaultRules(), Options{BanRate: rate}) }
+	set(9)
+	floodOf(w, 10, 2)
+	if len(w.bans) != 9 || w.held != 1 {
+		t.Errorf("%d bans, %d held: eight were made before", len(w.bans), w.held)
+	}
+	set(12)
+	floodOf(w, 20, 4)
+	if len(w.bans) != 12 || w.held != 2 {
+		t.Errorf("%d bans, %d held: nine were made before", len(w.bans), w.held)
+	}
+	set(2)
+	w.pass(59 * time.Second)
+	floodOf(w, 30, 1)
+	if len(w.bans) != 12 {
+		t.Errorf("%d bans: twelve were made within this minute", len(w.bans))
+	}
+	set(-1)
+	floodOf(w, 40, 30)
+	if len(w.bans) != 42 {
+		t.Errorf("%d bans without a limit", len(w.bans))
+	}
+}
