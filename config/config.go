@@ -120,9 +120,11 @@ type State struct {
 	Directory string `yaml:"directory"`
 }
 
-// Control says where the fsban command finds the daemon.
+// Control says where the fsban command finds the daemon, and who may use it beside root.
 type Control struct {
-	Socket string `yaml:"socket"`
+	Socket  string `yaml:"socket"`
+	Readers string `yaml:"readers"` // a unix group; empty: nobody
+	Admins  string `yaml:"admins"`
 }
 
 // HTTP says where metrics and health are served.

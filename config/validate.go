@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,9 @@ import (
 	"fsban/firewall"
 	"fsban/policy"
 )
+
+// groupName is the form of a unix group's name. Whether there is one of that name is known where it is used.
+var groupName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,62}\$?$`)
 
 // A report takes what is wrong with a key.
 type report func(key, format string, args ...any)
@@ -33,6 +37,11 @@ func (c *Config) validate(problem report) {
 	// sun_path holds 107 bytes.
 	if !filepath.IsAbs(c.Control.Socket) || len(c.Control.Socket) > 107 {
 		problem("control.socket", "%q is not an absolute path of at most 107 bytes", c.Control.Socket)
+	}
+	for _, g := range []struct{ key, name string }{{"control.readers", c.Control.Readers}, {"control.admins", c.Control.Admins}} {
+		if g.name != "" && !groupName.MatchString(g.name) {
+			problem(g.key, "%.60q is not the name of a unix group, nor \"\" for nobody but root", g.name)
+		}
 	}
 	if c.HTTP.Listen != "" {
 		if err := hostPort(c.HTTP.Listen); err != nil {
