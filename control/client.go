@@ -19,6 +19,8 @@ import (
 
 // A Client talks to the daemon behind a unix socket.
 type Client struct {
+	Version string // ours, for when the two do not understand each other
+
 	path string
 	http *http.Client
 }
@@ -99,6 +101,12 @@ func (c *Client) Discard(ctx context.Context, p netip.Prefix) (n int, err error)
 	return n, c.do(ctx, http.MethodDelete, pathHeld+query(p), nil, &n)
 }
 
+// Reload has the daemon read its configuration file again. The error is a *ConfigError where the file is wrong: then nothing
+// has changed.
+func (c *Client) Reload(ctx context.Context) (r Reload, err error) {
+	return r, c.do(ctx, http.MethodPost, pathReload, nil, &r)
+}
+
 func query(p netip.Prefix) string {
 	if !p.IsValid() {
 		return ""
@@ -117,22 +125,35 @@ func (c *Client) do(ctx context.Context, method, path string, body, to any) erro
 	if err != nil {
 		return err
 	}
+	req.Header.Set(headerVersion, c.Version)
+	req.Header.Set(headerAPI, strconv.Itoa(apiVersion))
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return c.dialError(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		var e apiError
-		if json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&e) != nil || e.Error == "" {
-			e.Error = "the daemon does not know this request: is it of another version? (" + resp.Status + ")"
-		}
-		return &RefusedError{e.Error}
+		return c.refusal(resp)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(to); err != nil {
 		return fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	return nil
+}
+
+// refusal is the error that an answer other than 200 stands for.
+func (c *Client) refusal(resp *http.Response) error {
+	var e apiError
+	if json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&e) != nil || e.Error == "" {
+		daemon := resp.Header.Get(headerVersion)
+		api, _ := strconv.Atoi(resp.Header.Get(headerAPI))
+		what := resp.Request.Method + " " + resp.Request.URL.Path
+		e.Error = disagree(daemon, c.Version, what, olderThan(c.Version, daemon, apiVersion-api)) + " (" + resp.Status + ")"
+	}
+	if resp.StatusCode == http.StatusUnprocessableEntity {
+		return &ConfigError{e.Error}
+	}
+	return &RefusedError{e.Error}
 }
 
 // dialError says what a missing or closed socket means.
@@ -141,7 +162,7 @@ func (c *Client) dialError(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no fsban is running here (nobody answers on %s): systemctl start fsban, or --socket for another one", c.path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("only root may talk to fsban (%s): use sudo", c.path)
+		return fmt.Errorf("only root may talk to fsban (%s): use sudo, or see control.readers and control.admins", c.path)
 	}
 	return fmt.Errorf("talk to fsban on %s: %w", c.path, err)
 }

@@ -1,7 +1,8 @@
 // Package control is how the fsban command talks to the daemon: HTTP and JSON over a unix socket.
 //
-// Only root, and the user that the daemon itself runs as, are let in: the kernel says who is at the other end of a unix
-// socket. There is no way to change anything over TCP.
+// The kernel says who is at the other end of a unix socket. Root and the user that the daemon itself runs as may do
+// everything, and so may the members of one group that the configuration names; those of another may look. Nobody else is
+// let in. There is no way to change anything over TCP.
 package control
 
 import (
@@ -262,6 +263,12 @@ type BusyUser struct {
 	Last      time.Time `json:"last"`
 }
 
+// A Reload is what came of reading the configuration file again.
+type Reload struct {
+	Changed      []string `json:"changed"`       // dotted keys of what is in force now and was not
+	NeedsRestart []string `json:"needs_restart"` // dotted keys of what differs in the file and stays as it was
+}
+
 // A BanRequest orders a ban.
 type BanRequest struct {
 	Prefix netip.Prefix  `json:"prefix"`
@@ -269,16 +276,6 @@ type BanRequest struct {
 	Reason string        `json:"reason,omitempty"`
 	Force  bool          `json:"force,omitempty"` // even an address that is never banned
 }
-
-// Paths of the API.
-const (
-	pathStatus = "/v1/status"
-	pathBans   = "/v1/bans"
-	pathWhy    = "/v1/why"
-	pathAllow  = "/v1/allow"
-	pathHeld   = "/v1/held"
-	pathTop    = "/v1/top"
-)
 
 // An apiError is the body of an answer that is not 200.
 type apiError struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,10 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // daemon is what a Server needs of the daemon.
@@ -31,6 +31,7 @@ type daemon interface {
 	Held(ctx context.Context) ([]HeldBan, error)
 	Release(ctx context.Context, p netip.Prefix, by string) (int, error)
 	Discard(ctx context.Context, p netip.Prefix, by string) (int, error)
+	Reload(ctx context.Context, by string) (Reload, error)
 }
 
 // A RefusedError is an answer of the daemon that says no: the request was understood and cannot be done.
@@ -41,16 +42,67 @@ func (e *RefusedError) Error() string { return e.Text }
 // maxRequest bounds a request's body, in bytes.
 const maxRequest = 64 << 10
 
+// A ConfigError says that a configuration file is wrong: nothing was changed.
+type ConfigError struct{ Text string }
+
+func (e *ConfigError) Error() string { return e.Text }
+
 // A Server answers on a unix socket.
 type Server struct {
-	path   string
-	daemon daemon
-	log    *slog.Logger
+	path    string
+	version string
+	daemon  daemon
+	log     *slog.Logger
+
+	access    atomic.Pointer[access]
+	requests  [numRoles]atomic.Uint64 // answered, those of strangers and what readers may not being refused
+	dropped   atomic.Uint64           // connections that were not let in
+	listening atomic.Bool
 }
 
-// NewServer returns a Server for the socket at path. It opens nothing.
-func NewServer(path string, d daemon, log *slog.Logger) *Server {
-	return &Server{path: path, daemon: d, log: log}
+// NewServer returns a Server of that version for the socket at path. It opens nothing, and lets nobody in but root and our
+// own user.
+func NewServer(path, version string, d daemon, log *slog.Logger) *Server {
+	s := &Server{path: path, version: version, daemon: d, log: log}
+	s.access.Store(&access{self: os.Geteuid()})
+	return s
+}
+
+// SetGroups lets the members of two unix groups in, to look and to change; "" is nobody. It returns what is wrong with them:
+// a group that is not there has no members.
+func (s *Server) SetGroups(readers, admins string) (problems []string) {
+	a := &access{s.access.Load().self, findGroup(readers), findGroup(admins)}
+	s.access.Store(a)
+	problems = a.problems()
+	if s.listening.Load() {
+		if err := s.setMode(); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	if info, err := os.Stat(filepath.Dir(s.path)); err == nil && a.open() && info.Mode()&0o001 == 0 {
+		problems = append(problems, fmt.Sprintf("control.readers, control.admins: not everybody can get into %s, so their members may not reach the socket: chmod o+x", filepath.Dir(s.path)))
+	}
+	return problems
+}
+
+// Requests returns how many requests were answered of those who may look and change, and how many were refused.
+func (s *Server) Requests() (readers, admins, refused uint64) {
+	return s.requests[reader].Load(), s.requests[admin].Load(), s.requests[stranger].Load()
+}
+
+// Dropped returns how many connections were closed at once, because as many as may be were open.
+func (s *Server) Dropped() uint64 { return s.dropped.Load() }
+
+// setMode lets into the socket whoever may be let in at all: who exactly is decided for each connection.
+func (s *Server) setMode() error {
+	mode := fs.FileMode(0o600)
+	if s.access.Load().open() {
+		mode = 0o666
+	}
+	if err := os.Chmod(s.path, mode); err != nil {
+		return fmt.Errorf("control socket (control.socket): %w", err)
+	}
+	return nil
 }
 
 // Listen makes the socket. A dead one that an earlier run left is replaced; one that somebody answers on is an error.
@@ -72,60 +124,18 @@ func (s *Server) Listen() (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket (control.socket): %w", err)
 	}
-	if err := os.Chmod(s.path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket (control.socket): %w", err), l.Close())
+	if err := s.setMode(); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
+	s.listening.Store(true)
 	return l, nil
 }
 
 // Serve answers on l until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, r *http.Request) {
-		status, err := s.daemon.Status(r.Context())
-		answer(w, status, err)
-	})
-	mux.HandleFunc("GET "+pathTop, func(w http.ResponseWriter, r *http.Request) {
-		n, err := rows(r)
-		var top Top
-		if err == nil {
-			top, err = s.daemon.Top(r.Context(), n)
-		}
-		answer(w, top, err)
-	})
-	mux.HandleFunc("GET "+pathBans, func(w http.ResponseWriter, r *http.Request) {
-		bans, err := s.daemon.Bans(r.Context(), r.URL.Query().Has("evidence"))
-		answer(w, bans, err)
-	})
-	mux.HandleFunc("POST "+pathBans, func(w http.ResponseWriter, r *http.Request) {
-		withBody(w, r, func(req BanRequest) (any, error) { return s.daemon.Ban(r.Context(), req, peerOf(r)) })
-	})
-	mux.HandleFunc("DELETE "+pathBans, func(w http.ResponseWriter, r *http.Request) {
-		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Unban(r.Context(), p, peerOf(r)) })
-	})
-	mux.HandleFunc("GET "+pathWhy, func(w http.ResponseWriter, r *http.Request) {
-		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Why(r.Context(), p.Addr()) })
-	})
-	mux.HandleFunc("POST "+pathAllow, func(w http.ResponseWriter, r *http.Request) {
-		withBody(w, r, func(req AllowRequest) (any, error) { return s.daemon.Allow(r.Context(), req, peerOf(r)) })
-	})
-	mux.HandleFunc("DELETE "+pathAllow, func(w http.ResponseWriter, r *http.Request) {
-		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Disallow(r.Context(), p, peerOf(r)) })
-	})
-	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
-		held, err := s.daemon.Held(r.Context())
-		answer(w, held, err)
-	})
-	// Without a prefix these mean all of them.
-	mux.HandleFunc("POST "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
-		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Release(r.Context(), p, peerOf(r)) })
-	})
-	mux.HandleFunc("DELETE "+pathHeld, func(w http.ResponseWriter, r *http.Request) {
-		withPrefix(w, r, func(p netip.Prefix) (any, error) { return s.daemon.Discard(r.Context(), p, peerOf(r)) })
-	})
 	srv := &http.Server{
-		Handler:           onlyAdmins(mux),
-		ConnContext:       withPeer,
+		Handler:           s.handler(),
+		ConnContext:       withGuest,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      time.Minute,
@@ -142,7 +152,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			_ = srv.Close()
 		}
 	})
-	err := srv.Serve(l)
+	err := srv.Serve(&gate{Listener: l, server: s})
 	if !stop() {
 		<-stopped
 	}
@@ -152,94 +162,53 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("control socket %s: %w", s.path, err)
 }
 
-// withBody answers with what do makes of the request's body.
-func withBody[T any](w http.ResponseWriter, r *http.Request, do func(T) (any, error)) {
-	var req T
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		answer(w, nil, &RefusedError{"request: " + err.Error()})
-		return
+// handler answers requests of those who may ask.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range routes {
+		mux.HandleFunc(r.method+" "+r.path, func(w http.ResponseWriter, req *http.Request) {
+			body, err := r.do(s, w, req)
+			answer(w, body, err)
+		})
 	}
-	body, err := do(req)
-	answer(w, body, err)
-}
-
-// withPrefix answers with what do makes of the prefix in the query, or of the zero Prefix where there is none.
-func withPrefix(w http.ResponseWriter, r *http.Request, do func(netip.Prefix) (any, error)) {
-	var prefix netip.Prefix
-	if r.URL.Query().Has("prefix") {
-		var err error
-		if prefix, err = netip.ParsePrefix(r.URL.Query().Get("prefix")); err != nil {
-			answer(w, nil, &RefusedError{"request: " + err.Error()})
-			return
-		}
-	}
-	body, err := do(prefix)
-	answer(w, body, err)
-}
-
-// How many addresses and users a Top has, unless the request says, and at most.
-const (
-	usualRows = 20
-	maxRows   = 100
-)
-
-// rows returns how many are asked for.
-func rows(r *http.Request) (int, error) {
-	if !r.URL.Query().Has("n") {
-		return usualRows, nil
-	}
-	n, err := strconv.Atoi(r.URL.Query().Get("n"))
-	if err != nil || n < 1 || n > maxRows {
-		return 0, &RefusedError{fmt.Sprintf("request: n is 1 to %d", maxRows)}
-	}
-	return n, nil
-}
-
-type peerKey struct{}
-
-// withPeer remembers who is at the other end of a connection, as the kernel says it.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	if raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, cred)
-}
-
-func onlyAdmins(next http.Handler) http.Handler {
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, http.StatusNotFound, apiError{s.unknown(r, fmt.Sprintf("%s %.100q", r.Method, r.URL.Path))})
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
-		if !ok || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-			writeJSON(w, http.StatusForbidden, apiError{"only root may talk to fsban: use sudo"})
+		w.Header().Set(headerVersion, s.version)
+		w.Header().Set(headerAPI, strconv.Itoa(apiVersion))
+		p, known := r.Context().Value(guestKey{}).(*peer)
+		if !known {
+			p = &peer{uid: nobody}
+		}
+		a := s.access.Load()
+		is := a.role(p)
+		if is == stranger || is == reader && r.Method != http.MethodGet {
+			s.requests[stranger].Add(1)
+			w.Header().Set("Connection", "close")
+			writeJSON(w, http.StatusForbidden, apiError{a.refusal(p, is)})
 			return
 		}
-		next.ServeHTTP(w, r)
+		s.requests[is].Add(1)
+		mux.ServeHTTP(w, r)
 	})
 }
 
-func peerOf(r *http.Request) string {
-	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
-	if !ok {
-		return "unknown"
-	}
-	return fmt.Sprintf("uid %d, pid %d", cred.Uid, cred.Pid)
-}
+// nobody is the uid of whom the kernel says nothing.
+const nobody = 1<<32 - 1
 
 func answer(w http.ResponseWriter, body any, err error) {
 	var refused *RefusedError
+	var wrong *ConfigError
+	text, isYAML := body.(yaml)
 	switch {
+	case err == nil && isYAML:
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(text)
 	case err == nil:
 		writeJSON(w, http.StatusOK, body)
+	case errors.As(err, &wrong):
+		writeJSON(w, http.StatusUnprocessableEntity, apiError{wrong.Text})
 	case errors.As(err, &refused):
 		writeJSON(w, http.StatusConflict, apiError{refused.Text})
 	default:

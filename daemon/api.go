@@ -66,6 +66,11 @@ func (a api) troubles(s *control.Status) []string {
 	if trouble := a.pulse.clock.trouble(); trouble != "" && s.Sources[0].Up {
 		list = append(list, trouble)
 	}
+	for _, said := range []*[]string{a.reloadTroubles.Load(), a.groupTroubles.Load()} {
+		if said != nil {
+			list = append(list, *said...)
+		}
+	}
 	_, unknown := a.never.Status()
 	list = append(list, unknown...)
 	list = append(list, policyTroubles(&s.Policy)...)
@@ -107,7 +112,7 @@ func (a api) sourceStatus(speakers []control.Speaker) []control.Source {
 		case policy.Event:
 			a.socketStatus(&s)
 		case policy.CTIEvent:
-			s.Address = strings.Join(a.cfg.CTIEvent.Subclasses, " ")
+			s.Address = strings.Join(a.cfg().CTIEvent.Subclasses, " ")
 		case policy.CTILog:
 			a.logStatus(&s)
 		}
@@ -118,7 +123,7 @@ func (a api) sourceStatus(speakers []control.Speaker) []control.Source {
 
 func (a api) socketStatus(s *control.Source) {
 	state := a.client.State()
-	s.Address, s.Up, s.Since, s.Retry = a.cfg.FreeSWITCH.Address, state.Up, state.Since, state.Retry
+	s.Address, s.Up, s.Since, s.Retry = a.cfg().FreeSWITCH.Address, state.Up, state.Since, state.Retry
 	s.Connects, s.Dropped, s.NotAllowed = state.Connects, a.dropped.Load(), state.Denied
 	if state.Err != nil {
 		s.Error = state.Err.Error()
@@ -129,8 +134,12 @@ func (a api) socketStatus(s *control.Source) {
 }
 
 func (a api) logStatus(s *control.Source) {
-	state := a.ctilog.Status()
-	s.Address, s.LastEvent = a.cfg.CTILog.File(), state.LastLine
+	follower := a.ctilog.Load()
+	if follower == nil { // it is to be another one in a moment
+		return
+	}
+	state := follower.Status()
+	s.Address, s.LastEvent = a.cfg().CTILog.File(), state.LastLine
 	if state.Err != nil {
 		s.Error = state.Err.Error()
 	}
@@ -198,7 +207,7 @@ func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.
 	b := ledger.Ban{Prefix: prefix, Since: now, Rule: ruleOperator, Source: policy.Operator, By: by, Reason: cut(r.Reason)}
 	duration := r.Time
 	if duration == 0 {
-		duration = time.Duration(a.cfg.Policy.BanTime)
+		duration = time.Duration(a.cfg().Policy.BanTime)
 	}
 	switch {
 	case duration == policy.Forever:

@@ -92,14 +92,14 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 		}
 	}
 	const events, lines = 100_000, 5_000
-	ev := esl.NewEvent(d.detector.Fields())
+	ev := esl.NewEvent(d.hears.Load().Fields())
 	d.alive[policy.Event].Store(true)
 	d.alive[policy.ESLLog].Store(true)
 	for i := range events {
 		if err := ev.Parse([]byte(hostileEvent(i, time.Now()))); err != nil {
 			t.Fatal(err)
 		}
-		d.onEvent(ev)
+		d.onEvent(d.hears.Load(), ev)
 		drain()
 		if i%10_000 == 0 {
 			d.loop.tick(time.Now())
@@ -110,7 +110,7 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 		d.onLine(ctilog.Line{Text: []byte(text)})
 		frame := func(level int, file, function, text string) {
 			printed := fmt.Sprintf("2026-03-04 05:06:07.890123 98.47%% [WARNING] %s:35 %s\n", file, text)
-			d.onFrame(esl.Log{Level: level, File: []byte(file), Func: []byte(function), Text: []byte(printed)})
+			d.onFrame(d.hears.Load(), esl.Log{Level: level, File: []byte(file), Func: []byte(function), Text: []byte(printed)})
 		}
 		frame(4, hostile("file", i), hostile("func", i), text)
 		frame(5, "cti_fail2ban.c", hostile("func", i), "write to fail2ban:"+text+" succeed!")

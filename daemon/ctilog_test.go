@@ -50,7 +50,7 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	}
 	read := func() {
 		t.Helper()
-		r.eventually("every line is read", func() bool { return r.ctilog.Status().Lines >= lines })
+		r.eventually("every line is read", func() bool { return r.ctilog.Load().Status().Lines >= lines })
 		r.settled()
 	}
 
@@ -141,7 +141,7 @@ func TestTheLogIsLookedForOnce(t *testing.T) {
 	cfg.CTILog.Path = "" // the known places: their directories may come and go while fsban runs
 	r := start(t, fs, cfg)
 	r.ready()
-	if path := r.cfg.CTILog.Path; r.ctilog == nil && path != config.CTILogOff || r.ctilog != nil && path == "" {
-		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog != nil)
+	if path := r.cfg().CTILog.Path; r.ctilog.Load() == nil && path != config.CTILogOff || r.ctilog.Load() != nil && path == "" {
+		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog.Load() != nil)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -37,12 +38,17 @@ type Options struct {
 	Log               *slog.Logger
 	Version, Revision string
 
+	// Load reads the configuration file again; nil: there is none. Hangup has that done. SetLog changes what is logged.
+	Load   func() (config.Config, error)
+	Hangup <-chan os.Signal
+	SetLog func(config.Log)
+
 	tune func(*esl.Options) // for tests: less patience
 }
 
 // A Daemon is one running fsban.
 type Daemon struct {
-	cfg     config.Config
+	inUse   atomic.Pointer[config.Config]
 	log     *slog.Logger
 	opts    Options
 	started time.Time
@@ -51,8 +57,10 @@ type Daemon struct {
 	backend  firewall.Backend
 	enforcer *firewall.Enforcer
 	client   *esl.Client
-	detector *detect.Detector // the event socket's
-	ctilog   *ctilog.Follower // mod_cti's log; nil: none
+	server   *control.Server
+	hears    *atomic.Pointer[detect.Detector] // the event socket's, as of its last change; whoever reloads owns it
+	ctilog   atomic.Pointer[ctilog.Follower]  // mod_cti's log; nil: none
+	otherLog chan *otherLog
 	lines    *detect.Detector // the log's
 	alive    [policy.NumSources]atomic.Bool
 	told     [policy.NumSources]atomic.Int64  // when, unix microseconds
@@ -66,6 +74,7 @@ type Daemon struct {
 	read     chan sighting // from mod_cti's log, which waits
 	halt     chan struct{} // closed when nothing is to be read any more
 	requests chan func(*loop)
+	reloads  chan *reloading
 	enforced chan struct{} // closed once all bans are in force for the first time
 	inForce  func()        // closes it
 	changed  chan struct{} // something that unready looks at has changed
@@ -80,6 +89,12 @@ type Daemon struct {
 	counts        [policy.NumKinds]atomic.Uint64 // attempts by kind
 	dropped       atomic.Uint64
 	made, refused atomic.Uint64
+
+	announced      atomic.Bool // systemd, that fsban is ready
+	reloadTroubles atomic.Pointer[[]string]
+	groupTroubles  atomic.Pointer[[]string]
+	reloadFailed   atomic.Bool
+	lastReload     atomic.Int64 // unix microseconds: when the configuration in force was read
 }
 
 // Run runs fsban with cfg until ctx ends. It returns nil after an orderly end: every ban stays in force and on disk.
@@ -94,19 +109,23 @@ func Run(ctx context.Context, cfg config.Config, opts Options) error {
 // open acquires what can fail at once: state file and firewall. It starts nothing.
 func open(cfg config.Config, opts Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: cfg, log: opts.Log, opts: opts, started: time.Now(),
-		detector: detect.New(cfg.Detect()),
+		log: opts.Log, opts: opts, started: time.Now(),
+		lines:    detect.New(detect.Options{}),
+		otherLog: make(chan *otherLog),
 		registry: prometheus.NewRegistry(),
 		attempts: make(chan sighting, queueSize),
 		read:     make(chan sighting, 64),
 		halt:     make(chan struct{}),
 		requests: make(chan func(*loop)),
+		reloads:  make(chan *reloading),
 		enforced: make(chan struct{}),
 		changed:  make(chan struct{}, 1),
 	}
 	d.inForce = sync.OnceFunc(func() { close(d.enforced) })
 	// Where mod_cti's log is, is found out once: what is made for it here must be there for as long as anybody asks.
-	d.cfg.CTILog.Path = cmp.Or(cfg.CTILog.File(), config.CTILogOff)
+	cfg.CTILog.Path = cmp.Or(cfg.CTILog.File(), config.CTILogOff)
+	d.inUse.Store(&cfg)
+	d.lastReload.Store(d.started.UnixMicro())
 	var err error
 	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
 		return nil, err
@@ -117,8 +136,9 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 	if err := d.openFirewall(); err != nil {
 		return nil, errors.Join(err, d.ledger.Close())
 	}
-	d.openSocket()
-	d.openNeverBan()
+	d.client = esl.NewClient(cfg.FreeSWITCH.Address, d.socket(detect.New(cfg.Detect())))
+	d.never = neverban.New(d.neverBanOptions())
+	d.server = control.NewServer(cfg.Control.Socket, opts.Version, api{d}, d.log)
 	d.loop = d.newLoop()
 	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision)
 	from := d.loop.restore()
@@ -130,11 +150,11 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 // run starts everything and ends it in the order of the data: sources first, then decisions, then kernel and disk, so
 // that what was read is still decided, and what was decided is still enforced and written.
 func (d *Daemon) run(ctx context.Context) error {
-	server := control.NewServer(d.cfg.Control.Socket, api{d}, d.log)
-	controlListener, err := server.Listen()
+	controlListener, err := d.server.Listen()
 	if err != nil {
 		return errors.Join(err, d.ledger.Close(), d.backend.Close())
 	}
+	d.setGroups()
 	httpListener, err := d.listenHTTP()
 	if err != nil {
 		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.backend.Close())
@@ -149,18 +169,18 @@ func (d *Daemon) run(ctx context.Context) error {
 	sources, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { close(d.halt) })()
 	sources.Go(func() error { return d.client.Run(ctx) })
-	if d.ctilog != nil {
-		sources.Go(func() error { return d.ctilog.Run(ctx) })
-	}
-	sources.Go(func() error { return server.Serve(ctx, controlListener) })
+	sources.Go(func() error { return d.follow(ctx) })
+	sources.Go(func() error { return d.server.Serve(ctx, controlListener) })
+	sources.Go(func() error { return d.serveReloads(ctx) })
+	sources.Go(func() error { return d.watchdog(ctx) })
 	sources.Go(func() error { return d.never.Run(ctx) })
 	sources.Go(func() error { return d.announce(ctx) })
 	sources.Go(func() error { return d.clear(ctx) })
 	if httpListener != nil {
 		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
 	}
-	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg.FreeSWITCH.Address,
-		"backend", d.cfg.Firewall.Backend, "rules", len(d.loop.engine.Rules()))
+	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg().FreeSWITCH.Address,
+		"backend", d.cfg().Firewall.Backend, "rules", len(d.loop.engine.Rules()))
 	err = ignoreCanceled(sources.Wait())
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	err = errors.Join(err, stopDeciders(), stopKeepers(), d.backend.Close())
@@ -224,7 +244,6 @@ func (d *Daemon) unready() []string {
 
 // announce tells systemd when fsban is ready, and what is wrong while it is not.
 func (d *Daemon) announce(ctx context.Context) error {
-	told := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,10 +254,10 @@ func (d *Daemon) announce(ctx context.Context) error {
 		switch {
 		case len(why) > 0:
 			_, _ = sd.SdNotify(false, "STATUS="+why[0])
-		case !told:
-			told = true
+		case !d.announced.Load():
 			d.log.Info("ready", "after", time.Since(d.started).Round(time.Millisecond))
 			_, _ = sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS=protecting")
+			d.announced.Store(true)
 		default:
 			_, _ = sd.SdNotify(false, "STATUS=protecting")
 		}
@@ -246,10 +265,10 @@ func (d *Daemon) announce(ctx context.Context) error {
 }
 
 func (d *Daemon) listenHTTP() (net.Listener, error) {
-	if d.cfg.HTTP.Listen == "" {
+	if d.cfg().HTTP.Listen == "" {
 		return nil, nil
 	}
-	l, err := net.Listen("tcp", d.cfg.HTTP.Listen)
+	l, err := net.Listen("tcp", d.cfg().HTTP.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("metrics (http.listen): %w", err)
 	}

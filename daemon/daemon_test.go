@@ -97,8 +97,15 @@ func impatient(o *esl.Options) {
 // start runs a daemon with cfg until the end of the test, or until stop.
 func start(t testing.TB, fs *fakeswitch.Switch, cfg config.Config) *rig {
 	t.Helper()
+	return startWith(t, fs, cfg, Options{})
+}
+
+// startWith is start with what opts say beside.
+func startWith(t testing.TB, fs *fakeswitch.Switch, cfg config.Config, opts Options) *rig {
+	t.Helper()
 	log := new(syncBuffer)
-	d, err := open(cfg, Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "test", tune: impatient})
+	opts.Log, opts.Version, opts.tune = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), "test", impatient
+	d, err := open(cfg, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +133,7 @@ func start(t testing.TB, fs *fakeswitch.Switch, cfg config.Config) *rig {
 	return r
 }
 
-// eventually waits until ok, at most ten seconds.
+// eventually waits until ok, at most thirty seconds.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
@@ -309,13 +316,16 @@ func TestWhatABanRemembers(t *testing.T) {
 	r.ready()
 	fs.Emit(fakeswitch.InviteWrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("2001:db8::7"), User: "2002", UserAgent: "friendly-scanner"}, time.Now())
 	r.fail("2001:db8::8", 4)
-	r.settled()
-	bans, err := r.client.Bans(t.Context(), true)
-	if err != nil || len(bans) != 1 {
-		t.Fatalf("bans %+v, %v", bans, err)
-	}
-	b := bans[0]
-	if b.Prefix.String() != "2001:db8::/64" || b.Rule != "auth" || b.Source != "event" || b.Attempts != 5 || len(b.Evidence) != 5 || !b.InKernel {
+	var b control.Ban
+	r.eventually("one ban, in the kernel", func() bool {
+		bans, err := r.client.Bans(t.Context(), true)
+		if err != nil || len(bans) != 1 {
+			return false
+		}
+		b = bans[0]
+		return b.InKernel
+	})
+	if b.Prefix.String() != "2001:db8::/64" || b.Rule != "auth" || b.Source != "event" || b.Attempts != 5 || len(b.Evidence) != 5 {
 		t.Errorf("ban %+v", b)
 	}
 	if left := time.Until(b.Until); left < 23*time.Hour || left > 24*time.Hour {

@@ -46,7 +46,8 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	flags := &web.FlagConfig{WebConfigFile: &d.cfg.HTTP.WebConfigFile, WebListenAddresses: &[]string{d.cfg.HTTP.Listen}, WebSystemdSocket: new(bool)}
+	webConfig := d.cfg().HTTP.WebConfigFile
+	flags := &web.FlagConfig{WebConfigFile: &webConfig, WebListenAddresses: &[]string{d.cfg().HTTP.Listen}, WebSystemdSocket: new(bool)}
 	if err := web.Serve(l, srv, flags, d.log); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("metrics (http.listen, http.web_config_file): %w", err)
 	}

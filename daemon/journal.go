@@ -31,7 +31,7 @@ type standing struct {
 }
 
 // memory is how long an attempt can matter.
-func (l *loop) memory() time.Duration { return l.cfg.Policy.LongestFindTime() }
+func (l *loop) memory() time.Duration { return l.cfg().Policy.LongestFindTime() }
 
 // note has an attempt that counts survive a restart.
 func (l *loop) note(a *policy.Attempt) {

@@ -33,14 +33,14 @@ func (d *Daemon) openFirewall() error {
 			}
 		},
 		Changed: d.onFirewall,
-		Check:   time.Duration(d.cfg.Firewall.Check),
+		Check:   time.Duration(d.cfg().Firewall.Check),
 	})
 	return nil
 }
 
 func (d *Daemon) openBackend() (firewall.Backend, error) {
-	o := d.cfg.Firewall.Options()
-	switch d.cfg.Firewall.Backend {
+	o := d.cfg().Firewall.Options()
+	switch d.cfg().Firewall.Backend {
 	case config.BackendDryRun:
 		return firewall.NewDryRun(), nil
 	case config.BackendIPTables:
@@ -141,7 +141,7 @@ func (l *loop) makeRoom(b *ledger.Ban) error {
 	}
 	v4, v6 := l.ledger.Count()
 	is4 := b.Prefix.Addr().Is4()
-	held, size, shared, more := v4, l.cfg.Firewall.MaxBans, false, "raise firewall.max_bans"
+	held, size, shared, more := v4, l.cfg().Firewall.MaxBans, false, "raise firewall.max_bans"
 	if !is4 {
 		held = v6
 	}

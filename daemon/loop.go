@@ -20,6 +20,7 @@ import (
 type loop struct {
 	*Daemon
 	engine  *policy.Engine
+	seed    uint64 // of its jitter: nobody outside can tell how much longer than the last a ban will be
 	arbiter *detect.Arbiter
 	allowed map[netip.Prefix]Allowance
 	listed  []neverban.Entry // who is never banned beside those
@@ -33,11 +34,11 @@ type loop struct {
 }
 
 func (d *Daemon) newLoop() *loop {
-	p := &d.cfg.Policy
+	p := &d.cfg().Policy
 	opts := p.Options()
-	opts.Seed = rand.Uint64() // nobody outside can tell how much longer than the last a ban will be
+	opts.Seed = rand.Uint64()
 	return &loop{
-		Daemon: d, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, opts),
+		Daemon: d, seed: opts.Seed, engine: policy.NewEngine(p.Rules(), policy.NeverBan{}, opts),
 		arbiter: detect.NewArbiter(d.sources()...), allowed: make(map[netip.Prefix]Allowance), busiest: newBusiest(),
 	}
 }

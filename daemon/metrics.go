@@ -35,15 +35,20 @@ type metrics struct {
 
 	operations map[firewall.Operation]prometheus.Observer
 	failed     map[firewall.Operation]prometheus.Counter
+
+	reloads map[string]prometheus.Counter // by what came of it
 }
 
-// The causes of an unban, and the names that stand where no rule banned.
+// The causes of an unban, what comes of a reload, and the names that stand where no rule banned.
 const (
 	causeExpired  = "expired"
 	causeOperator = "operator"
 	causeNeverBan = "never_ban"
 	causeRoom     = "room"   // firewall.max_bans was reached, and it was nearest to its end
 	causeOutage   = "outage" // it was known-good, and its back end was down
+
+	reloadOK     = "ok"
+	reloadFailed = "failed"
 
 	ruleOffice   = "office" // the policy's own, for known-good addresses
 	ruleOperator = "operator"
@@ -59,6 +64,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon, version, revision string) 
 	m.ofSources(t, d)
 	m.ofPolicy(t, d)
 	m.ofFirewall(t, d)
+	m.ofOperation(t, d)
 	t.counterOf("fsban_journal_lost_total", "Attempts that a restart would not know of, because the disk did not take them.", d.ledger.Lost)
 	t.counterOf("fsban_ledger_failures_total", "Writes of the state file that failed. They are repeated.",
 		func() uint64 { n, _ := d.ledger.Failures(); return n })
@@ -194,6 +200,18 @@ func (m *metrics) ofFirewall(t table, d *Daemon) {
 		func(family string) uint64 { return dropped(family).Bytes })
 }
 
+func (m *metrics) ofOperation(t table, d *Daemon) {
+	m.reloads = counters(t, "fsban_config_reloads_total", "How often the configuration file was read again, by what came of it. failed: it was wrong, and the old one stayed in force.", "result", []string{reloadOK, reloadFailed})
+	t.gauge("fsban_config_last_reload_successful", "1 unless the configuration file was wrong when it was last read again.", func() float64 { return boolean(!d.reloadFailed.Load()) })
+	t.gauge("fsban_config_last_reload_success_timestamp_seconds", "When the configuration in force was read.", func() float64 { return stamp(d.lastReload.Load()) })
+	countersOf(t, "fsban_control_requests_total", "Requests on the control socket, by what the peer may do. refused: it may not do this, or nothing.", "role", []string{"reader", "admin", "refused"},
+		func(role string) uint64 {
+			readers, admins, refused := d.server.Requests()
+			return map[string]uint64{"reader": readers, "admin": admins, "refused": refused}[role]
+		})
+	t.counterOf("fsban_control_connections_dropped_total", "Connections to the control socket that were closed at once, because as many as may be were open.", d.server.Dropped)
+}
+
 // banned is how many bans of a family are in force.
 func (d *Daemon) banned(family string) int {
 	v4, v6 := d.ledger.Count()
@@ -208,5 +226,5 @@ func (d *Daemon) setSize(family string) firewall.SetSize {
 	if size, ok := d.enforcer.Status().Sets[family]; ok {
 		return size
 	}
-	return firewall.SetSize{Entries: d.banned(family), Limit: d.cfg.Firewall.MaxBans}
+	return firewall.SetSize{Entries: d.banned(family), Limit: d.cfg().Firewall.MaxBans}
 }

@@ -28,9 +28,9 @@ type Allowance struct {
 // maxAllowed bounds the allowances.
 const maxAllowed = 10_000
 
-// openNeverBan makes the watcher of those who are never banned. It starts nothing.
-func (d *Daemon) openNeverBan() {
-	p := &d.cfg.Policy
+// neverBanOptions say who is never banned, as the configuration has it.
+func (d *Daemon) neverBanOptions() neverban.Options {
+	p := &d.cfg().Policy
 	opts := neverban.Options{
 		Hosts: p.IgnoreHosts(), File: p.IgnoreFile, NoGateways: !p.IgnoreGateways, ACLs: p.IgnoreACLs, NoOwn: !p.IgnoreSelf,
 		API: d.client.API, Changed: d.onNeverBan, SSHPorts: []uint16{},
@@ -46,8 +46,11 @@ func (d *Daemon) openNeverBan() {
 			opts.SSHPorts = append(opts.SSHPorts, uint16(port))
 		}
 	}
-	d.never = neverban.New(opts)
+	return opts
 }
+
+// noAddr is nobody.
+var noAddr netip.Addr
 
 // onNeverBan runs in the watcher's goroutine.
 func (d *Daemon) onNeverBan(entries []neverban.Entry, problems []string) {

@@ -1,17 +1,23 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"fsban/internal/fakeswitch"
 )
 
-func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
+// listenToNotify returns what next says that systemd was told.
+func listenToNotify(t *testing.T) (next func() string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "fsban")
 	if err != nil {
 		t.Fatal(err)
@@ -22,9 +28,9 @@ func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
+	t.Cleanup(func() { _ = conn.Close() })
 	t.Setenv("NOTIFY_SOCKET", path)
-	next := func() string {
+	return func() string {
 		t.Helper()
 		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 		buf := make([]byte, 4096)
@@ -34,7 +40,66 @@ func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
 		}
 		return string(buf[:n])
 	}
+}
 
+func TestSystemdIsToldOfReloadsAndThatDecisionsAreMade(t *testing.T) {
+	next := listenToNotify(t)
+	t.Setenv("WATCHDOG_USEC", "100000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	fs := newSwitch(t, fakeswitch.Options{})
+	f := &file{cfg: configFor(t, fs)}
+	opts, hangup := f.options(), make(chan os.Signal, 1)
+	opts.Hangup = hangup
+	r := startWith(t, fs, f.cfg, opts)
+	// until waits for a message, and returns how often a sign of life came before it.
+	until := func(what string) (alive int) {
+		t.Helper()
+		for said := next(); !strings.Contains(said, what); said = next() {
+			if said == "WATCHDOG=1" {
+				alive++
+			} else if !strings.HasPrefix(said, "STATUS=") {
+				t.Fatalf("%q before %s", said, what)
+			}
+		}
+		return alive
+	}
+	until("READY=1")
+	for _, wrong := range []error{nil, errors.New("wrong")} {
+		f.mu.Lock()
+		f.err = wrong
+		f.mu.Unlock()
+		hangup <- syscall.SIGHUP
+		until("RELOADING=1\nMONOTONIC_USEC=")
+		until("READY=1")
+	}
+	if got := r.metric("fsban_config_reloads_total"); got != "result=failed 1\nresult=ok 1\n" {
+		t.Errorf("fsban_config_reloads_total\n%s", got)
+	}
+	until("WATCHDOG=1")
+	until("WATCHDOG=1")
+	// While the loop does not answer there is no sign of life, and then there is one again.
+	stuck, release := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() { done <- r.do(context.Background(), func(*loop) { close(stuck); <-release }) }()
+	<-stuck
+	hangup <- syscall.SIGHUP // the file is wrong still: this is told without the loop
+	until("RELOADING=1")
+	until("READY=1")
+	time.Sleep(300 * time.Millisecond) // time for six of them, where it is a mistake
+	hangup <- syscall.SIGHUP
+	if n := until("RELOADING=1"); n > 1 { // one may have been on its way
+		t.Errorf("%d signs of life of a loop that stands", n)
+	}
+	until("READY=1")
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	until("WATCHDOG=1")
+}
+
+func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
+	next := listenToNotify(t)
 	fs := newSwitch(t, fakeswitch.Options{})
 	fs.SetFault(fakeswitch.DenyAddress)
 	r := start(t, fs, configFor(t, fs))

@@ -3,8 +3,8 @@ package daemon
 import (
 	"context"
 	"log/slog"
-	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"fsban/config"
@@ -66,19 +66,73 @@ func Subscription(cfg *config.Config, d *detect.Detector) esl.Options {
 	return o
 }
 
-// openSocket makes the client of the event socket. It starts nothing.
-func (d *Daemon) openSocket() {
-	socket := Subscription(&d.cfg, d.detector)
-	socket.OnEvent, socket.OnLog, socket.OnState = d.onEvent, d.onFrame, d.onState
+// socket is what a connection to the event socket has to know. What comes over it is heard by detector, until that is
+// replaced in d.hears by one that wants the same of it.
+func (d *Daemon) socket(detector *detect.Detector) esl.Options {
+	hears := new(atomic.Pointer[detect.Detector])
+	hears.Store(detector)
+	d.hears = hears
+	socket := Subscription(d.cfg(), detector)
+	socket.OnEvent = func(ev *esl.Event) { d.onEvent(hears.Load(), ev) }
+	socket.OnLog = func(frame esl.Log) { d.onFrame(hears.Load(), frame) }
+	socket.OnState = d.onState
 	if d.opts.tune != nil {
 		d.opts.tune(&socket)
 	}
-	d.client = esl.NewClient(d.cfg.FreeSWITCH.Address, socket)
+	return socket
+}
+
+// An otherLog is one to follow from now on; nil: none.
+type otherLog struct {
+	follower *ctilog.Follower
+	done     chan struct{} // closed when the one before is not read any more
+}
+
+// follow follows mod_cti's log, and another one when it is told to, until ctx ends.
+func (d *Daemon) follow(ctx context.Context) error {
+	for {
+		one, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			if f := d.ctilog.Load(); f != nil {
+				ended <- f.Run(one)
+				return
+			}
+			<-one.Done()
+			ended <- one.Err()
+		}()
+		select {
+		case err := <-ended:
+			stop()
+			return err
+		case next := <-d.otherLog:
+			stop()
+			_ = <-ended // that it was stopped
+			d.ctilog.Store(next.follower)
+			close(next.done)
+		}
+	}
+}
+
+// followOther follows the log that the configuration names now, from its end: what is in it already belongs to a time in
+// which other sources spoke. One that is not there yet is read whole.
+func (d *Daemon) followOther(ctx context.Context) error {
+	next := &otherLog{done: make(chan struct{})}
+	if file := d.cfg().CTILog.File(); file != "" {
+		next.follower = ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, FromEnd: true, Time: detect.CTITime})
+	}
+	select {
+	case d.otherLog <- next:
+		<-next.done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return d.do(ctx, func(l *loop) { l.place, l.changed = logPlace{At: time.Now()}, true })
 }
 
 // openLog makes the follower of mod_cti's log, if there is one to follow. It starts nothing.
 func (d *Daemon) openLog(from logPlace) {
-	file := d.cfg.CTILog.File()
+	file := d.cfg().CTILog.File()
 	if file == "" {
 		return
 	}
@@ -86,30 +140,29 @@ func (d *Daemon) openLog(from logPlace) {
 	if d.loop.known.After(since) {
 		since = d.loop.known
 	}
-	d.lines = detect.New(detect.Options{})
-	d.ctilog = ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, From: from.Position, Since: since, Time: detect.CTITime})
+	d.ctilog.Store(ctilog.NewFollower(file, ctilog.Options{OnLine: d.onLine, OnStatus: d.onLog, From: from.Position, Since: since, Time: detect.CTITime}))
 }
 
 // sources are those that this configuration has.
 func (d *Daemon) sources() []policy.Source {
 	list := []policy.Source{policy.Event}
-	if len(d.cfg.CTIEvent.Subclasses) > 0 {
+	if len(d.cfg().CTIEvent.Subclasses) > 0 {
 		list = append(list, policy.CTIEvent)
 	}
-	if d.cfg.FreeSWITCH.Log {
+	if d.cfg().FreeSWITCH.Log {
 		list = append(list, policy.ESLLog)
 	}
-	if d.cfg.CTILog.File() != "" {
+	if d.cfg().CTILog.File() != "" {
 		list = append(list, policy.CTILog)
 	}
 	return list
 }
 
 // onEvent runs in the reader's goroutine: detect, hand over, never wait.
-func (d *Daemon) onEvent(ev *esl.Event) {
+func (d *Daemon) onEvent(detector *detect.Detector, ev *esl.Event) {
 	now := time.Now()
-	d.pulse.take(d.detector, ev, now)
-	a, outcome := d.detector.Event(ev, now)
+	d.pulse.take(detector, ev, now)
+	a, outcome := detector.Event(ev, now)
 	d.metrics.events[outcome].Inc()
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
@@ -120,9 +173,9 @@ func (d *Daemon) onEvent(ev *esl.Event) {
 }
 
 // onFrame runs in the reader's goroutine, as onEvent does.
-func (d *Daemon) onFrame(frame esl.Log) {
+func (d *Daemon) onFrame(detector *detect.Detector, frame esl.Log) {
 	now := time.Now()
-	a, outcome := d.detector.Log(&frame, now)
+	a, outcome := detector.Log(&frame, now)
 	d.metrics.frames[outcome].Inc()
 	if outcome == detect.Attempt || outcome == detect.ClockAdrift {
 		d.offer(a, now)
@@ -179,7 +232,7 @@ func (d *Daemon) onLog(s ctilog.Status) {
 	case s.Err != nil:
 		d.log.Warn("mod_cti's log cannot be read (cti_log.path): trying again", "error", s.Err)
 	case s.Following:
-		d.log.Info("following mod_cti's log", "file", d.cfg.CTILog.File())
+		d.log.Info("following mod_cti's log", "file", d.cfg().CTILog.File())
 	}
 	if s.Gap != nil && !d.gapTold {
 		d.gapTold = true
@@ -191,9 +244,9 @@ func (d *Daemon) onLog(s ctilog.Status) {
 // aliveWith has the sources come alive that an event socket brings whose login may not see what is denied.
 func (d *Daemon) aliveWith(denied []string) {
 	d.alive[policy.Event].Store(true)
-	d.alive[policy.ESLLog].Store(d.cfg.FreeSWITCH.Log && !slices.Contains(denied, "log"))
+	d.alive[policy.ESLLog].Store(d.cfg().FreeSWITCH.Log && !slices.Contains(denied, "log"))
 	mayNot := func(subclass string) bool { return slices.Contains(denied, subclass) }
-	d.alive[policy.CTIEvent].Store(slices.ContainsFunc(d.cfg.CTIEvent.Subclasses, func(s string) bool { return !mayNot(s) }))
+	d.alive[policy.CTIEvent].Store(slices.ContainsFunc(d.cfg().CTIEvent.Subclasses, func(s string) bool { return !mayNot(s) }))
 }
 
 // missed are those of what is denied that a guard needs. The heartbeat is not: without it a few metrics are zero.
@@ -210,13 +263,11 @@ func (d *Daemon) onState(s esl.State) {
 	switch {
 	case s.Up:
 		d.aliveWith(s.Denied)
-		d.log.Info("event socket is up", "address", d.cfg.FreeSWITCH.Address, "connects", s.Connects)
+		d.log.Info("event socket is up", "address", d.cfg().FreeSWITCH.Address, "connects", s.Connects)
 		if missed := missed(s.Denied); len(missed) > 0 {
 			d.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", missed)
 		}
-		if peer, ok := s.Peer.(*net.TCPAddr); ok && d.cfg.Policy.IgnoreSelf {
-			d.never.SetPeer(peer.AddrPort().Addr().Unmap())
-		}
+		d.watchPeer()
 		d.never.Refresh()
 		d.lastError = ""
 	case s.Err != nil:

@@ -1,0 +1,201 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Paths of the API.
+const (
+	pathStatus = "/v1/status"
+	pathTop    = "/v1/top"
+	pathBans   = "/v1/bans"
+	pathWhy    = "/v1/why"
+	pathAllow  = "/v1/allow"
+	pathHeld   = "/v1/held"
+	pathReload = "/v1/reload"
+	pathSchema = "/v1/schema"
+)
+
+// A route is one thing that the API does. Who looks (GET) has to be a reader, who changes something an admin. The schema is
+// made from this table.
+type route struct {
+	method, path string
+	summary      string
+	query        []parameter
+	takes        any // the body, or nil
+	gives        any // the answer
+	do           func(*Server, http.ResponseWriter, *http.Request) (any, error)
+}
+
+// A parameter is one of a request's query.
+type parameter struct {
+	name, kind, text string
+	required         bool
+}
+
+// yaml is an answer that is not JSON.
+type yaml []byte
+
+var routes = []route{
+	{
+		http.MethodGet, pathStatus, "What the daemon knows about itself", nil, nil, Status{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			return s.daemon.Status(r.Context())
+		},
+	},
+	{
+		http.MethodGet, pathTop, "What happens right now",
+		[]parameter{{"n", "integer", "how many addresses and users at most: 1 to 100, 20 where it is not said", false}}, nil, Top{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			n, err := rows(r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Top(r.Context(), n)
+		},
+	},
+	{
+		http.MethodGet, pathBans, "All bans, by start",
+		[]parameter{{"evidence", "string", "with the last attempts of each, whatever the value", false}}, nil, []Ban{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			return s.daemon.Bans(r.Context(), r.URL.Query().Has("evidence"))
+		},
+	},
+	{
+		http.MethodPost, pathBans, "Ban a prefix", nil, BanRequest{}, Ban{},
+		func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
+			req, err := body[BanRequest](s, w, r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Ban(r.Context(), req, by(r))
+		},
+	},
+	{
+		http.MethodDelete, pathBans, "End the ban of exactly a prefix", []parameter{thePrefix}, nil, Ban{},
+		changes(daemon.Unban),
+	},
+	{
+		http.MethodGet, pathWhy, "Everything that is known of an address", []parameter{{"prefix", "string", "the address, as a prefix: 192.0.2.7/32", true}}, nil, Standing{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			p, err := prefix(r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Why(r.Context(), p.Addr())
+		},
+	},
+	{
+		http.MethodPost, pathAllow, "Put a prefix onto the never-ban list", nil, AllowRequest{}, NeverBan{},
+		func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
+			req, err := body[AllowRequest](s, w, r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Allow(r.Context(), req, by(r))
+		},
+	},
+	{
+		http.MethodDelete, pathAllow, "Take exactly a prefix, which was allowed, off it again", []parameter{thePrefix}, nil, NeverBan{},
+		changes(daemon.Disallow),
+	},
+	{
+		http.MethodGet, pathHeld, "The bans that guards hold", nil, nil, []HeldBan{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			return s.daemon.Held(r.Context())
+		},
+	},
+	{
+		http.MethodPost, pathHeld, "Make held bans, and say how many", []parameter{orAll}, nil, 0,
+		changes(daemon.Release),
+	},
+	{
+		http.MethodDelete, pathHeld, "Drop held bans, and say how many", []parameter{orAll}, nil, 0,
+		changes(daemon.Discard),
+	},
+	{
+		http.MethodPost, pathReload, "Read the configuration file again", nil, nil, Reload{},
+		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+			return s.daemon.Reload(r.Context(), by(r))
+		},
+	},
+	{
+		http.MethodGet, pathSchema, "This description", nil, nil, yaml{},
+		func(*Server, http.ResponseWriter, *http.Request) (any, error) { return yaml(schema), nil },
+	},
+}
+
+var (
+	thePrefix = parameter{"prefix", "string", "192.0.2.7/32, 2001:db8::/64", true}
+	orAll     = parameter{"prefix", "string", "192.0.2.7/32; all of them where it is not said", false}
+)
+
+// by names who asks, for the record.
+func by(r *http.Request) string {
+	p, ok := r.Context().Value(guestKey{}).(*peer)
+	if !ok {
+		return "unknown"
+	}
+	return p.String()
+}
+
+// body reads a request's body. What it has and we do not know might change what it means: it is refused.
+func body[T any](s *Server, w http.ResponseWriter, r *http.Request) (req T, err error) {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	dec.DisallowUnknownFields()
+	if err = dec.Decode(&req); err == nil {
+		return req, nil
+	}
+	text := "request: " + strings.TrimPrefix(err.Error(), "json: ")
+	if strings.Contains(err.Error(), "unknown field") {
+		text = s.unknown(r, strings.TrimPrefix(err.Error(), "json: unknown "))
+	}
+	return req, &RefusedError{text}
+}
+
+// prefix reads the prefix of the query: the zero Prefix where there is none.
+func prefix(r *http.Request) (netip.Prefix, error) {
+	if !r.URL.Query().Has("prefix") {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
+	if err != nil {
+		return netip.Prefix{}, &RefusedError{"request: " + err.Error()}
+	}
+	return p, nil
+}
+
+// changes is what a route does that changes something of a prefix.
+func changes[T any](do func(daemon, context.Context, netip.Prefix, string) (T, error)) func(*Server, http.ResponseWriter, *http.Request) (any, error) {
+	return func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
+		p, err := prefix(r)
+		if err != nil {
+			return nil, err
+		}
+		return do(s.daemon, r.Context(), p, by(r))
+	}
+}
+
+// How many addresses and users a Top has, unless the request says, and at most.
+const (
+	usualRows = 20
+	maxRows   = 100
+)
+
+// rows returns how many are asked for.
+func rows(r *http.Request) (int, error) {
+	if !r.URL.Query().Has("n") {
+		return usualRows, nil
+	}
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 || n > maxRows {
+		return 0, &RefusedError{fmt.Sprintf("request: n is 1 to %d", maxRows)}
+	}
+	return n, nil
+}

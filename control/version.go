@@ -1,0 +1,74 @@
+package control
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Each side says in every message which version it is, and which version of the API it speaks. A part that one adds to an
+// answer does not disturb the other; what one asks for and the other does not know is refused with both versions.
+const (
+	headerVersion = "Fsban-Version"
+	headerAPI     = "Fsban-Api"
+	apiVersion    = 1 // as in the paths
+)
+
+// unknown says that a request has something that this daemon does not know.
+func (s *Server) unknown(r *http.Request, what string) string {
+	theirs := r.Header.Get(headerVersion)
+	if theirs == "" {
+		return fmt.Sprintf("the daemon, fsban %s, does not know %s: GET %s says what it knows", s.version, what, pathSchema)
+	}
+	api, _ := strconv.Atoi(r.Header.Get(headerAPI))
+	return disagree(s.version, theirs, what, olderThan(theirs, s.version, api-apiVersion))
+}
+
+// disagree says what a daemon does not know that a command asks for, and which of them to upgrade.
+func disagree(daemon, command, what string, commandIsOlder bool) string {
+	if daemon == "" {
+		daemon = "of an early version"
+	}
+	advice := "upgrade the daemon, and restart it: systemctl restart fsban"
+	if commandIsOlder {
+		advice = "upgrade the command"
+	}
+	return fmt.Sprintf("the daemon, fsban %.40s, does not know %s, which the command, fsban %.40s, asks for: %s", daemon, what, command, advice)
+}
+
+// olderThan tells whether version a is older than b; the API's versions count before the programs'. What cannot be compared is
+// not older.
+func olderThan(a, b string, apis int) bool {
+	if apis != 0 {
+		return apis < 0
+	}
+	x, okX := numbers(a)
+	y, okY := numbers(b)
+	if !okX || !okY {
+		return false
+	}
+	for i := range x {
+		if x[i] != y[i] {
+			return x[i] < y[i]
+		}
+	}
+	return false
+}
+
+// numbers reads the numbers that a version begins with: v1.2.3-4-gabcdef is 1, 2, 3.
+func numbers(version string) (n [3]int, ok bool) {
+	version, _, _ = strings.Cut(strings.TrimPrefix(version, "v"), "-")
+	parts := strings.Split(version, ".")
+	if len(parts) > len(n) {
+		return n, false
+	}
+	for i, p := range parts {
+		v, err := strconv.ParseUint(p, 10, 31)
+		if err != nil {
+			return n, false
+		}
+		n[i] = int(v)
+	}
+	return n, true
+}
