@@ -223,6 +223,16 @@ func Load(path string) (Config, error) {
 	return c, nil
 }
 
+// Socket returns control.socket as the file at path has it, whatever else is wrong there, or the default.
+func Socket(path string) string {
+	c := Default()
+	if data, err := os.ReadFile(path); err == nil {
+		p := &parser{lines: make(map[string]int)}
+		p.document(data, &c)
+	}
+	return c.Control.Socket
+}
+
 func (c *Config) resolvePassword() error {
 	from := PasswordEnv
 	if p := os.Getenv(PasswordEnv); p != "" {

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -80,6 +82,26 @@ func TestEachKeyIsTakenOverOrKept(t *testing.T) {
 	was := Default()
 	if _, changed, pending := was.Reload(Default()); changed != nil || pending != nil {
 		t.Errorf("of nothing: changed %q, pending %q", changed, pending)
+	}
+}
+
+func TestTheSocketIsFoundInAFileThatIsWrong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	for text, want := range map[string]string{
+		"":                                      Default().Control.Socket,
+		"control: {socket: /run/x/s}\n":         "/run/x/s",
+		"nonsense: 1\ncontrol:\n  socket: /s\n": "/s",
+		"control: {":                            Default().Control.Socket,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := Socket(path); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+	if got := Socket(path + ".none"); got != Default().Control.Socket {
+		t.Errorf("without a file: %s", got)
 	}
 }
 

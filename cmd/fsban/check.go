@@ -62,7 +62,7 @@ func newCheck(s *settings) *cobra.Command {
 				{"never ban", strings.Join(never, ", ")},
 				{"firewall", fmt.Sprintf("%s, %s in %s, at most %d bans a family", c.Firewall.Backend, c.Firewall.Target, strings.Join(c.Firewall.Chains, ", "), c.Firewall.MaxBans)},
 				{"state", c.State.Directory},
-				{"control", c.Control.Socket},
+				{"control", c.Control.Socket + groups(&c.Control)},
 				{"metrics", listen},
 			}...)
 			for _, r := range rows {
@@ -74,4 +74,15 @@ func newCheck(s *settings) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// groups says who may use the control socket beside root.
+func groups(c *config.Control) (text string) {
+	if c.Readers != "" {
+		text += ", members of " + c.Readers + " may look"
+	}
+	if c.Admins != "" {
+		text += ", members of " + c.Admins + " may change"
+	}
+	return text
 }

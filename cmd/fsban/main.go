@@ -39,7 +39,7 @@ func run(args []string) int {
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "fsban: %v\n", err)
 		var problems *config.Problems
-		if errors.As(err, &problems) || errors.As(err, new(*usageError)) {
+		if errors.As(err, &problems) || errors.As(err, new(*control.ConfigError)) || errors.As(err, new(*usageError)) {
 			return exitUsage
 		}
 		return exitFailed
@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.socket, "socket", "", "control socket of the daemon (default: as the configuration has it)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s), newWhy(&s), newHeld(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
+		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s), newWhy(&s), newHeld(&s), newReload(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
 		newImportFail2ban(&s), newTeardown(&s), newDemo(), newVersion(),
 	)
 	for _, c := range root.Commands() {
@@ -105,19 +105,19 @@ fail2ban) and bans through iptables and a kernel set.
   fsban list      who is banned         fsban allow ADDRESS   never ban it
   fsban why       all about an address  fsban held            bans that a guard holds
   fsban discover  what FreeSWITCH says  fsban replay LOG      what would have been banned?
-  fsban doctor    what is open          fsban demo            see it work, on no host but its own`
+  fsban doctor    what is open          fsban reload          read the configuration again
+  fsban demo      see it work, on no host but its own`
 
 // client returns a client of the daemon that the settings name.
 func (s *settings) client() *control.Client {
 	socket := s.socket
 	if socket == "" {
-		socket = config.Default().Control.Socket
 		// A configuration that this user may not read leaves the default; the daemon's answer tells the rest.
-		if c, err := config.Load(s.config); err == nil {
-			socket = c.Control.Socket
-		}
+		socket = config.Socket(s.config)
 	}
-	return control.NewClient(socket)
+	client := control.NewClient(socket)
+	client.Version = version
+	return client
 }
 
 // revision is the commit that this binary was built from.

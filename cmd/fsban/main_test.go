@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
 //	bans SOCKET N           wait until it holds N bans
+//	counted SOCKET KIND N   wait until it has counted N attempts of KIND
+//	rule SOCKET NAME N      wait until its rule NAME bans on attempt N
 //	listening EVENT...      wait until somebody listens to them
 //	custom SUBCLASS K=V...  a CUSTOM event
 //	ctiline ADDRESS USER    mod_cti's line on the log stream
@@ -77,6 +80,20 @@ func TestScripts(t *testing.T) {
 				for _, cmd := range ts.BackgroundCmds() {
 					ts.Check(cmd.Process.Signal(syscall.SIGHUP))
 				}
+			},
+			"counted": func(ts *testscript.TestScript, _ bool, args []string) {
+				wait(ts, args[0], args[2]+" of "+args[1], func(c *control.Client) bool {
+					s, err := c.Status(context.Background())
+					return err == nil && strconv.FormatUint(s.Attempts[args[1]], 10) == args[2]
+				})
+			},
+			"rule": func(ts *testscript.TestScript, _ bool, args []string) {
+				wait(ts, args[0], "rule "+args[1], func(c *control.Client) bool {
+					s, err := c.Status(context.Background())
+					return err == nil && slices.ContainsFunc(s.Policy.Rules, func(r control.Rule) bool {
+						return r.Name == args[1] && strconv.Itoa(r.MaxRetry) == args[2]
+					})
+				})
 			},
 			"bans": func(ts *testscript.TestScript, _ bool, args []string) {
 				wait(ts, args[0], args[1]+" bans", func(c *control.Client) bool {
