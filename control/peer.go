@@ -149,7 +149,7 @@ func (a *access) refusal(p *peer, is role) string {
 		text += ", or be in the group " + a.admins.name
 	}
 	if a.readers.known && is == stranger {
-		text += ", or in " + a.readers.name + " to look"
+		text += ", or be in the group " + a.readers.name + " to look"
 	}
 	return text
 }

@@ -169,8 +169,8 @@ func TestGroupsDecideWhoMayDoWhat(t *testing.T) {
 		{"an admin by another group", "", two, first, many, may, true},
 		{"a reader by another group", two, "", first, many, looks + ", by \n", true},
 		{"a member of both", one, one, first, nil, may, false},
-		{"a stranger", one, two, 4712, []int{5000}, "look: uid 4711 may not talk to fsban: use sudo, or be in the group " + two + ", or in " + one + " to look\n" +
-			"change: uid 4711 may not talk to fsban: use sudo, or be in the group " + two + ", or in " + one + " to look, by \n", true},
+		{"a stranger", one, two, 4712, []int{5000}, "look: uid 4711 may not talk to fsban: use sudo, or be in the group " + two + ", or be in the group " + one + " to look\n" +
+			"change: uid 4711 may not talk to fsban: use sudo, or be in the group " + two + ", or be in the group " + one + " to look, by \n", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.root && os.Geteuid() != 0 {
