@@ -658,6 +658,7 @@ func TestAFullQueueDropsAndCountsAndReadingGoesOn(t *testing.T) {
 		return strings.Contains(r.metric("fsban_attempts_total"), fmt.Sprintf("kind=challenge source=event %d\n", queueSize+surplus))
 	})
 	release()
+	r.eventually("there is room again", func() bool { return len(r.attempts) == 0 })
 	r.settled()
 	if got := r.dropped.Load(); got != surplus {
 		t.Errorf("%d dropped, want %d", got, surplus)

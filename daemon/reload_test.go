@@ -350,6 +350,7 @@ func TestAnotherLogIsFollowed(t *testing.T) {
 	violate(first, "203.0.113.8", 5) // nobody reads it
 	follow(config.CTILogOff)
 	violate(second, "203.0.113.7", 5)
+	r.eventually("mod_cti's lines are not asked for any more", func() bool { s := r.Daemon.client.State(); return s.Up && s.Connects == 3 })
 	r.settled()
 	if got := fmt.Sprint(r.banned()); got != "[203.0.113.1/32 203.0.113.2/32]" {
 		t.Errorf("banned %s", got)

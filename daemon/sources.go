@@ -107,9 +107,12 @@ func (d *Daemon) follow(ctx context.Context) error {
 			return err
 		case next := <-d.otherLog:
 			stop()
-			_ = <-ended // that it was stopped
+			err := <-ended
 			d.ctilog.Store(next.follower)
 			close(next.done)
+			if ctx.Err() != nil {
+				return err
+			}
 		}
 	}
 }
