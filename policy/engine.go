@@ -14,7 +14,7 @@ type Engine struct {
 	seed  maphash.Seed // of the hashes of users and addresses
 	now   int64        // the newest time seen, in unix milliseconds: no clock runs here
 
-	pool     pool // the windows of trackers and users
+	pool     pool // the windows of trackers
 	trackers table[key, tracker]
 	evidence evidence
 	waiting  waiting
@@ -40,7 +40,7 @@ func NewEngine(rules []Rule, never NeverBan, opts Options) *Engine {
 	e.trackers = newTable[key](0, func(t *tracker) { e.pool.clear(&t.window) })
 	e.known = newKnown()
 	e.stuck = newTable[phone, StuckPhone](0, nil)
-	e.users = newUsers(func(u *user) { e.pool.clear(&u.window) })
+	e.users.init()
 	e.offences = newTable[key, offence](0, nil)
 	e.waiting = newWaiting()
 	e.graces = newGraces()

@@ -183,9 +183,6 @@ func (e *Engine) makeRoom() {
 	for e.pool.room() < 1 && e.trackers.length > 1 {
 		e.trackers.evict()
 	}
-	for e.pool.room() < 1 && e.users.length > 1 {
-		e.users.evict()
-	}
 }
 
 // rename gives the hits in w other bits.

@@ -11,7 +11,10 @@ import (
 // claimed with the domain that it claimed: the same number of two tenants is two users.
 type users struct {
 	table[uint64, user]
-	counters         counters
+	places           int   // that the failures of all have together
+	maxPlaces        int   // beyond them users are forgotten
+	findTime         int64 // of a distributed attack, in milliseconds
+	keep             int   // of each user's newest failures
 	suspiciousAfter  int
 	distributedAfter int
 	logins           []SuspiciousLogin // the last ones, oldest first
@@ -19,27 +22,23 @@ type users struct {
 
 type user struct {
 	name, domain string
-	window       window
+	failures     failures
 	since        int64 // the distributed attack on it, in unix milliseconds; 0: none
 	last         int64 // its last failure
 }
 
-// The rules of a user's window. Whose hit it is there is a hash of the prefix that failed.
 const (
-	userFailures = iota // all failures
-	userPrefixes        // each prefix once
+	maxLogins     = 256 // suspicious logins remembered
+	placesOfAUser = 16  // on average, at MaxUsers
 )
 
-const (
-	maxPrefixes = 64  // prefixes told apart for one user
-	maxLogins   = 256 // suspicious logins remembered
-)
-
-func newUsers(dropped func(*user)) users { return users{table: newTable[uint64](0, dropped)} }
+func (u *users) init() {
+	u.table = newTable[uint64](0, func(left *user) { u.places -= cap(left.failures.hits) })
+}
 
 // set puts options into force.
 func (u *users) set(o *Options) {
-	u.limit = o.MaxUsers
+	u.limit, u.maxPlaces = o.MaxUsers, placesOfAUser*o.MaxUsers
 	threshold := func(n int) int {
 		if n < 0 {
 			return math.MaxInt
@@ -47,9 +46,9 @@ func (u *users) set(o *Options) {
 		return min(n, maxPrefixes)
 	}
 	u.suspiciousAfter, u.distributedAfter = threshold(o.SuspiciousAfter), threshold(o.DistributedAfter)
-	u.counters = counters{
-		findTime: [numBits]int64{userFailures: o.SuspiciousFindTime.Milliseconds(), userPrefixes: o.DistributedFindTime.Milliseconds()},
-		keep:     [numBits]int{userFailures: min(u.suspiciousAfter, maxPrefixes), userPrefixes: maxPrefixes},
+	u.findTime, u.keep = o.DistributedFindTime.Milliseconds(), 0
+	if o.SuspiciousAfter > 0 {
+		u.keep = u.suspiciousAfter
 	}
 }
 
@@ -64,23 +63,26 @@ func (e *Engine) attacked(s *sight) {
 	if s.User == "" || e.outage.active {
 		return
 	}
-	e.makeRoom()
 	u := e.users.touch(e.account(s.User, s.Domain))
 	u.name, u.domain, u.last = s.User, s.Domain, max(u.last, s.ms)
 	from := uint32(maphash.Bytes(e.seed, s.key[:])) &^ failed
-	h := newHit(s.ms, from, 1<<userFailures|1<<userPrefixes)
-	n := e.pool.add(&u.window, h, &e.users.counters, once{all: 1 << userPrefixes})[userPrefixes]
-	switch {
+	e.users.note(u, newHit(s.ms, from, 0))
+	switch n := u.failures.prefixes; {
 	case u.since != 0 && n < (e.users.distributedAfter+1)/2:
 		u.since = 0
 	case u.since == 0 && n >= e.users.distributedAfter:
-		u.since = u.last
-		for h := range e.pool.hits(&u.window) {
-			if h.rules&(1<<userPrefixes) != 0 {
-				u.since = max(min(u.since, h.at()), 1)
-			}
-		}
+		u.since = max(min(u.last, u.failures.oldest()), 1)
 		e.reports = append(e.reports, u.attack(n))
+	}
+}
+
+// note adds a failure to those of a user, and forgets the users longest unattacked if all have too many.
+func (u *users) note(who *user, h hit) {
+	was := cap(who.failures.hits)
+	who.failures.add(h, u.findTime, u.keep)
+	u.places += cap(who.failures.hits) - was
+	for u.places > u.maxPlaces && u.length > 1 {
+		u.evict()
 	}
 }
 
@@ -90,7 +92,7 @@ func (e *Engine) failuresOf(account uint64, ms int64) int {
 	if u == nil {
 		return 0
 	}
-	return e.pool.within(&u.window, userFailures, ms-e.opts.SuspiciousFindTime.Milliseconds())
+	return u.failures.since(max(ms, u.last)-e.opts.SuspiciousFindTime.Milliseconds(), e.users.keep)
 }
 
 // remember keeps a suspicious login for Suspicious.
@@ -108,7 +110,7 @@ func (e *Engine) Suspicious() []SuspiciousLogin { return slices.Clone(e.users.lo
 func (e *Engine) Distributed() []DistributedAttack {
 	var list []DistributedAttack
 	for _, u := range e.users.all() {
-		n := e.pool.within(&u.window, userPrefixes, e.now-e.opts.DistributedFindTime.Milliseconds())
+		n := u.failures.prefixesSince(e.now - e.users.findTime)
 		if u.since != 0 && n >= (e.users.distributedAfter+1)/2 {
 			list = append(list, u.attack(n))
 		}

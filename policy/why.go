@@ -47,7 +47,7 @@ type Stats struct {
 
 	Evicted             uint64 // addresses forgotten because MaxTracked others were seen since, or MaxHits attempts
 	KnownForgotten      uint64 // known-good addresses forgotten because of MaxKnown
-	UsersForgotten      uint64 // users forgotten because of MaxUsers
+	UsersForgotten      uint64 // users forgotten because of MaxUsers others, or because many addresses failed on many users
 	OffendersForgotten  uint64 // prefixes whose offences were forgotten because of MaxOffenders
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
 	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
