@@ -1,7 +1,7 @@
 package policy
 
 // waiting are the challenges that may still be answered with credentials: a ring in the order in which they came, and in
-// it a chain for each address.
+// it a chain for each address. One that is answered leaves its chain, and stays in the ring until its turn comes.
 type waiting struct {
 	limit  int // challenges; beyond it the oldest counts as answered
 	lost   uint64
@@ -23,8 +23,8 @@ type challenge struct {
 
 // A chain is the challenges of one address.
 type chain struct {
-	first, last uint64
-	length      int
+	first, last uint64 // those that are not answered
+	length      int    // and those that are: the places in the ring
 }
 
 // maxChain is how many challenges of one address wait at most: more than any rule of sense asks for.
@@ -75,7 +75,7 @@ func (w *waiting) add(s *sight, due int64) {
 	w.next++
 	*w.at(n) = challenge{attempt: s.Attempt, key: s.key, who: s.who &^ failed, due: due}
 	c = w.chains.touch(s.key)
-	if c.length++; c.length == 1 {
+	if c.length++; c.last == 0 {
 		c.first = n
 	} else {
 		w.at(c.last).after = n
@@ -100,27 +100,40 @@ func (w *waiting) answer(k key, who uint32) {
 		return
 	}
 	who &^= failed
-	var oldest *challenge
 	found := false
-	for n := c.first; n != 0; n = w.at(n).after {
-		switch open := w.at(n); {
-		case open.answered:
-		case open.who == who:
-			open.answered, found = true, true
-		case oldest == nil:
-			oldest = open
+	for before, n := uint64(0), c.first; n != 0; {
+		open := w.at(n)
+		if after := open.after; open.who == who {
+			w.settle(c, before, n)
+			n, found = after, true
+		} else {
+			before, n = n, after
 		}
 	}
-	if !found && oldest != nil {
-		oldest.answered = true
+	if !found && c.first != 0 {
+		w.settle(c, 0, c.first)
 	}
+}
+
+// settle takes challenge n, which follows the one numbered before in c, for answered.
+func (w *waiting) settle(c *chain, before, n uint64) {
+	open := w.at(n)
+	if before == 0 {
+		c.first = open.after
+	} else {
+		w.at(before).after = open.after
+	}
+	if c.last == n {
+		c.last = before
+	}
+	open.answered = true
 }
 
 // forgive takes all challenges of an address for answered.
 func (w *waiting) forgive(k key) {
 	if c := w.chains.get(k); c != nil {
-		for n := c.first; n != 0; n = w.at(n).after {
-			w.at(n).answered = true
+		for c.first != 0 {
+			w.settle(c, 0, c.first)
 		}
 	}
 }
@@ -129,9 +142,7 @@ func (w *waiting) forgive(k key) {
 func (w *waiting) of(k key) (n int) {
 	if c := w.chains.get(k); c != nil {
 		for i := c.first; i != 0; i = w.at(i).after {
-			if !w.at(i).answered {
-				n++
-			}
+			n++
 		}
 	}
 	return n
@@ -141,13 +152,17 @@ func (w *waiting) of(k key) (n int) {
 func (w *waiting) pop() challenge {
 	old := *w.at(w.first)
 	*w.at(w.first) = challenge{}
-	w.first++
 	c := w.chains.get(old.key)
-	if c.first = old.after; c.first == 0 {
-		w.chains.remove(old.key)
-	} else {
-		c.length--
+	if c.first == w.first {
+		c.first = old.after
 	}
+	if c.last == w.first {
+		c.last = 0
+	}
+	if c.length--; c.length == 0 {
+		w.chains.remove(old.key)
+	}
+	w.first++
 	return old
 }
 
