@@ -29,10 +29,10 @@ type known struct {
 
 // A home is a known-good address. Times are unix milliseconds.
 type home struct {
-	since, last int64  // 0: not known-good
-	suspected   int64  // 0: no
-	suspect     uint64 // the account that logged in then
-	hour        int64  // when it was last seen
+	since, last int64   // 0: not known-good
+	suspected   int64   // 0: no
+	suspect     account // the account that logged in then
+	hour        int64   // when it was last seen
 }
 
 func newKnown() known { return known{table: newTable[key, home](0, nil)} }

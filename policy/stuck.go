@@ -1,12 +1,17 @@
 package policy
 
-import "time"
+import (
+	"hash/maphash"
+	"time"
+)
 
 // A phone is one user at one known-good address.
 type phone struct {
 	home key
 	who  uint32
 }
+
+func (p phone) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, p) }
 
 // failedAtHome sees whether a failure from a known-good address is one of a stuck phone. While a back end is down none is:
 // then they all fail.

@@ -9,7 +9,7 @@ import (
 // A table is a map of bounded size: beyond limit entries the one that was touched longest ago is dropped, and counted. Its
 // values never move, and it allocates only when it grows. A Go map beside a list would take 55 bytes more for each of a
 // million addresses.
-type table[K comparable, V any] struct {
+type table[K hashed, V any] struct {
 	limit   int
 	dropped func(*V) // is told of each value that leaves; may be nil
 	evicted uint64   // entries dropped because of limit
@@ -24,7 +24,13 @@ type table[K comparable, V any] struct {
 	newest uint32
 }
 
-type entry[K comparable, V any] struct {
+// A hashed is what can be the key of a table. Who does not know the seed cannot choose keys of one hash.
+type hashed interface {
+	comparable
+	hash(seed maphash.Seed) uint64
+}
+
+type entry[K hashed, V any] struct {
 	key        K
 	chain      uint32 // the next with the same hash
 	prev, next uint32 // by last touch
@@ -34,7 +40,7 @@ type entry[K comparable, V any] struct {
 // chunk is how many entries are allocated together.
 const chunk = 512
 
-func newTable[K comparable, V any](limit int, dropped func(*V)) table[K, V] {
+func newTable[K hashed, V any](limit int, dropped func(*V)) table[K, V] {
 	return table[K, V]{limit: limit, dropped: dropped, seed: maphash.MakeSeed()}
 }
 
@@ -132,7 +138,7 @@ func (t *table[K, V]) all() iter.Seq2[K, *V] {
 	}
 }
 
-func (t *table[K, V]) hash(k K) uint64 { return maphash.Comparable(t.seed, k) }
+func (t *table[K, V]) hash(k K) uint64 { return k.hash(t.seed) }
 
 func (t *table[K, V]) at(n uint32) *entry[K, V] { return &t.chunks[(n-1)/chunk][(n-1)%chunk] }
 

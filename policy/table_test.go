@@ -1,19 +1,24 @@
 package policy
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"testing"
 )
 
+type number int
+
+func (n number) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, n) }
+
 // slowTable is a table, slow and obvious.
 type slowTable struct {
 	limit  int
-	keys   []int // the one touched longest ago first
-	values map[int]int
+	keys   []number // the one touched longest ago first
+	values map[number]int
 }
 
-func (s *slowTable) touch(k int) (dropped []int) {
+func (s *slowTable) touch(k number) (dropped []number) {
 	s.remove(k)
 	for len(s.keys) >= s.limit {
 		dropped = append(dropped, s.keys[0])
@@ -24,8 +29,8 @@ func (s *slowTable) touch(k int) (dropped []int) {
 	return dropped
 }
 
-func (s *slowTable) remove(k int) {
-	s.keys = slices.DeleteFunc(s.keys, func(o int) bool { return o == k })
+func (s *slowTable) remove(k number) {
+	s.keys = slices.DeleteFunc(s.keys, func(o number) bool { return o == k })
 }
 
 func TestTableIsAMapThatForgetsWhatWasTouchedLongestAgo(t *testing.T) {
@@ -33,11 +38,11 @@ func TestTableIsAMapThatForgetsWhatWasTouchedLongestAgo(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		limit := 1 + r.IntN(2000)
 		left := 0
-		got := newTable[int](limit, func(*int) { left++ })
-		want := slowTable{limit: limit, values: make(map[int]int)}
+		got := newTable[number](limit, func(*int) { left++ })
+		want := slowTable{limit: limit, values: make(map[number]int)}
 		evicted := uint64(0)
 		for step := range 5000 {
-			k := r.IntN(3000)
+			k := number(r.IntN(3000))
 			switch r.IntN(5) {
 			case 0:
 				got.remove(k)
@@ -57,7 +62,7 @@ func TestTableIsAMapThatForgetsWhatWasTouchedLongestAgo(t *testing.T) {
 				*v, want.values[k] = step, step
 			}
 		}
-		var keys []int
+		var keys []number
 		for k, v := range got.all() {
 			if keys = append(keys, k); *v != want.values[k] {
 				t.Fatalf("seed %d: %d is %d, want %d", seed, k, *v, want.values[k])

@@ -22,6 +22,8 @@ func (k key) prefix() netip.Prefix {
 	return netip.PrefixFrom(addr, int(k[16])-128+addr.BitLen())
 }
 
+func (k key) hash(seed maphash.Seed) uint64 { return maphash.Bytes(seed, k[:]) }
+
 // A tracker is what is counted of one prefix.
 type tracker struct {
 	window window

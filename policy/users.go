@@ -10,7 +10,7 @@ import (
 // users are the users that failed lately, wherever from, the one longest unattacked first. A user here is what the peer
 // claimed with the domain that it claimed: the same number of two tenants is two users.
 type users struct {
-	table[uint64, user]
+	table[account, user]
 	places           int   // that the failures of all have together
 	maxPlaces        int   // beyond them users are forgotten
 	findTime         int64 // of a distributed attack, in milliseconds
@@ -33,7 +33,7 @@ const (
 )
 
 func (u *users) init() {
-	u.table = newTable[uint64](0, func(left *user) { u.places -= cap(left.failures.hits) })
+	u.table = newTable[account](0, func(left *user) { u.places -= cap(left.failures.hits) })
 }
 
 // set puts options into force.
@@ -52,10 +52,14 @@ func (u *users) set(o *Options) {
 	}
 }
 
-// account names a user of a domain.
-func (e *Engine) account(name, domain string) uint64 {
-	return maphash.String(e.seed, name)*31 + maphash.String(e.seed, domain)
+// An account is a user of a domain: a hash of both.
+type account uint64
+
+func (e *Engine) account(name, domain string) account {
+	return account(maphash.String(e.seed, name)*31 + maphash.String(e.seed, domain))
 }
+
+func (a account) hash(maphash.Seed) uint64 { return uint64(a) }
 
 // attacked notes a failure of its user. While a back end is down failures say nothing of users. What carries no user is
 // passed over.
@@ -65,7 +69,7 @@ func (e *Engine) attacked(s *sight) {
 	}
 	u := e.users.touch(e.account(s.User, s.Domain))
 	u.name, u.domain, u.last = s.User, s.Domain, max(u.last, s.ms)
-	from := uint32(maphash.Bytes(e.seed, s.key[:])) &^ failed
+	from := uint32(s.key.hash(e.seed)) &^ failed
 	e.users.note(u, newHit(s.ms, from, 0))
 	switch n := u.failures.prefixes; {
 	case u.since != 0 && n < (e.users.distributedAfter+1)/2:
@@ -87,8 +91,8 @@ func (u *users) note(who *user, h hit) {
 }
 
 // failuresOf returns how many failures of an account count for a success at the time given; at most suspiciousAfter.
-func (e *Engine) failuresOf(account uint64, ms int64) int {
-	u := e.users.get(account)
+func (e *Engine) failuresOf(a account, ms int64) int {
+	u := e.users.get(a)
 	if u == nil {
 		return 0
 	}
