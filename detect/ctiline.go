@@ -31,7 +31,7 @@ const registrationFailed = "Registration failed"
 // A time that is there is taken as it is, however old: whether Adrift matters is for the caller to say, because a file
 // that is read back holds old lines, and one that is followed does not.
 func (d *Detector) CTILine(line []byte, now time.Time) (policy.Attempt, Outcome) {
-	line = bytes.TrimRight(line, "\r\n")
+	line = trimEnd(line)
 	text, rest, ok := cutAddr(line)
 	if !ok {
 		return policy.Attempt{}, NotUnderstood
@@ -62,11 +62,19 @@ func (d *Detector) CTILine(line []byte, now time.Time) (policy.Attempt, Outcome)
 // FreeSWITCH's log holds whatever peers sent, whole forged lines included: give it only the text of a log frame whose
 // own header names cti_fail2ban.c.
 func (d *Detector) CTIConsoleLine(line []byte, now time.Time) (policy.Attempt, Outcome) {
-	record, ok := cutConsole(bytes.TrimRight(line, "\r\n"))
+	record, ok := cutConsole(trimEnd(line))
 	if !ok {
 		return policy.Attempt{}, NotUnderstood
 	}
 	return d.CTILine(record, now)
+}
+
+// trimEnd returns line without the line feeds and carriage returns at its end.
+func trimEnd(line []byte) []byte {
+	for len(line) > 0 && (line[len(line)-1] == '\n' || line[len(line)-1] == '\r') {
+		line = line[:len(line)-1]
+	}
+	return line
 }
 
 // CTITime returns the time that a line of mod_cti's file carries.
@@ -171,7 +179,7 @@ func parseTime(b []byte) (time.Time, bool) {
 	}
 	year, month, day := fields[0], fields[1], fields[2]
 	hour, minute, second := fields[3], fields[4], fields[5]
-	if !ok || hour > 23 || minute > 59 || second > 60 {
+	if !ok || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || second > 60 {
 		return time.Time{}, false
 	}
 	nanos, b := fraction(b[len(layout):])
@@ -179,11 +187,35 @@ func parseTime(b []byte) (time.Time, bool) {
 	if !ok {
 		return time.Time{}, false
 	}
-	t := time.Date(year, time.Month(month), day, hour, minute, 0, nanos, time.UTC)
-	if t.Day() != day || t.Month() != time.Month(month) {
-		return time.Time{}, false
+	seconds := int64(daysBefore(year, month)+day-1)*86400 + int64(hour*3600+minute*60+second)
+	return time.Unix(seconds-int64(offset/time.Second), int64(nanos)).UTC(), true
+}
+
+// monthBegins is how many days of a year that is no leap year are over when a month begins.
+var monthBegins = [13]int{0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365}
+
+func isLeap(year int) bool { return year%4 == 0 && (year%100 != 0 || year%400 == 0) }
+
+// daysIn returns how many days a month has, from 1 to 12.
+func daysIn(year, month int) int {
+	if month == 2 && isLeap(year) {
+		return 29
 	}
-	return t.Add(time.Duration(second)*time.Second - offset), true
+	return monthBegins[month] - monthBegins[month-1]
+}
+
+// daysBefore returns how many days lie between 1970 and a month: less than zero if it was before.
+func daysBefore(year, month int) int {
+	const before1970 = 1969*365 + 1969/4 - 1969/100 + 1969/400
+	days := monthBegins[month-1] - before1970
+	if month > 2 && isLeap(year) {
+		days++
+	}
+	if year == 0 { // a leap year, and the one before the first
+		return days - 366
+	}
+	year--
+	return days + year*365 + year/4 - year/100 + year/400
 }
 
 // number reads digits, as long as ok.

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"fmt"
 	"bytes"
 	"net/netip"
 	"strings"
@@ -150,6 +151,20 @@ func TestTheTimeOfALine(t *testing.T) {
 			t.Errorf("%q: %s at %v", tc.text, o, a.At)
 		case !ok && (o != ClockAdrift || !a.At.Equal(now)):
 			t.Errorf("%q: %s at %v, want now", tc.text, o, a.At)
+		}
+	}
+}
+
+func TestEveryDayIsTheCalendarsDay(t *testing.T) {
+	for year := range 10_000 {
+		for month := range 14 {
+			for _, day := range []int{0, 1, 28, 29, 30, 31, 32} {
+				text := fmt.Sprintf("%04d-%02d-%02dT17:21:01.959347+08:00", year, month, day)
+				want, err := time.Parse(time.RFC3339Nano, text)
+				if got, ok := parseTime([]byte(text)); ok != (err == nil) || ok && !got.Equal(want) {
+					t.Fatalf("%s: %v %t, want %v %v", text, got, ok, want, err)
+				}
+			}
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (t *interner) keep(b []byte) string {
 	return *slot
 }
 
-// addresses does for addresses what interner does for strings.
+// addresses does for IPv6 addresses what interner does for strings. An IPv4 address is read faster than looked up.
 type addresses struct {
 	seed  maphash.Seed
 	slots [4096]struct {
@@ -46,6 +46,9 @@ type addresses struct {
 // parse reads an address as FreeSWITCH writes it: IPv6 without brackets. A zone is not part of a remote address, and an
 // IPv4-mapped one is an IPv4 address.
 func (t *addresses) parse(b []byte) (netip.Addr, bool) {
+	if addr, ok := parseIPv4(b); ok {
+		return addr, !addr.IsUnspecified()
+	}
 	if len(b) == 0 || len(b) > 64 {
 		return netip.Addr{}, false
 	}
@@ -65,4 +68,26 @@ func (t *addresses) parse(b []byte) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return slot.addr, true
+}
+
+// parseIPv4 reads what netip.ParseAddr takes for an IPv4 address: four numbers without leading zeros.
+func parseIPv4(b []byte) (netip.Addr, bool) {
+	var a [4]byte
+	n, digits, field := 0, 0, 0
+	for _, c := range b {
+		switch {
+		case c == '.' && digits > 0 && n < 3:
+			a[n] = byte(field)
+			n, digits, field = n+1, 0, 0
+			continue
+		case !isDigit(c), digits > 0 && field == 0:
+			return netip.Addr{}, false
+		}
+		digits, field = digits+1, 10*field+int(c-'0')
+		if field > 255 {
+			return netip.Addr{}, false
+		}
+	}
+	a[n] = byte(field)
+	return netip.AddrFrom4(a), n == 3 && digits > 0
 }
