@@ -186,17 +186,18 @@ func (e *Event) Body() []byte { return e.body }
 // appendUnescaped appends v with its %XX escapes resolved. What is no escape stays as it is: FreeSWITCH leaves such
 // sequences of a peer unencoded, so they are text.
 func appendUnescaped(dst, v []byte) []byte {
-	for i := 0; i < len(v); i++ {
-		c := v[i]
-		if c == '%' && i+2 < len(v) {
-			if hi, lo := unhex(v[i+1]), unhex(v[i+2]); hi >= 0 && lo >= 0 {
-				c = byte(hi<<4 | lo)
-				i += 2
-			}
+	for {
+		i := bytes.IndexByte(v, '%')
+		if i < 0 || i+2 >= len(v) {
+			return append(dst, v...)
 		}
-		dst = append(dst, c)
+		dst = append(dst, v[:i]...)
+		if hi, lo := unhex(v[i+1]), unhex(v[i+2]); hi >= 0 && lo >= 0 {
+			dst, v = append(dst, byte(hi<<4|lo)), v[i+3:]
+		} else {
+			dst, v = append(dst, '%'), v[i+1:]
+		}
 	}
-	return dst
 }
 
 func unhex(c byte) int {
