@@ -7,7 +7,6 @@ package detect
 import (
 	"hash/maphash"
 	"slices"
-	"strconv"
 	"time"
 
 	"fsban/esl"
@@ -136,8 +135,9 @@ func (d *Detector) custom(ev *esl.Event, now time.Time) (policy.Attempt, Outcome
 // EventTime returns FreeSWITCH's own time of ev, an event with a Detector's Fields: Event-Date-Timestamp, microseconds
 // since 1970.
 func EventTime(ev *esl.Event) (time.Time, bool) {
-	us, err := strconv.ParseInt(string(ev.Get(eventTime)), 10, 64)
-	return time.UnixMicro(us), err == nil
+	text := ev.Get(eventTime)
+	us, ok := number(text, len(text) > 0 && len(text) <= len("1795363922458042"))
+	return time.UnixMicro(int64(us)), ok
 }
 
 // eventAt returns when ev counts as having happened, and what that makes of an attempt.

@@ -2,8 +2,8 @@ package detect
 
 import (
 	"hash/maphash"
+	"math"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"fsban/esl"
@@ -75,17 +75,17 @@ func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.
 	}
 	at, outcome := eventAt(ev, now)
 	a := policy.Attempt{Addr: addr, At: at, Source: policy.Event}
-	port, _ := strconv.ParseUint(string(ev.Get(networkPort)), 10, 16)
+	port := portOf(ev)
 	counts := true
 	switch subclass {
 	case registerFailure:
-		d.failure(ev, &a, uint16(port))
+		d.failure(ev, &a, port)
 	case preRegister:
 		d.challenge(ev, &a)
 	case registerAttempt:
-		counts = d.credentials(ev, &a, uint16(port))
+		counts = d.credentials(ev, &a, port)
 	case register:
-		counts = d.registered(ev, &a, uint16(port))
+		counts = d.registered(ev, &a, port)
 	}
 	if !counts {
 		return policy.Attempt{}, NoAttempt
@@ -94,6 +94,16 @@ func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.
 	a.Profile = d.texts.keep(ev.Get(profileName))
 	a.UserAgent = d.texts.keep(ev.Get(userAgent))
 	return a, outcome
+}
+
+// portOf returns the remote port of ev, 0 where it does not say.
+func portOf(ev *esl.Event) uint16 {
+	text := ev.Get(networkPort)
+	port, ok := number(text, len(text) <= len("65535"))
+	if !ok || port > math.MaxUint16 {
+		return 0
+	}
+	return uint16(port)
 }
 
 // failure is sofia::register_failure: wrong credentials, answered with 403. For an INVITE its to-user is the number that
