@@ -51,6 +51,14 @@ type rig struct {
 	stop   func() error // ends the daemon and returns what Run returned
 }
 
+// logLevel has a benchmark not measure its log.
+func logLevel(t testing.TB) slog.Level {
+	if _, ok := t.(*testing.B); ok {
+		return slog.LevelError
+	}
+	return slog.LevelDebug
+}
+
 // newSwitch starts a FreeSWITCH for the length of the test.
 func newSwitch(t testing.TB, o fakeswitch.Options) *fakeswitch.Switch {
 	t.Helper()
@@ -97,17 +105,20 @@ func impatient(o *esl.Options) {
 // start runs a daemon with cfg until the end of the test, or until stop.
 func start(t testing.TB, fs *fakeswitch.Switch, cfg config.Config) *rig {
 	t.Helper()
-	return startWith(t, fs, cfg, Options{})
+	return startWith(t, fs, cfg, Options{}, nil)
 }
 
-// startWith is start with what opts say beside.
-func startWith(t testing.TB, fs *fakeswitch.Switch, cfg config.Config, opts Options) *rig {
+// startWith is start with what opts say beside, and something done to the daemon before it runs.
+func startWith(t testing.TB, fs *fakeswitch.Switch, cfg config.Config, opts Options, prepare func(*Daemon)) *rig {
 	t.Helper()
 	log := new(syncBuffer)
-	opts.Log, opts.Version, opts.tune = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), "test", impatient
+	opts.Log, opts.Version, opts.tune = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: logLevel(t)})), "test", impatient
 	d, err := open(cfg, opts)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if prepare != nil {
+		prepare(d)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

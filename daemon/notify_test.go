@@ -50,7 +50,7 @@ func TestSystemdIsToldOfReloadsAndThatDecisionsAreMade(t *testing.T) {
 	f := &file{cfg: configFor(t, fs)}
 	opts, hangup := f.options(), make(chan os.Signal, 1)
 	opts.Hangup = hangup
-	r := startWith(t, fs, f.cfg, opts)
+	r := startWith(t, fs, f.cfg, opts, nil)
 	// until waits for a message, and returns how often a sign of life came before it.
 	until := func(what string) (alive int) {
 		t.Helper()

@@ -53,7 +53,7 @@ func (f *file) options() Options {
 func startFile(t *testing.T, fs *fakeswitch.Switch, cfg config.Config) (*rig, *file) {
 	t.Helper()
 	f := &file{cfg: cfg}
-	r := startWith(t, fs, cfg, f.options())
+	r := startWith(t, fs, cfg, f.options(), nil)
 	r.ready()
 	r.eventually("the socket is up", func() bool { return r.Daemon.client.State().Up })
 	return r, f
