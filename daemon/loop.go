@@ -201,7 +201,7 @@ func (l *loop) act(d *policy.Decision, source policy.Source, cause firewall.Caus
 // lasts longer is in force.
 func (l *loop) banFor(d *policy.Decision, source policy.Source, cause firewall.Cause) {
 	if d.Offence > 0 {
-		l.keepOffence(d.Prefix)
+		defer l.keepOffence(d.Prefix) // the kernel comes first
 	}
 	if n := len(d.Evidence); n > 0 {
 		source = d.Evidence[n-1].Source
