@@ -133,6 +133,9 @@ func TestAMillionTrackedAddressesTakeLessThan200MiB(t *testing.T) {
 		e.SetOffence(Offence{Prefix: netip.PrefixFrom(address(i), 32), Count: 1, Since: at, Until: at.Add(time.Hour)})
 	}
 	each(2*e.opts.MaxUsers, AuthFailure)
+	for i := range 11_000 * 27 { // and on some users from so many addresses that all users together have few places left
+		e.Observe(Attempt{Addr: address(i), At: at, Kind: AuthFailure, UserAgent: realPhone, User: fmt.Sprint("user", 2*e.opts.MaxUsers-1-i/27)})
+	}
 	for i := range e.opts.MaxWaiting {
 		e.Observe(Attempt{Addr: address(1<<22 + i), At: at, Kind: Challenge})
 	}
@@ -146,6 +149,9 @@ func TestAMillionTrackedAddressesTakeLessThan200MiB(t *testing.T) {
 	t.Logf("everything at its bound: %d MiB, %+v", took/mib, s)
 	if s.Known != e.opts.MaxKnown || s.Offenders < e.opts.MaxOffenders || s.Users != e.opts.MaxUsers || s.Waiting != e.opts.MaxWaiting || s.Held < e.opts.MaxHeld-100 {
 		t.Errorf("not everything is full: %+v", s)
+	}
+	if e.users.places < e.users.maxPlaces*9/10 {
+		t.Errorf("%d places of users, of %d", e.users.places, e.users.maxPlaces)
 	}
 	if took > 200*mib {
 		t.Errorf("%d MiB", took/mib)
