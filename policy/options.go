@@ -41,7 +41,7 @@ type Options struct {
 	TrustAfter          time.Duration // an address with a suspicious login can become known-good after this; default 24 hours
 	DistributedAfter    int           // so many prefixes failing on one user are a distributed attack; at most 64; default 20; negative: off
 	DistributedFindTime time.Duration // within this; default 1 hour
-	MaxUsers            int           // users with failures that are remembered; default 65,536
+	MaxUsers            int           // users with failures that are remembered; default 65,536; fewer where many prefixes fail on many of them
 
 	// Guards.
 	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
