@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 		"fsban/fail2ban",                            // import-fail2ban's
 		"fsban/detect", "fsban/esl", "fsban/policy", // replay's: the daemon's way without its doings
 		"fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
-		"github.com/spf13/cobra",
+		"github.com/spf13/cobra", "github.com/spf13/pflag",
 	},
 	"internal/captures":   {},
 	"internal/fakeswitch": {},

@@ -61,10 +61,11 @@ func forTime(d time.Duration) string {
 
 func newDisallow(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use:     "disallow ADDRESS|PREFIX...",
-		Short:   "Take back what fsban allow said",
-		Example: "  fsban disallow 192.0.2.7",
-		Args:    cobra.MinimumNArgs(1),
+		Use:               "disallow ADDRESS|PREFIX...",
+		Short:             "Take back what fsban allow said",
+		Example:           "  fsban disallow 192.0.2.7",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: s.completing(0, allowedNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := s.client()
 			defer client.Close()

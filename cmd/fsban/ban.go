@@ -48,10 +48,11 @@ func newBan(s *settings) *cobra.Command {
 
 func newUnban(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use:     "unban ADDRESS|PREFIX...",
-		Short:   "End a ban: the address starts from zero",
-		Example: "  fsban unban 192.0.2.7",
-		Args:    cobra.MinimumNArgs(1),
+		Use:               "unban ADDRESS|PREFIX...",
+		Short:             "End a ban: the address starts from zero",
+		Example:           "  fsban unban 192.0.2.7",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: s.completing(0, bannedNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := s.client()
 			defer client.Close()

@@ -22,7 +22,8 @@ func newHeld(s *settings) *cobra.Command {
 		Long: `List the bans that a guard holds: the outage guard those of known-good addresses, when many of them fail together; the
 ban-rate guard those beyond policy.ban_rate a minute. With --release the ones named are made now, with --discard they are
 dropped; --all means every one.`,
-		Example: "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
+		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
+		ValidArgsFunction: s.completing(0, heldNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := s.client()
 			defer client.Close()
@@ -97,8 +98,9 @@ func newWhy(s *settings) *cobra.Command {
 		Short: "Everything that is known of an address",
 		Long: `Say everything that is known of an address: whether it is banned, by which rule and after which attempts; whether it is
 never banned or known-good, and why; how far it is with each rule, and what it did last.`,
-		Example: "  fsban why 192.0.2.7",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  fsban why 192.0.2.7",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: s.completing(1, bannedAddresses),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			prefix, err := config.ParsePrefix(args[0])
 			if err != nil || !prefix.IsSingleIP() {

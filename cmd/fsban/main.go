@@ -74,9 +74,12 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
 		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s), newWhy(&s), newHeld(&s), newReload(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
-		newImportFail2ban(&s), newTeardown(&s), newDemo(), newVersion(),
+		newImportFail2ban(&s), newTeardown(&s), newDemo(), newVersion(), newDocs(),
 	)
 	for _, c := range root.Commands() {
+		if c.ValidArgsFunction == nil && c.Name() != "replay" && c.Name() != "docs" {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
 		if args := c.Args; args != nil {
 			c.Args = func(cmd *cobra.Command, a []string) error {
 				if err := args(cmd, a); err != nil {
