@@ -87,11 +87,14 @@ func heldNow(ctx context.Context, c *control.Client) ([]netip.Prefix, error) {
 	return list, err
 }
 
+// allowedBy begins the origin of what fsban allow put onto the never-ban list.
+const allowedBy = "allowed by "
+
 // allowedNow are the prefixes of `fsban allow`.
 func allowedNow(ctx context.Context, c *control.Client) (list []netip.Prefix, err error) {
 	s, err := c.Status(ctx)
 	for _, n := range s.Policy.NeverBan {
-		if strings.HasPrefix(n.Origin, "allowed by ") {
+		if strings.HasPrefix(n.Origin, allowedBy) {
 			list = append(list, n.Prefix)
 		}
 	}

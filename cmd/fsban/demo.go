@@ -271,7 +271,11 @@ func (d *demo) command(ctx context.Context, path string, args ...string) error {
 		path, shown = d.self, args[2:]
 	}
 	d.out.printf("\n$ %s %s", filepath.Base(path), strings.Join(shown, " "))
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, path, args...)
+	if width := screenOf(os.Stdout).width; width > 0 {
+		cmd.Env = append(os.Environ(), fmt.Sprintf("COLUMNS=%d", width))
+	}
+	out, err := cmd.CombinedOutput()
 	d.out.printf("%s", strings.TrimRight(string(out), "\n"))
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", filepath.Base(path), strings.Join(shown, " "), err)

@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +46,8 @@ It opens a connection of its own, asks no daemon and changes nothing.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), found)
 			}
-			return found.print(cmd.OutOrStdout())
+			found.print(screenOf(cmd.OutOrStdout()))
+			return nil
 		},
 	}
 	c.Flags().DurationVar(&length, "for", 30*time.Second, "how long to listen")
@@ -291,18 +290,19 @@ func (c *subclass) named(words ...string) string {
 	return ""
 }
 
-func (d *discovery) print(out io.Writer) error {
+func (d *discovery) print(s *screen) {
+	out := s.out
 	if len(d.Subclasses) == 0 {
 		fmt.Fprintln(out, "no CUSTOM event came")
 	}
 	for _, c := range d.Subclasses {
-		fmt.Fprintf(out, "%q  %d\n", c.Name, c.Count)
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(out, "%s  %d\n", s.quote(c.Name, 200), c.Count)
+		width := 0
 		for _, h := range c.Headers {
-			fmt.Fprintf(w, "  %s\t%q\n", printable(h.Name), h.Example)
+			width = max(width, cells(s.clean(h.Name)))
 		}
-		if err := w.Flush(); err != nil {
-			return err
+		for _, h := range c.Headers {
+			fmt.Fprintf(out, "  %s  %s\n", fill(s.clean(h.Name), width), s.quote(h.Example, maxValue+2))
 		}
 	}
 	if d.Beyond > 0 {
@@ -319,14 +319,7 @@ func (d *discovery) print(out io.Writer) error {
 	}
 	if d.Suggestion == "" {
 		fmt.Fprintln(out, "No event came that looks like mod_cti's (one with an address in it that is not FreeSWITCH's own): leave cti_event as it is.")
-		return nil
+		return
 	}
 	fmt.Fprintf(out, "If that is mod_cti's, write into the configuration:\n\n%s", d.Suggestion)
-	return nil
-}
-
-// printable is a name that a peer may have chosen, as a terminal can bear it.
-func printable(name string) string {
-	quoted := fmt.Sprintf("%q", name)
-	return quoted[1 : len(quoted)-1]
 }

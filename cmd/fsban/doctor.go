@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -56,7 +54,7 @@ strftime and find_user_xml. A login that may not run some of them is told what s
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), d)
 			} else {
-				printDiagnosis(cmd.OutOrStdout(), &d)
+				printDiagnosis(screenOf(cmd.OutOrStdout()), &d)
 			}
 			if err == nil && d.Critical+d.Warnings > 0 {
 				err = fmt.Errorf("there is something to do: %d critical, %d warnings", d.Critical, d.Warnings)
@@ -117,40 +115,19 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 	}
 }
 
-// width is that of a terminal.
-const width = 80
-
-func printDiagnosis(out io.Writer, d *diagnosis) {
-	fmt.Fprintf(out, "FreeSWITCH at %s: %d critical, %d warnings, %d notes\n", d.FreeSWITCH, d.Critical, d.Warnings, d.Notes)
+func printDiagnosis(s *screen, d *diagnosis) {
+	fmt.Fprintf(s.out, "FreeSWITCH at %s: %d critical, %d warnings, %d notes\n", d.FreeSWITCH, d.Critical, d.Warnings, d.Notes)
 	last := ""
 	for _, f := range d.Findings {
 		if severity := f.Severity.String(); severity != last {
-			fmt.Fprintf(out, "\n%s\n", strings.ToUpper(severity))
+			fmt.Fprintf(s.out, "\n%s\n", strings.ToUpper(severity))
 			last = severity
 		}
-		fmt.Fprint(out, wrap("  ", "    ", f.Title))
+		fmt.Fprint(s.out, s.wrap("  ", "    ", f.Title))
 		for _, row := range [][2]string{{"seen", f.Seen}, {"why", f.Why}, {"change", f.Change}} {
 			if row[1] != "" {
-				fmt.Fprint(out, wrap(fmt.Sprintf("    %-7s ", row[0]), strings.Repeat(" ", 12), row[1]))
+				fmt.Fprint(s.out, s.wrap(fmt.Sprintf("    %-7s ", row[0]), strings.Repeat(" ", 12), row[1]))
 			}
 		}
 	}
-}
-
-// wrap breaks text into lines of a terminal's width. A word that is longer than a line stays whole.
-func wrap(first, indent, text string) string {
-	var b strings.Builder
-	line, empty := first, true
-	for word := range strings.FieldsSeq(text) {
-		if !empty && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
-			b.WriteString(line + "\n")
-			line, empty = indent, true
-		}
-		if !empty {
-			line += " "
-		}
-		line += word
-		empty = false
-	}
-	return b.String() + line + "\n"
 }

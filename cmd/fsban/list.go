@@ -1,10 +1,15 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,53 +19,257 @@ import (
 )
 
 func newList(s *settings) *cobra.Command {
-	var asJSON, evidence bool
+	var (
+		asJSON, evidence bool
+		pick             picker
+		prefix, within   string
+	)
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List who is banned",
-		Long: `List the bans in force, oldest first: what is banned, by which rule, for how long still, after how many failures, and
-what the kernel has thrown away since.`,
+		Long: `List the bans in force, oldest first: what is banned, by which rule, since and for how long still, after how many
+attempts, what the kernel has thrown away since, and why: an operator's reason, or the users that were tried. On a narrow
+terminal some columns are left out; a pipe gets them all.`,
+		Example: `  fsban list
+  fsban list --sort dropped --limit 10        # who still hammers at the door
+  fsban list --prefix 203.0.113.0/24          # bans in it, and bans that cover it
+  fsban list --rule scanner,toll --left 1h    # ending within an hour
+  fsban list --by uid --json                  # made by operators, for programs`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if prefix != "" {
+				if pick.prefix, err = config.ParsePrefix(prefix); err != nil {
+					return &usageError{fmt.Errorf("--prefix: %w", err)}
+				}
+			}
+			if within != "" {
+				if pick.within, err = config.ParseDuration(within); err != nil {
+					return &usageError{fmt.Errorf("--left: %w", err)}
+				}
+			}
+			if err := pick.check(); err != nil {
+				return &usageError{err}
+			}
 			client := s.client()
 			defer client.Close()
-			bans, err := client.Bans(cmd.Context(), evidence)
+			all, err := client.Bans(cmd.Context(), evidence)
 			if err != nil {
 				return err
 			}
+			now := time.Now()
+			bans := pick.of(all, now)
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), bans)
 			}
-			return printBans(cmd.OutOrStdout(), bans, time.Now())
+			if !evidence {
+				bans, err = withUsers(cmd.Context(), client, bans)
+			}
+			if err == nil {
+				printBans(screenOf(cmd.OutOrStdout()), bans, len(all), evidence, now)
+			}
+			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().BoolVar(&evidence, "evidence", false, "with the attempts that led to each ban")
+	f := c.Flags()
+	f.BoolVar(&asJSON, "json", false, "as JSON")
+	f.BoolVar(&evidence, "evidence", false, "with the attempts that led to each ban")
+	f.StringVar(&pick.sort, "sort", "since", "`order`: "+strings.Join(orderNames(), ", "))
+	f.BoolVar(&pick.reverse, "reverse", false, "the other way round")
+	f.StringSliceVar(&pick.rules, "rule", nil, "only bans of these `rules`")
+	f.StringVar(&prefix, "prefix", "", "only bans inside of, or covering, this `prefix` or address")
+	f.StringSliceVar(&pick.sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
+	f.StringVar(&pick.by, "by", "", "only bans by operators in whose `name` this stands")
+	f.StringVar(&within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
+	f.IntVar(&pick.limit, "limit", 0, "at most so many (default: all)")
+	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orderNames(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-func printBans(out io.Writer, bans []control.Ban, now time.Time) error {
-	if len(bans) == 0 {
-		fmt.Fprintln(out, "nobody is banned")
-		return nil
+// An order compares bans.
+type order struct {
+	name    string
+	compare func(a, b *control.Ban) int
+}
+
+// orders are the ways to sort bans: what one looks for comes first.
+var orders = []order{
+	{"time-left", func(a, b *control.Ban) int {
+		if a.Until.IsZero() != b.Until.IsZero() { // without end: last
+			return map[bool]int{true: 1, false: -1}[a.Until.IsZero()]
+		}
+		return a.Until.Compare(b.Until)
+	}},
+	{"since", func(a, b *control.Ban) int { return a.Since.Compare(b.Since) }},
+	{"dropped", func(a, b *control.Ban) int { return cmp.Compare(b.Dropped.Packets, a.Dropped.Packets) }},
+	{"attempts", func(a, b *control.Ban) int { return cmp.Compare(b.Attempts, a.Attempts) }},
+	{"prefix", func(a, b *control.Ban) int { return a.Prefix.Compare(b.Prefix) }},
+	{"rule", func(a, b *control.Ban) int { return cmp.Compare(a.Rule, b.Rule) }},
+}
+
+func orderNames() (names []string) {
+	for _, o := range orders {
+		names = append(names, o.name)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "BANNED\tRULE\tSINCE\tLEFT\tFAILURES\tDROPPED")
+	return names
+}
+
+// A picker picks bans and puts them in order.
+type picker struct {
+	sort    string
+	reverse bool
+	rules   []string
+	prefix  netip.Prefix
+	sources []string
+	by      string
+	within  time.Duration
+	limit   int
+}
+
+func (p *picker) check() error {
+	switch {
+	case !slices.Contains(orderNames(), p.sort):
+		return fmt.Errorf("--sort %.40q: there are %s", p.sort, strings.Join(orderNames(), ", "))
+	case p.limit < 0:
+		return errors.New("--limit: at least 1, or 0 for all")
+	}
+	return nil
+}
+
+// of returns those of bans, in order.
+func (p *picker) of(bans []control.Ban, now time.Time) []control.Ban {
+	picked := []control.Ban{}
+	for i := range bans {
+		if p.wants(&bans[i], now) {
+			picked = append(picked, bans[i])
+		}
+	}
+	by := orders[slices.Index(orderNames(), p.sort)]
+	slices.SortStableFunc(picked, func(a, b control.Ban) int {
+		n := cmp.Or(by.compare(&a, &b), a.Since.Compare(b.Since), a.Prefix.Compare(b.Prefix))
+		if p.reverse {
+			return -n
+		}
+		return n
+	})
+	if p.limit > 0 {
+		picked = picked[:min(len(picked), p.limit)]
+	}
+	return picked
+}
+
+func (p *picker) wants(b *control.Ban, now time.Time) bool {
+	switch {
+	case len(p.rules) > 0 && !slices.Contains(p.rules, b.Rule),
+		p.prefix.IsValid() && !p.prefix.Overlaps(b.Prefix),
+		len(p.sources) > 0 && !slices.Contains(p.sources, b.Source),
+		p.by != "" && !strings.Contains(b.By, p.by),
+		p.within > 0 && (b.Until.IsZero() || b.Until.Sub(now) > p.within):
+		return false
+	}
+	return true
+}
+
+// maxWithUsers bounds of how many bans the users are looked up: they are on the daemon's disk.
+const maxWithUsers = 1000
+
+// withUsers adds the attempts to a list of bans that is not too long for it.
+func withUsers(ctx context.Context, client *control.Client, bans []control.Ban) ([]control.Ban, error) {
+	if len(bans) == 0 || len(bans) > maxWithUsers {
+		return bans, nil
+	}
+	all, err := client.Bans(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	evidence := make(map[netip.Prefix][]control.Attempt, len(all))
+	for i := range all {
+		evidence[all[i].Prefix] = all[i].Evidence
+	}
+	for i := range bans {
+		bans[i].Evidence = evidence[bans[i].Prefix]
+	}
+	return bans, nil
+}
+
+func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.Time) {
+	switch {
+	case all == 0:
+		fmt.Fprintln(s.out, "nobody is banned")
+		return
+	case len(bans) == 0:
+		fmt.Fprintf(s.out, "none of the %d bans in force is of that kind\n", all)
+		return
+	}
+	t := table{columns: []column{
+		{name: "BANNED"}, {name: "RULE"}, {name: "SINCE", drop: 1}, {name: "LEFT"}, {name: "ATTEMPTS", right: true, drop: 3},
+		{name: "PACKETS", right: true}, {name: "BYTES", right: true, drop: 2}, {name: "WHY", least: 14},
+	}}
 	for i := range bans {
 		b := &bans[i]
-		failures, dropped := "-", fmt.Sprintf("%d packets", b.Dropped.Packets)
+		attempts, packets, bytes := "-", human(b.Dropped.Packets), human(b.Dropped.Bytes)+"B"
 		if b.Attempts > 0 {
-			failures = fmt.Sprint(b.Attempts)
+			attempts = human(uint64(b.Attempts))
 		}
 		if !b.InKernel {
-			dropped = "not in the kernel yet"
+			packets, bytes = "not yet", "-"
 		}
-		fmt.Fprintf(w, "%v\t%s\t%s\t%s\t%s\t%s\n", b.Prefix, b.Rule, b.Since.Local().Format("01-02 15:04:05"), timeLeft(b, now), failures, dropped)
-		for _, a := range b.Evidence {
-			fmt.Fprintf(w, "  %s\t%s\t%s\tuser %q\t%s\tagent %q\n", a.Addr, a.At.Local().Format("01-02 15:04:05"), a.Kind, a.User, a.Method, a.UserAgent)
+		t.add(shortest(b.Prefix), s.clean(b.Rule), b.Since.Local().Format("01-02 15:04"), timeLeft(b, now), attempts, packets, bytes, s.why(b))
+		if evidence {
+			for _, a := range b.Evidence {
+				t.note("    " + s.attempt(&a))
+			}
 		}
 	}
-	return w.Flush()
+	t.print(s)
+	if len(bans) < all {
+		fmt.Fprintf(s.out, "%d of %d bans\n", len(bans), all)
+	}
+}
+
+// why says in a few words why somebody is banned.
+func (s *screen) why(b *control.Ban) string {
+	switch {
+	case b.Reason != "":
+		return s.clean(b.Reason)
+	case b.By != "":
+		return s.clean("by " + b.By)
+	}
+	return s.users(usersOf(b.Evidence))
+}
+
+// attempt is one attempt, on a line.
+func (s *screen) attempt(a *control.Attempt) string {
+	text := fmt.Sprintf("%s %s", a.At.Local().Format("01-02 15:04:05"), s.clean(a.Kind))
+	if a.Method != "" {
+		text += " " + s.clean(a.Method)
+	}
+	text += " user " + s.quote(a.User, 40)
+	if a.Number != "" {
+		text += " to " + s.quote(a.Number, 40)
+	}
+	return text + " from " + a.Addr.String() + " agent " + s.quote(a.UserAgent, 60) + " told by " + s.clean(a.Source)
+}
+
+// users names some users, the first few of them, each once.
+func (s *screen) users(all []string) string {
+	var names []string
+	for _, user := range all {
+		if name := s.quote(user, 22); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if n := len(names); n > 3 {
+		return strings.Join(names[:3], " ") + fmt.Sprintf(" and %d more", n-3)
+	}
+	return strings.Join(names, " ")
+}
+
+func usersOf(attempts []control.Attempt) []string {
+	list := make([]string, len(attempts))
+	for i := range attempts {
+		list[i] = attempts[i].User
+	}
+	return list
 }
 
 func timeLeft(b *control.Ban, now time.Time) string {
@@ -72,13 +281,39 @@ func timeLeft(b *control.Ban, now time.Time) string {
 
 // short rounds a duration to what a reader needs.
 func short(d time.Duration) string {
+	const day = 24 * time.Hour
 	switch {
 	case d < time.Second:
 		return "0s"
 	case d < 10*time.Minute:
 		return d.Round(time.Second).String()
+	case d > 1000*day:
+		return fmt.Sprintf("%dy", d/(365*day))
+	case d > 2*day:
+		d = d.Round(time.Hour)
+	default:
+		d = d.Round(time.Minute)
 	}
-	return config.Duration(d.Round(time.Minute)).String()
+	if days := d / day; days > 0 && d%day > 0 {
+		return fmt.Sprintf("%dd", days) + config.Duration(d%day).String()
+	}
+	return config.Duration(d).String()
+}
+
+// human writes a large number in three digits.
+func human(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	x, unit := float64(n), 0
+	for ; x >= 999.5; unit++ {
+		x /= 1000
+	}
+	text := fmt.Sprintf("%.1f", x)
+	if x >= 9.95 {
+		text = fmt.Sprintf("%.0f", x)
+	}
+	return text + string(" kMGTPE"[unit])
 }
 
 func printJSON(out io.Writer, v any) error {

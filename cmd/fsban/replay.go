@@ -9,7 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"text/tabwriter"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +56,8 @@ sent.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), r.result())
 			}
-			return r.print(cmd.OutOrStdout())
+			r.print(screenOf(cmd.OutOrStdout()))
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
@@ -344,21 +345,23 @@ func (r *replayer) result() replayResult {
 	return res
 }
 
-func (r *replayer) print(out io.Writer) error {
+func (r *replayer) print(s *screen) {
+	out := s.out
 	res := r.result()
 	if len(res.Bans) > 0 {
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "WOULD BAN\tRULE\tAT\tUNTIL\tFAILURES\tUSERS")
+		t := table{columns: []column{{name: "WOULD BAN"}, {name: "RULE"}, {name: "AT"}, {name: "UNTIL", drop: 1}, {name: "ATTEMPTS", right: true, drop: 2}, {name: "USERS", least: 14}}}
 		for _, b := range res.Bans {
 			until := "forever"
 			if !b.Until.IsZero() {
 				until = b.Until.Local().Format(time.DateTime)
 			}
-			fmt.Fprintf(w, "%v\t%s\t%s\t%s\t%d\t%s\n", b.Prefix, b.Rule, b.Since.Local().Format(time.DateTime), until, b.Attempts, users(b.Evidence))
+			users := make([]string, len(b.Evidence))
+			for i := range b.Evidence {
+				users[i] = b.Evidence[i].User
+			}
+			t.add(shortest(b.Prefix), b.Rule, b.Since.Local().Format(time.DateTime), until, strconv.Itoa(b.Attempts), s.users(users))
 		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
+		t.print(s)
 	}
 	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d calls refused, %d refused by access lists, %d while banned, %d from addresses never banned\n",
 		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.Attempts["call_reject"], res.Attempts["acl_reject"], res.WhileBanned, res.Spared)
@@ -366,34 +369,12 @@ func (r *replayer) print(out io.Writer) error {
 		fmt.Fprintf(out, "%d bans would have been held by a guard\n", res.Held)
 	}
 	for _, text := range res.Noticed {
-		fmt.Fprintf(out, "noticed: %s\n", text)
+		fmt.Fprintf(out, "noticed: %s\n", s.clean(text))
 	}
 	if res.NotUnderstood > 0 {
 		fmt.Fprintf(out, "%d were not understood, like:\n", res.NotUnderstood)
 		for _, e := range res.Examples {
-			fmt.Fprintf(out, "  %q\n", e)
+			fmt.Fprintf(out, "  %s\n", s.quote(e, maxExample))
 		}
 	}
-	return nil
-}
-
-// users names the users of some attempts, the first few of them.
-func users(evidence []policy.Attempt) string {
-	var names []string
-	for _, a := range evidence {
-		if name := fmt.Sprintf("%.20q", a.User); !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	text := ""
-	for i, n := range names {
-		if i == 3 {
-			return text + fmt.Sprintf(" and %d more", len(names)-3)
-		}
-		if i > 0 {
-			text += " "
-		}
-		text += n
-	}
-	return text
 }

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,12 +14,17 @@ import (
 )
 
 func newStatus(s *settings) *cobra.Command {
-	var asJSON bool
+	var asJSON, all bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Are we protected, and what needs a human?",
-		Long:  "Show on one screen whether fsban protects, what it hears, what it has banned, and what is wrong. The exit code is 1 when it does not protect.",
-		Args:  cobra.NoArgs,
+		Long: `Show on one screen whether fsban protects, what needs a human (!), which source speaks for what, what happens right now,
+what is banned and seen since the start, and who is never banned. With --all each rule has a line, and so have all problems
+and everybody who is never banned.
+
+The exit code is 1 when fsban does not protect.`,
+		Example: "  fsban status\n  fsban status --all\n  fsban status --json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client := s.client()
 			defer client.Close()
@@ -29,7 +35,9 @@ func newStatus(s *settings) *cobra.Command {
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), status)
 			} else {
-				printStatus(cmd.OutOrStdout(), &status, time.Now())
+				// A daemon that cannot tell what happens right now has told the rest.
+				top, _ := client.Top(cmd.Context(), maxNow)
+				printStatus(screenOf(cmd.OutOrStdout()), &status, &top, all, time.Now())
 			}
 			if err == nil && !status.Ready {
 				err = errors.New("not protecting")
@@ -38,76 +46,180 @@ func newStatus(s *settings) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().BoolVar(&all, "all", false, "all rules, problems and everybody who is never banned, each on a line")
 	return c
 }
 
-func printStatus(out io.Writer, s *control.Status, now time.Time) {
-	state := "PROTECTING"
-	if !s.Ready {
-		state = "NOT PROTECTING"
-	}
-	fmt.Fprintf(out, "fsban %s  %s  up %s\n", s.Version, state, short(now.Sub(s.Started)))
-	for _, p := range s.Problems {
-		fmt.Fprintf(out, "  ! %s\n", p)
-	}
+// What one screen has of each, without --all.
+const (
+	maxProblems = 8
+	maxNever    = 5
+	maxNow      = 3
+)
+
+func printStatus(s *screen, st *control.Status, top *control.Top, all bool, now time.Time) {
+	fmt.Fprintf(s.out, "fsban %s  %s  up %s\n", s.clean(st.Version), s.state(st.Ready), short(now.Sub(st.Started)))
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(out, "  %-10s %s\n", name, fmt.Sprintf(format, args...))
+		s.say(fmt.Sprintf("  %-10s ", name), fmt.Sprintf(format, args...))
 	}
-	for _, src := range s.Sources {
-		line := strings.TrimRight(src.Name+" "+src.Address, " ") + ": "
-		switch {
-		case src.Up && src.Since.IsZero():
-			line += "up"
-		case src.Up:
-			line += "up for " + short(now.Sub(src.Since))
-		case src.Retry.After(now):
-			line += "down, next try in " + short(src.Retry.Sub(now)+time.Second)
-		default:
-			line += "down"
+	for i, p := range st.Problems {
+		if i == maxProblems && !all {
+			row("", "and %d more: fsban status --all", len(st.Problems)-i)
+			break
 		}
-		if !src.LastEvent.IsZero() {
-			line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
-		}
-		switch {
-		case len(src.Speaks) > 0:
-			line += ", speaks for " + strings.Join(src.Speaks, ", ")
-		case src.Up:
-			line += ", in reserve"
-		}
-		if src.Unconfirmed > 0 {
-			line += fmt.Sprintf(", %d attempts that nobody confirmed", src.Unconfirmed)
-		}
-		row("source", "%s", line)
+		s.say("  "+s.paint(yellow, "!")+" ", p)
 	}
-	f := &s.Firewall
-	enforcing := "enforcing"
+	for i := range st.Sources {
+		row("source", "%s", sourceLine(&st.Sources[i], now))
+	}
+	if text := unheard(st.Speakers); text != "" {
+		row("unheard", "%s", text)
+	}
+	row("firewall", "%s", firewallLine(&st.Firewall))
+	var packets uint64
+	for _, d := range st.Firewall.Dropped {
+		packets += d.Packets
+	}
+	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped",
+		st.Bans.IPv4+st.Bans.IPv6, st.Bans.IPv4, st.Bans.IPv6, st.Bans.Made, packets)
+	if len(top.NewBans) > 0 {
+		row("new", "%s", newest(top.NewBans, now))
+	}
+	if !top.At.IsZero() {
+		row("now", "%s", busiestNow(top))
+	}
+	row("seen", "%s", strings.Join(seen(st), ", "))
+	if all {
+		for _, r := range st.Policy.Rules {
+			s.say(fmt.Sprintf("  %-10s %-12s ", "rule", r.Name), fmt.Sprintf("%d in %s: banned for %s (%s)", r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", ")))
+		}
+	} else {
+		var rules []string
+		for _, r := range st.Policy.Rules {
+			rules = append(rules, fmt.Sprintf("%s %d in %s", r.Name, r.MaxRetry, r.FindTime))
+		}
+		row("rules", "%s", strings.Join(rules, ", "))
+	}
+	row("knows", "%d addresses with attempts, %d known-good", st.Policy.Tracked, st.Policy.KnownGood)
+	s.neverBanned(st.Policy.NeverBan, all)
+}
+
+func (s *screen) state(ready bool) string {
+	if !ready {
+		return s.paint(red, "NOT PROTECTING")
+	}
+	return s.paint(green, "PROTECTING")
+}
+
+func sourceLine(src *control.Source, now time.Time) string {
+	line := strings.TrimRight(src.Name+" "+src.Address, " ") + ": "
+	switch {
+	case src.Up && src.Since.IsZero():
+		line += "up"
+	case src.Up:
+		line += "up for " + short(now.Sub(src.Since))
+	case src.Retry.After(now):
+		line += "down, next try in " + short(src.Retry.Sub(now)+time.Second)
+	default:
+		line += "down"
+	}
+	if !src.LastEvent.IsZero() {
+		line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
+	}
+	switch {
+	case len(src.Speaks) > 0:
+		line += ", speaks for " + strings.Join(src.Speaks, ", ")
+	case src.Up:
+		line += ", in reserve"
+	}
+	if src.Unconfirmed > 0 {
+		line += fmt.Sprintf(", %d attempts that nobody confirmed", src.Unconfirmed)
+	}
+	return line
+}
+
+// unheard says of which kinds nobody tells, and why.
+func unheard(speakers []control.Speaker) string {
+	var kinds []string
+	for _, sp := range speakers {
+		if sp.Source != "" {
+			continue
+		}
+		text := sp.Kind
+		if sp.Why != "" {
+			text += " (" + sp.Why + ")"
+		}
+		kinds = append(kinds, text)
+	}
+	return strings.Join(kinds, ", ")
+}
+
+func firewallLine(f *control.Firewall) string {
+	line := f.Backend + ", enforcing"
 	if !f.Enforcing {
-		enforcing = "NOT enforcing"
+		line = f.Backend + ", NOT enforcing"
 	}
-	line := fmt.Sprintf("%s, %s", f.Backend, enforcing)
 	if f.Pending > 0 {
 		line += fmt.Sprintf(", %d changes pending", f.Pending)
 	}
 	if f.Repairs > 0 || f.Restored > 0 {
 		line += fmt.Sprintf(", repaired %d rules or sets, restored %d bans", f.Repairs, f.Restored)
 	}
-	row("firewall", "%s", line)
-	var packets uint64
-	for _, d := range f.Dropped {
-		packets += d.Packets
+	return line
+}
+
+// newest names the bans made last.
+func newest(bans []control.Ban, now time.Time) string {
+	var list []string
+	for _, b := range bans[:min(len(bans), maxNow)] {
+		list = append(list, fmt.Sprintf("%s %s ago (%s)", shortest(b.Prefix), short(now.Sub(b.Since)), b.Rule))
 	}
-	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", s.Bans.IPv4+s.Bans.IPv6, s.Bans.IPv4, s.Bans.IPv6, s.Bans.Made, packets)
-	row("seen", "%s", strings.Join(seen(s), ", "))
-	for _, r := range s.Policy.Rules {
-		row("rule", "%-12s %d in %s: banned for %s  (%s)", r.Name, r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", "))
+	return strings.Join(list, ", ")
+}
+
+// busiestNow says who tries most.
+func busiestNow(top *control.Top) string {
+	if len(top.Addresses) == 0 {
+		return "nobody has tried anything in the last 5m"
 	}
-	row("knows", "%d addresses with attempts, %d known-good", s.Policy.Tracked, s.Policy.KnownGood)
-	for _, n := range s.Policy.NeverBan {
+	var list []string
+	for _, b := range top.Addresses[:min(len(top.Addresses), maxNow)] {
+		state := ""
+		if b.Banned {
+			state = ", banned"
+		}
+		list = append(list, fmt.Sprintf("%s (%d%s)", shortest(b.Prefix), b.Attempts, state))
+	}
+	return "most attempts in the last 5m: " + strings.Join(list, ", ")
+}
+
+// neverBanned lists who is never banned; who attacks and who was allowed by hand stands first.
+func (s *screen) neverBanned(list []control.NeverBan, all bool) {
+	list = slices.Clone(list)
+	rank := func(n control.NeverBan) int {
+		switch {
+		case n.Bans > 0:
+			return 0
+		case strings.HasPrefix(n.Origin, allowedBy):
+			return 1
+		case n.Spared > 0:
+			return 2
+		}
+		return 3
+	}
+	if !all {
+		slices.SortStableFunc(list, func(a, b control.NeverBan) int { return cmp.Compare(rank(a), rank(b)) })
+	}
+	for i, n := range list {
+		if i == maxNever && !all {
+			fmt.Fprintf(s.out, "  %-10s and %d more: fsban status --all\n", "", len(list)-i)
+			break
+		}
 		spared := ""
 		if n.Spared > 0 {
 			spared = fmt.Sprintf(", %d attempts spared", n.Spared)
 		}
-		row("never ban", "%-20v %s%s", n.Prefix, n.Origin, spared)
+		s.say(fmt.Sprintf("  %-10s %-20s ", "never ban", shortest(n.Prefix)), n.Origin+spared)
 	}
 }
 

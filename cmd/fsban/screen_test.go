@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestCleanTextCannotMoveItsNeighbours(t *testing.T) {
+	s := &screen{}
+	for name, tt := range map[string]struct{ text, want, ascii string }{
+		"plain":               {`1001 a\b"c`, `1001 a\b"c`, `1001 a\b"c`},
+		"clear the screen":    {"\x1b[2J1001", `\x1b[2J1001`, `\x1b[2J1001`},
+		"a control of 8 bits": {"\u009b31m", `\u009b31m`, `\u009b31m`},
+		"no UTF-8":            {"a\xffb", `a\xffb`, `a\xffb`},
+		"lines":               {"a\r\nb\tc\x00", `a\r\nb\tc\x00`, `a\r\nb\tc\x00`},
+		"wide":                {"张三", "张三", `\u5f20\u4e09`},
+		"right to left":       {"א1", `\u05d01`, `\u05d01`},
+		"overridden":          {"a\u202eb\u2066", `a\u202eb\u2066`, `a\u202eb\u2066`},
+		"marks that pile up":  {"e\u0301\u0301", `e\u0301\u0301`, `e\u0301\u0301`},
+		"nothing to see":      {"a\u200b\ufeff", `a\u200b\ufeff`, `a\u200b\ufeff`},
+		"flag":                {"\U0001f1e9\U0001f1ea", `\U0001f1e9\U0001f1ea`, `\U0001f1e9\U0001f1ea`},
+		"joined":              {"\U0001f468\u200d\U0001f469", "\U0001f468" + `\u200d` + "\U0001f469", `\U0001f468\u200d\U0001f469`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := s.clean(tt.text); got != tt.want {
+				t.Errorf("clean is %q, want %q", got, tt.want)
+			}
+			if got := (&screen{ascii: true}).clean(tt.text); got != tt.ascii {
+				t.Errorf("in ASCII %q, want %q", got, tt.ascii)
+			}
+			if got := s.clean(tt.want); got != tt.want {
+				t.Errorf("cleaned twice: %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("张三 \x1b]0;x\a \u202e e\u0301 \xff", 10)
+	f.Fuzz(func(t *testing.T, text string, most int) {
+		s := &screen{}
+		clean := s.clean(text)
+		width := 0
+		for _, r := range clean {
+			w := cells(string(r))
+			if r < ' ' || r == 0x7f || r == utf8.RuneError && !strings.ContainsRune(text, utf8.RuneError) || moves(r) || w == 0 {
+				t.Fatalf("clean(%q) is %q: it holds %q", text, clean, r)
+			}
+			width += w
+		}
+		if got := cells(clean); got != width {
+			t.Errorf("%q is %d cells wide, each character by itself %d", clean, got, width)
+		}
+		if most %= 200; most >= 2 {
+			if q := s.quote(text, most); cells(q) > most {
+				t.Errorf("%q is %d cells wide, should be %d at most", q, cells(q), most)
+			}
+		}
+	})
+}
+
+func TestTableIsAlignedByWhatATerminalShows(t *testing.T) {
+	tab := table{columns: []column{{name: "USER"}, {name: "SINCE", drop: 1}, {name: "N", right: true}, {name: "WHY", least: 6}}}
+	tab.add("张三", "yesterday", "7", "a long reason that nobody can read")
+	tab.add("1001", "today", "1200", "x")
+	tab.note("    a note that is too long for this")
+	for width, want := range map[int]string{
+		0:  "USER  SINCE         N  WHY\n张三  yesterday     7  a long reason that nobody can read\n1001  today      1200  x\n    a note that is too long for this\n",
+		30: "USER  SINCE         N  WHY\n张三  yesterday     7  a lon..\n1001  today      1200  x\n    a note that is too long ..\n",
+		25: "USER     N  WHY\n张三     7  a long reas..\n1001  1200  x\n    a note that is too ..\n",
+		8:  "USER  ..\n张三  ..\n1001  ..\n    a ..\n",
+	} {
+		var out bytes.Buffer
+		tab.print(&screen{out: &out, width: width})
+		if out.String() != want {
+			t.Errorf("%d cells wide:\n%s\nwant:\n%s", width, out.String(), want)
+		}
+	}
+}
+
+func TestColorsOnlyWhereTheyAreWanted(t *testing.T) {
+	if got := (&screen{}).paint(red, "no"); got != "no" {
+		t.Errorf("without colors: %q", got)
+	}
+	if got := (&screen{colors: true}).paint(red, "yes"); got != "\x1b[1;31myes\x1b[0m" {
+		t.Errorf("with colors: %q", got)
+	}
+	if s := screenOf(new(bytes.Buffer)); s.colors {
+		t.Error("colors where there is no terminal")
+	}
+}
+
+func TestLocaleSaysWhatIsShown(t *testing.T) {
+	for _, tt := range []struct {
+		all, ctype, lang string
+		ascii, thin      bool
+	}{
+		{"", "", "", true, false},
+		{"C", "", "en_US.UTF-8", true, false},
+		{"", "C.UTF-8", "C", false, true},
+		{"", "", "de_DE.utf8", false, true},
+		{"", "", "zh_CN.UTF-8", false, false},
+		{"", "", "zh_CN.GBK", true, false},
+	} {
+		t.Setenv("LC_ALL", tt.all)
+		t.Setenv("LC_CTYPE", tt.ctype)
+		t.Setenv("LANG", tt.lang)
+		if s := screenOf(new(bytes.Buffer)); s.ascii != tt.ascii || s.thin != tt.thin {
+			t.Errorf("%+v: ascii %v, thin %v", tt, s.ascii, s.thin)
+		}
+	}
+}
+
+func TestHumanNumbers(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0", 999: "999", 1000: "1.0k", 9949: "9.9k", 9950: "10k", 99999: "100k", 999499: "999k", 999500: "1.0M", 1 << 63: "9.2E",
+	} {
+		if got := human(n); got != want {
+			t.Errorf("human(%d) is %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestTextIsWrapped(t *testing.T) {
+	text := strings.Repeat("wörter → ", 40) + strings.Repeat("x", 200) + " end"
+	got := (&screen{}).wrap("    seen    ", "            ", text)
+	for line := range strings.Lines(got) {
+		line = strings.TrimSuffix(line, "\n")
+		if n := cells(line); n > usualWidth && !strings.Contains(line, "xxx") || strings.HasSuffix(line, " ") {
+			t.Errorf("%d: %q", n, line)
+		}
+	}
+	if joined := strings.Join(strings.Fields(got), " "); joined != "seen "+strings.Join(strings.Fields(text), " ") {
+		t.Errorf("got %s", joined)
+	}
+}
