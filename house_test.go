@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 		"fsban/detect", "fsban/esl", "fsban/policy", // replay's: the daemon's way without its doings
 		"fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
 		"github.com/spf13/cobra", "github.com/spf13/pflag",
+		"charm.land/bubbletea/v2",                                  // top's screen and keys
 		"github.com/charmbracelet/x/ansi", "golang.org/x/sys/unix", // how wide a text is, and the terminal
 	},
 	"internal/captures":   {},

@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.socket, "socket", "", "control socket of the daemon (default: as the configuration has it)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		newRun(&s), newCheck(&s), newStatus(&s), newList(&s), newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s), newWhy(&s), newHeld(&s), newReload(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
+		newRun(&s), newCheck(&s), newStatus(&s), newTop(&s), newList(&s), newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s), newWhy(&s), newHeld(&s), newReload(&s), newReplay(&s), newDiscover(&s), newDoctor(&s),
 		newImportFail2ban(&s), newTeardown(&s), newDemo(), newVersion(), newDocs(),
 	)
 	for _, c := range root.Commands() {

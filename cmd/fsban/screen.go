@@ -45,6 +45,12 @@ func screenOf(out io.Writer) *screen {
 	return s
 }
 
+// isTerminal tells whether f is one.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return err == nil
+}
+
 // A color is the number that a terminal knows it by.
 type color string
 

@@ -11,6 +11,7 @@ type column struct {
 	name  string
 	right bool // numbers stand to the right
 	drop  int  // left out of a narrow terminal, the lowest first; 0: never
+	wide  int  // at least; columns that change stay where they are
 	least int  // what the last column, which takes what is left, wants to have before others are left out
 }
 
@@ -36,7 +37,7 @@ func (t *table) print(s *screen) {
 	widths := make([]int, len(t.columns))
 	head := make([]string, len(t.columns))
 	for i, c := range t.columns {
-		head[i], widths[i] = c.name, cells(c.name)
+		head[i], widths[i] = c.name, max(c.wide, len(c.name))
 		for _, row := range t.rows {
 			widths[i] = max(widths[i], cells(row[i]))
 		}
