@@ -21,10 +21,10 @@ func newAllow(s *settings) *cobra.Command {
 		Use:   "allow ADDRESS|PREFIX...",
 		Short: "Never ban an address or prefix, from now on",
 		Long: `Put an address or prefix onto the never-ban list, for good or for a time, and end the bans of it that a rule has made. It
-outlives a restart. What should always hold belongs into policy.ignoreip; fsban status lists everything that is never
-banned, and why.`,
+outlives a restart. What should always hold belongs into policy.ignoreip; fsban status --all lists everything that is
+never banned, and why.`,
 		Example: "  fsban allow 192.0.2.7\n  fsban allow 192.0.2.0/24 --for 7d --reason \"the new office moves in\"",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    someArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit != "" {
 				d, err := config.ParseDuration(limit)
@@ -35,7 +35,10 @@ banned, and why.`,
 					req.Time = 0
 				}
 			}
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				req.Prefix = prefix
@@ -61,13 +64,18 @@ func forTime(d time.Duration) string {
 
 func newDisallow(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use:               "disallow ADDRESS|PREFIX...",
-		Short:             "Take back what fsban allow said",
+		Use:   "disallow ADDRESS|PREFIX...",
+		Short: "Take back what fsban allow said",
+		Long: `Take addresses or prefixes off the never-ban list again, as fsban allow put them there. What the configuration names
+stays: fsban status --all says where each comes from.`,
 		Example:           "  fsban disallow 192.0.2.7",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              someArgs,
 		ValidArgsFunction: s.completing(0, allowedNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				n, err := client.Disallow(cmd.Context(), prefix)

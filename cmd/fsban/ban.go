@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -16,10 +17,13 @@ func newBan(s *settings) *cobra.Command {
 		req     control.BanRequest
 	)
 	c := &cobra.Command{
-		Use:     "ban ADDRESS|PREFIX...",
-		Short:   "Ban an address or prefix by hand",
+		Use:   "ban ADDRESS|PREFIX...",
+		Short: "Ban an address or prefix by hand",
+		Long: `Ban addresses or prefixes, all that they send, whatever they have done. Banning again what is banned already sets its end
+anew. An address of the never-ban list (fsban status --all) is refused without --force. Where one is refused the others are
+banned all the same, and the exit code is 1.`,
 		Example: "  fsban ban 192.0.2.7\n  fsban ban 192.0.2.0/24 --bantime 7d --reason \"scans since Monday\"",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    someArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if bantime != "" {
 				d, err := config.ParseDuration(bantime)
@@ -28,7 +32,10 @@ func newBan(s *settings) *cobra.Command {
 				}
 				req.Time = d
 			}
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				req.Prefix = prefix
@@ -48,13 +55,18 @@ func newBan(s *settings) *cobra.Command {
 
 func newUnban(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use:               "unban ADDRESS|PREFIX...",
-		Short:             "End a ban: the address starts from zero",
-		Example:           "  fsban unban 192.0.2.7",
-		Args:              cobra.MinimumNArgs(1),
+		Use:   "unban ADDRESS|PREFIX...",
+		Short: "End a ban: the address starts from zero",
+		Long: `End the bans of addresses or prefixes, as fsban list shows them. For a minute (policy.unban_grace) nothing that they do
+counts, and the ban makes no later one longer. Who is not to be banned again: fsban allow.`,
+		Example:           "  fsban unban 192.0.2.7\n  fsban list --rule scanner --json | jq -r '.[].prefix' | xargs fsban unban",
+		Args:              someArgs,
 		ValidArgsFunction: s.completing(0, bannedNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				b, err := client.Unban(cmd.Context(), prefix)
@@ -67,18 +79,25 @@ func newUnban(s *settings) *cobra.Command {
 	}
 }
 
-// eachPrefix does something with each argument, up to the first that fails.
+// eachPrefix does something with each argument, once all are understood. Where the daemon says no to one, it goes on with
+// the others.
 func eachPrefix(args []string, do func(netip.Prefix) error) error {
-	for _, arg := range args {
-		prefix, err := config.ParsePrefix(arg)
-		if err != nil {
+	prefixes := make([]netip.Prefix, len(args))
+	for i, arg := range args {
+		var err error
+		if prefixes[i], err = config.ParsePrefix(arg); err != nil {
 			return &usageError{err}
 		}
-		if err := do(prefix); err != nil {
-			return err
+	}
+	var all error
+	for _, prefix := range prefixes {
+		err := do(prefix)
+		all = errors.Join(all, err)
+		if err != nil && !errors.As(err, new(*control.RefusedError)) {
+			break
 		}
 	}
-	return nil
+	return all
 }
 
 func until(b *control.Ban) string {

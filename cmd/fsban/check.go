@@ -18,12 +18,14 @@ func newCheck(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration file",
-		Long:  "Read the configuration file and say everything that is wrong with it, or what it means. It changes nothing and asks no daemon.",
-		Args:  cobra.NoArgs,
+		Long: `Read the configuration file and say everything that is wrong with it, or what it means. It changes nothing and asks no
+daemon. The exit code is 2 when something is wrong.`,
+		Example: "  fsban check\n  fsban check --config new.yaml",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(s.config)
+			c, err := s.load()
 			if err != nil {
-				return &usageError{err}
+				return err
 			}
 			out := cmd.OutOrStdout()
 			if _, err := os.Stat(s.config); errors.Is(err, fs.ErrNotExist) {

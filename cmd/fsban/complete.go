@@ -30,7 +30,10 @@ func (s *settings) completing(limit int, named func(context.Context, *control.Cl
 		}
 		ctx, cancel := context.WithTimeout(ctx, completeWithin)
 		defer cancel()
-		client := s.client()
+		client, err := s.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
 		defer client.Close()
 		prefixes, err := named(ctx, client)
 		if err != nil {

@@ -28,14 +28,15 @@ func newDemo() *cobra.Command {
 	var d demo
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "See it work: a night's attacks against a real daemon, on no host but its own",
+		Short: "See it work: a night of attacks, on no host but its own",
 		Long: `Play a night's attacks in about 20 seconds: a password guesser, an extension scan, ordinary phones, and an office with one
 wrong password. The daemon is the real one, and so are iptables, the kernel set and the packets, in network namespaces of
 their own: nothing outside is touched, and no privilege is needed. FreeSWITCH is played by recorded events.
 
 The exit code is 0 when the attackers were banned and nobody else was. Where the system refuses namespaces, the same is
 shown as a dry run.`,
-		Args: cobra.NoArgs,
+		Example: "  fsban demo\n  fsban demo --stay        # and look around",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.out = &lines{out: cmd.OutOrStdout()}
 			if netns.Inside() || d.dryRun {

@@ -22,15 +22,16 @@ func newDiscover(s *settings) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "discover",
-		Short: "Which events does this FreeSWITCH send? Made for finding mod_cti's",
+		Short: "Which events does FreeSWITCH send, and which are mod_cti's?",
 		Long: `Listen to the event socket for a while, to every CUSTOM event that the login may see, and list them: how often each came,
 its headers, and an example of each value. What looks like a secret is hidden. Let a login fail, or whatever it is that
 mod_cti should tell of, while it listens. It ends with what to write into the configuration.
 
 It opens a connection of its own, asks no daemon and changes nothing.`,
-		Args: cobra.NoArgs,
+		Example: "  fsban discover\n  fsban discover --for 5m --json",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(s.config)
+			cfg, err := s.load()
 			if err != nil {
 				return err
 			}

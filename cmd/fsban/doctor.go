@@ -30,9 +30,10 @@ findings or warnings, and 0 when there are only notes.
 
 doctor reads with the api commands xml_locate, sofia xmlstatus, version, acl, module_exists, global_getvar, strmicroepoch,
 strftime and find_user_xml. A login that may not run some of them is told what stayed unseen.`,
-		Args: cobra.NoArgs,
+		Example: "  fsban doctor\n  fsban doctor --json | jq -r '.findings[] | select(.severity == \"critical\") | .title'",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(s.config)
+			cfg, err := s.load()
 			if err != nil {
 				return err
 			}

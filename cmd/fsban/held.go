@@ -15,14 +15,17 @@ func newHeld(s *settings) *cobra.Command {
 	var asJSON, release, discard, all bool
 	c := &cobra.Command{
 		Use:   "held [ADDRESS|PREFIX...]",
-		Short: "Which bans do the guards hold? Make them, or drop them",
+		Short: "Which bans do guards hold? Make them, or drop them",
 		Long: `List the bans that a guard holds: the outage guard those of known-good addresses, when many of them fail together; the
 ban-rate guard those beyond policy.ban_rate a minute. With --release the ones named are made now, with --discard they are
 dropped; --all means every one.`,
 		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
 		ValidArgsFunction: s.completing(0, heldNow),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			out := cmd.OutOrStdout()
 			switch {

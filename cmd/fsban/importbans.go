@@ -32,7 +32,10 @@ func (i *importer) importBans(ctx context.Context, s *settings) error {
 	if i.print {
 		return i.printBans(bans, odd, now)
 	}
-	client := s.client()
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
 	defer client.Close()
 	res, err := i.takeOver(ctx, client, bans, now)
 	if err != nil {
@@ -102,8 +105,12 @@ func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []
 		known[there[k].Prefix] = &there[k]
 	}
 	res := &takenOver{Taken: []netip.Prefix{}, Already: []netip.Prefix{}, Never: []notTaken{}, Failed: []notTaken{}, Odd: []string{}}
+	progress := progressOf(i.report)
 	for k := range bans {
 		b := &bans[k]
+		if progress != nil {
+			progress(int64(k+1), int64(len(bans)))
+		}
 		if old, ok := known[b.Prefix]; ok && (old.Until.IsZero() || !b.Until.IsZero() && old.Until.After(b.Until.Add(-2*time.Second))) {
 			res.Already = append(res.Already, b.Prefix)
 			continue

@@ -33,7 +33,7 @@ out and said. Nothing of fail2ban's is changed.`,
   fsban import-fail2ban --out /etc/fsban/config.yaml
   fsban import-fail2ban --bans
   fsban import-fail2ban --bans --print`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i.out, i.report = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			if (i.print || i.db != "") && !i.bans || i.bans && i.file != "" {

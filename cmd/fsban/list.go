@@ -34,8 +34,8 @@ terminal some columns are left out; a pipe gets them all.`,
   fsban list --sort dropped --limit 10        # who still hammers at the door
   fsban list --prefix 203.0.113.0/24          # bans in it, and bans that cover it
   fsban list --rule scanner,toll --left 1h    # ending within an hour
-  fsban list --by uid --json                  # made by operators, for programs`,
-		Args: cobra.NoArgs,
+  fsban list --source operator --json         # made by hand, for programs`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if prefix != "" {
 				if pick.prefix, err = config.ParsePrefix(prefix); err != nil {
@@ -50,7 +50,10 @@ terminal some columns are left out; a pipe gets them all.`,
 			if err := pick.check(); err != nil {
 				return &usageError{err}
 			}
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			all, err := client.Bans(cmd.Context(), evidence)
 			if err != nil {
@@ -78,7 +81,7 @@ terminal some columns are left out; a pipe gets them all.`,
 	f.StringSliceVar(&pick.rules, "rule", nil, "only bans of these `rules`")
 	f.StringVar(&prefix, "prefix", "", "only bans inside of, or covering, this `prefix` or address")
 	f.StringSliceVar(&pick.sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
-	f.StringVar(&pick.by, "by", "", "only bans by operators in whose `name` this stands")
+	f.StringVar(&pick.by, "by", "", "only bans by hand, in whose maker this `text` stands")
 	f.StringVar(&within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
 	f.IntVar(&pick.limit, "limit", 0, "at most so many (default: all)")
 	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orderNames(), cobra.ShellCompDirectiveNoFileComp))

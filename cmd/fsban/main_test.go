@@ -26,6 +26,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	replies FIXTURE         have it answer as one of package doctor
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
+//	answers SOCKET          wait until somebody answers there
 //	bans SOCKET N           wait until it holds N bans
 //	counted SOCKET KIND N   wait until it has counted N attempts of KIND
 //	rule SOCKET NAME N      wait until its rule NAME bans on attempt N
@@ -35,7 +36,8 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	hangup                  send SIGHUP to what runs in the background
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:           "testdata/script",
+		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
 			// A socket's path is short.
 			dir, err := os.MkdirTemp("", "fsban")
@@ -60,8 +62,14 @@ func TestScripts(t *testing.T) {
 					return err == nil && s.Ready
 				})
 			},
+			"answers": func(ts *testscript.TestScript, _ bool, args []string) {
+				wait(ts, args[0], "an answer", func(c *control.Client) bool {
+					_, err := c.Status(context.Background())
+					return err == nil
+				})
+			},
 			"listening": func(ts *testscript.TestScript, _ bool, args []string) {
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				defer cancel()
 				ts.Check(switchOf(ts).WaitSubscribed(ctx, args...))
 			},
@@ -136,7 +144,7 @@ func switchOf(ts *testscript.TestScript) *fakeswitch.Switch {
 func wait(ts *testscript.TestScript, socket, what string, ok func(*control.Client) bool) {
 	client := control.NewClient(socket)
 	defer client.Close()
-	for deadline := time.Now().Add(10 * time.Second); !ok(client); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(client); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("never came true: %s", what)
 		}

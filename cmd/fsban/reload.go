@@ -17,9 +17,13 @@ func newReload(s *settings) *cobra.Command {
 The whole file is read and checked first: where anything in it is wrong, everything that is wrong is said, the exit code
 is 2, and nothing changes. What can change while fsban runs does; no count, ban or held ban is lost. What cannot is said,
 and stays as it is until fsban is restarted (systemctl restart fsban).`,
-		Args: cobra.NoArgs,
+		Example: "  fsban check && fsban reload",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			r, err := client.Reload(cmd.Context())
 			if err != nil {

@@ -24,7 +24,7 @@ func newReplay(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "replay [FILE...]",
-		Short: "What would have been banned? Play a log through the configuration",
+		Short: "Play a log through the configuration: who would be banned?",
 		Long: `Play recordings through the configuration, in their own time, and say who would have been banned, when, by which rule,
 and after which attempts. Nothing is banned and no daemon is asked.
 
@@ -34,7 +34,7 @@ was not understood is counted and shown. Of a console log take the result for a 
 sent.`,
 		Example: "  fsban replay /ddt/fs/log/cti_fail2ban.log*\n  fsban replay --config new.yaml < cti_fail2ban.log",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := config.Load(s.config)
+			cfg, err := s.load()
 			if err != nil {
 				return err
 			}

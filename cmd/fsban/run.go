@@ -25,7 +25,8 @@ Without a configuration file the defaults hold: the event socket 127.0.0.1:8021 
 failures in five minutes, banned for a day. Stopping leaves every ban in force; the next start takes them over.
 
 SIGHUP, like fsban reload, has the configuration file read again. Where it is wrong, that is logged and nothing changes.`,
-		Args: cobra.NoArgs,
+		Example: "  fsban run\n  fsban run --config /etc/fsban/config.yaml",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			hangup := make(chan os.Signal, 1) // before anything else: a hangup must not take the guard down
 			signal.Notify(hangup, syscall.SIGHUP)
@@ -39,7 +40,7 @@ SIGHUP, like fsban reload, has the configuration file read again. Where it is wr
 			}
 			cfg, err := load()
 			if err != nil {
-				return err
+				return &usageError{err}
 			}
 			log := newLogger(os.Stderr)
 			log.set(cfg.Log)

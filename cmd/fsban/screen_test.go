@@ -2,9 +2,15 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
+
+	"fsban/control"
+	"fsban/policy"
 )
 
 func TestCleanTextCannotMoveItsNeighbours(t *testing.T) {
@@ -134,5 +140,60 @@ func TestTextIsWrapped(t *testing.T) {
 	}
 	if joined := strings.Join(strings.Fields(got), " "); joined != "seen "+strings.Join(strings.Fields(text), " ") {
 		t.Errorf("got %s", joined)
+	}
+}
+
+// What peers call themselves is printed by every command that shows attempts.
+func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
+	addr, at := netip.MustParseAddr("203.0.113.7"), time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
+	prefix := netip.PrefixFrom(addr, 32)
+	for _, who := range hostile {
+		evidence := []control.Attempt{{Addr: addr, At: at, Kind: "auth_failure", Method: "INVITE", User: who, Number: who, UserAgent: who, Source: "event"}}
+		ban := control.Ban{Prefix: prefix, Since: at, Rule: "auth", Attempts: 5, InKernel: true, Evidence: evidence}
+		byHand := control.Ban{Prefix: prefix, Since: at, Rule: "operator", By: who, Reason: who}
+		stuck := []control.StuckPhone{{Addr: addr, User: who, UserAgent: who}}
+		for _, s := range []*screen{{}, {width: 80}, {width: 80, ascii: true}} {
+			for name, print := range map[string]func(){
+				"list": func() { printBans(s, []control.Ban{ban, byHand}, 2, true, at) },
+				"held": func() { printHeld(s, []control.HeldBan{{Prefix: prefix, Evidence: evidence}}) },
+				"status": func() {
+					printStatus(s, hostileStatus(who), &control.Top{At: at, NewBans: []control.Ban{ban}}, true, at)
+				},
+				"why": func() {
+					for _, b := range []*control.Ban{&ban, &byHand} {
+						for _, line := range s.standing(&control.Standing{Addr: addr, Prefix: prefix, Ban: b, Attempts: evidence, Stuck: stuck}, at) {
+							fmt.Fprintln(s.out, line)
+						}
+					}
+				},
+				"replay": func() {
+					r := &replayer{examples: []string{who}, unknown: 1, reports: []string{who}}
+					r.bans = []replayBan{{Prefix: prefix, Rule: "auth", Evidence: []policy.Attempt{{User: who}}}}
+					r.print(s)
+				},
+				"discover": func() {
+					(&discovery{Subclasses: []*subclass{{Name: who, Headers: []header{{Name: who, Example: who}}}}}).print(s)
+				},
+			} {
+				var out bytes.Buffer
+				s.out = &out
+				print()
+				for line := range strings.Lines(out.String()) {
+					if line = strings.TrimSuffix(line, "\n"); s.clean(line) != line {
+						t.Errorf("%s of %q: %q", name, who, line)
+					}
+					if s.width > 0 && cells(line) > s.width && (name == "list" || name == "held") {
+						t.Errorf("%s of %q is wider than the terminal: %q", name, who, line)
+					}
+				}
+			}
+		}
+	}
+}
+
+func hostileStatus(who string) *control.Status {
+	return &control.Status{
+		Version: who, Problems: []string{who}, Sources: []control.Source{{Name: who, Address: who, Up: true, Speaks: []string{who}}}, Speakers: []control.Speaker{{Kind: who, Why: who}},
+		Firewall: control.Firewall{Backend: who}, Policy: control.Policy{Rules: []control.Rule{{Name: who, Kinds: []string{who}}}, NeverBan: []control.NeverBan{{Origin: who}}},
 	}
 }

@@ -24,9 +24,12 @@ and everybody who is never banned.
 
 The exit code is 1 when fsban does not protect.`,
 		Example: "  fsban status\n  fsban status --all\n  fsban status --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			status, err := client.Status(cmd.Context())
 			if err != nil {
@@ -63,7 +66,7 @@ func printStatus(s *screen, st *control.Status, top *control.Top, all bool, now 
 		s.say(fmt.Sprintf("  %-10s ", name), fmt.Sprintf(format, args...))
 	}
 	for i, p := range st.Problems {
-		if i == maxProblems && !all {
+		if i == maxProblems && len(st.Problems) > maxProblems+1 && !all {
 			row("", "and %d more: fsban status --all", len(st.Problems)-i)
 			break
 		}
@@ -91,7 +94,7 @@ func printStatus(s *screen, st *control.Status, top *control.Top, all bool, now 
 	row("seen", "%s", strings.Join(seen(st), ", "))
 	if all {
 		for _, r := range st.Policy.Rules {
-			s.say(fmt.Sprintf("  %-10s %-12s ", "rule", r.Name), fmt.Sprintf("%d in %s: banned for %s (%s)", r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", ")))
+			s.say(fmt.Sprintf("  %-10s %s ", "rule", fill(s.clean(r.Name), 12)), fmt.Sprintf("%d in %s: banned for %s (%s)", r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", ")))
 		}
 	} else {
 		var rules []string
@@ -211,7 +214,7 @@ func (s *screen) neverBanned(list []control.NeverBan, all bool) {
 		slices.SortStableFunc(list, func(a, b control.NeverBan) int { return cmp.Compare(rank(a), rank(b)) })
 	}
 	for i, n := range list {
-		if i == maxNever && !all {
+		if i == maxNever && len(list) > maxNever+1 && !all {
 			fmt.Fprintf(s.out, "  %-10s and %d more: fsban status --all\n", "", len(list)-i)
 			break
 		}

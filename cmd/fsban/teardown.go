@@ -12,11 +12,15 @@ func newTeardown(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "teardown",
 		Short: "Remove everything fsban made in the kernel",
-		Long: `Remove fsban's rules, chains, tables and sets from the kernel, whichever backend made them, and nothing else. Every ban ends with it, until fsban runs
-again: the state file keeps them. Stop the daemon first, or it puts everything back.`,
-		Args: cobra.NoArgs,
+		Long: `Remove fsban's rules, chains, tables and sets from the kernel, whichever backend made them, and nothing else. Every ban
+ends with it, until fsban runs again: the state file keeps them. Stop the daemon first, or it puts everything back.`,
+		Example: "  systemctl stop fsban && fsban teardown",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			if _, err := client.Status(cmd.Context()); err == nil {
 				return fmt.Errorf("fsban is running and would put everything back: stop it first (systemctl stop fsban)")

@@ -21,7 +21,7 @@ func newTop(s *settings) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "top",
-		Short: "Watch it: who attacks right now, at what rate, and what becomes of them",
+		Short: "Watch live who attacks, at what rate, and what becomes of them",
 		Long: `Watch the daemon live: attempts a second by kind and over the last minutes, the addresses that try most and the users
 that are tried most within five minutes, the bans made last, who speaks for what, and what needs a human.
 
@@ -29,7 +29,7 @@ that are tried most within five minutes, the bans made last, who speaks for what
 
 Where there is no terminal, --once prints one screen, after looking for as long as --every.`,
 		Example: "  fsban top\n  fsban top --every 5s\n  fsban top --once\n  fsban top --once --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case every < 200*time.Millisecond || every > time.Minute:
@@ -41,7 +41,10 @@ Where there is no terminal, --once prints one screen, after looking for as long 
 			case !once && os.Getenv("TERM") == "dumb":
 				return &usageError{errors.New("top cannot draw on this terminal (TERM=dumb): fsban top --once prints one screen")}
 			}
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			ctx := cmd.Context()
 			// Whether somebody answers is known before the screen is taken.

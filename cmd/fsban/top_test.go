@@ -20,7 +20,7 @@ import (
 	"fsban/control"
 )
 
-var update = flag.Bool("update", false, "write the screens of testdata/top anew")
+var update = flag.Bool("update", false, "write anew what the tests compare with in testdata")
 
 var topStart = time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 

@@ -18,14 +18,17 @@ func newWhy(s *settings) *cobra.Command {
 		Long: `Say everything that is known of an address: whether it is banned, by which rule and after which attempts; whether it is
 never banned or known-good, and why; how far it is with each rule, and what it did last.`,
 		Example:           "  fsban why 192.0.2.7",
-		Args:              cobra.ExactArgs(1),
+		Args:              oneArg,
 		ValidArgsFunction: s.completing(1, bannedAddresses),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			prefix, err := config.ParsePrefix(args[0])
 			if err != nil || !prefix.IsSingleIP() {
 				return &usageError{fmt.Errorf("%.60q is not an address", args[0])}
 			}
-			client := s.client()
+			client, err := s.client()
+			if err != nil {
+				return err
+			}
 			defer client.Close()
 			standing, err := client.Why(cmd.Context(), prefix.Addr())
 			if err != nil {
