@@ -117,11 +117,7 @@ func attemptOf(d *detect.Detector, line []byte) (policy.Attempt, bool) {
 
 // progressOf returns a progress bar on out, or nothing where out is no terminal.
 func progressOf(out io.Writer) func(done, total int64) {
-	f, ok := out.(*os.File)
-	if !ok {
-		return nil
-	}
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+	if f, ok := out.(*os.File); !ok || !isTerminal(f) || os.Getenv("TERM") == "dumb" {
 		return nil
 	}
 	last := int64(-1)
