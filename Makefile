@@ -1,6 +1,7 @@
 # make run    build fsban and see it work, in namespaces of its own
 # make test   install what the tests need, and run them all
 # make check  test, and everything that reads the code for mistakes
+# make dist   static binaries, archives, deb and rpm, for amd64 and arm64, into dist/
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
@@ -16,7 +17,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos bench bench-fail2ban bench-kernel
+.PHONY: build run test check chaos dist bench bench-fail2ban bench-kernel
 .PHONY: tools-run tools-test
 
 build:
@@ -37,6 +38,9 @@ check: test
 	@out=$$($(GOVULNCHECK) ./... 2>&1); code=$$?; echo "$$out"; case "$$out" in \
 		*"fetching vulnerabilities"*) echo "govulncheck: its database cannot be reached from here: not checked" ;; \
 		*) exit $$code ;; esac
+
+dist:
+	GO="$(GO)" VERSION="$(VERSION)" packaging/dist.sh dist
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
@@ -69,4 +73,4 @@ tools-run:
 # Of fail2ban the tests use the programs; its service is to stay off on a machine that did not have it.
 tools-test:
 	@if [ "$$(id -u)" = 0 ] && ! command -v fail2ban-server >/dev/null 2>&1 && [ -d /run/systemd/system ]; then systemctl mask -q fail2ban; fi
-	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server,iptables ipset nftables util-linux gcc libc6-dev fail2ban,exit 1)
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server debootstrap rpm systemd-analyze shellcheck,iptables ipset nftables util-linux gcc libc6-dev fail2ban debootstrap rpm systemd shellcheck,exit 1)

@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 		"charm.land/bubbletea/v2",                                  // top's screen and keys
 		"github.com/charmbracelet/x/ansi", "golang.org/x/sys/unix", // how wide a text is, and the terminal
 	},
+	"packaging/sbom":      {},
 	"internal/captures":   {},
 	"internal/fakeswitch": {},
 	"internal/netns":      {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},

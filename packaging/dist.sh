@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Build what is handed out, for each of ARCHS, into a directory (dist): static binaries, archives, deb and rpm, bills of
+# materials, and SHA256SUMS. The same commit and the same Go give the same bytes, wherever and whenever it runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+GO=${GO:-go}
+# Later ones have parts that the public module proxy does not serve.
+NFPM=${NFPM:-$GO run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2}
+ARCHS=${ARCHS:-amd64 arm64}
+VERSION=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
+out=$(realpath -m "${1:-dist}")
+
+export LC_ALL=C TZ=UTC CGO_ENABLED=0 GOFLAGS=-trimpath
+umask 022
+PKGVERSION=$(packaging/version.sh "$VERSION")
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export PKGVERSION SOURCE_DATE_EPOCH
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out"
+rm -f "$out"/fsban* "$out"/SHA256SUMS
+ldflags="-s -w -X main.version=$VERSION"
+
+env -u GOOS -u GOARCH "$GO" build -ldflags "$ldflags" -o "$work/native" ./cmd/fsban
+"$work/native" docs "$work"
+gzip -9 -n "$work"/man/*.1
+
+for arch in $ARCHS; do
+	name=fsban_${PKGVERSION}_linux_$arch
+	GOOS=linux GOARCH=$arch GOAMD64=v1 "$GO" build -ldflags "$ldflags" -o "$work/fsban" ./cmd/fsban
+	install -m 755 "$work/fsban" "$out/$name"
+	"$GO" run ./packaging/sbom -version "$PKGVERSION" "$work/fsban" >"$out/$name.cdx.json"
+
+	tree=$work/$name
+	mkdir -p "$tree/packaging"
+	install -m 755 "$work/fsban" "$tree/fsban"
+	cp -r README.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$tree/"
+	cp packaging/{fsban.service,fsban.tmpfiles,config.yaml,logrotate.example} "$tree/packaging/"
+	tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w -c "$name" |
+		gzip -9 -n >"$out/$name.tar.gz"
+
+	for kind in deb rpm; do
+		ARCH=$arch WORK=$work $NFPM package --config packaging/nfpm.yaml --packager "$kind" --target "$out/" >"$work/log" || { cat "$work/log"; exit 1; }
+	done
+done
+(cd "$out" && sha256sum fsban* >SHA256SUMS)
+ls -l "$out"
