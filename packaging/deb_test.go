@@ -1,0 +1,169 @@
+package packaging_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// The whole life of the deb on a clean Debian: installed, protecting, upgraded over an edited configuration, removed, there
+// again, purged.
+func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
+	t.Parallel()
+	deb := made(t, "*.deb")
+	m := boot(t)
+	fs := m.play()
+	m.put(deb, "/run/fsban.deb")
+	before := m.files()
+
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	m.protects()
+	if got := m.sh("stat -c '%U %G %a' /etc/fsban/config.yaml /var/lib/fsban /run/fsban"); got != "root fsban 640\nfsban fsban 750\nfsban fsban 755" {
+		t.Errorf("owners and modes:\n%s", got)
+	}
+	if got := m.sh("getent passwd fsban | cut -d: -f6-; getent group fsban-reader fsban-admin | wc -l; systemctl is-enabled fsban"); got != "/var/lib/fsban:/usr/sbin/nologin\n2\nenabled" {
+		t.Errorf("user, groups, service:\n%s", got)
+	}
+	pid := m.sh("systemctl show -P MainPID fsban")
+	// Not root, the two capabilities, no new privileges, system calls filtered.
+	if got := m.sh("stat -c %U /proc/" + pid); got != "fsban" {
+		t.Errorf("runs as %s", got)
+	}
+	for _, set := range []string{"CapPrm:\t0000000000003000", "CapEff:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(m.do("cat", "/proc/"+pid+"/status"), set) {
+			t.Errorf("not %q:\n%s", set, m.do("cat", "/proc/"+pid+"/status"))
+		}
+	}
+	m.do("fsban", "check")
+	m.sh("test -s /usr/share/man/man1/fsban-status.1.gz; test -s /usr/share/bash-completion/completions/fsban; test -s /usr/share/doc/fsban/docs/installation.md")
+
+	// An attack, and what the kernel makes of it.
+	fs.tell("send 203.0.113.66", "arrived")
+	fs.tell("fail 203.0.113.66 5", "ok")
+	m.banned("203.0.113.66")
+	fs.tell("send 203.0.113.66", "dropped")
+	fs.tell("send 203.0.113.67", "arrived")
+
+	// An upgrade over what an operator has written.
+	m.sh("echo 'log: {level: debug}' >>/etc/fsban/config.yaml; chmod 0600 /etc/fsban/config.yaml; chown fsban /etc/fsban/config.yaml")
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	m.until("another daemon runs", func() (string, bool) {
+		now := m.sh("systemctl show -P MainPID fsban")
+		return now, now != pid && now != "0"
+	})
+	m.protects()
+	if got := m.sh("tail -1 /etc/fsban/config.yaml; stat -c '%U %a' /etc/fsban/config.yaml"); got != "log: {level: debug}\nfsban 600" {
+		t.Errorf("after the upgrade:\n%s", got)
+	}
+	fs.tell("send 203.0.113.66", "dropped")
+
+	// With the older iptables, whose lock is a file of root's.
+	m.sh("systemctl stop fsban; fsban teardown")
+	fs.tell("send 203.0.113.66", "arrived")
+	m.sh("update-alternatives --set iptables /usr/sbin/iptables-legacy; update-alternatives --set ip6tables /usr/sbin/ip6tables-legacy; systemctl start fsban")
+	m.protects()
+	if got := m.sh("fsban status; iptables-legacy -t raw -S FSBAN"); !strings.Contains(got, "iptables, enforcing") || !strings.Contains(got, "-j DROP") {
+		t.Errorf("with iptables-legacy:\n%s", got)
+	}
+	if got := m.sh("stat -c '%U %G %a' /run/xtables.lock"); got != "root fsban 640" {
+		t.Errorf("the lock of iptables: %s", got)
+	}
+	fs.tell("send 203.0.113.66", "dropped")
+
+	// Removed: nothing runs; bans, state and configuration stay.
+	if got := m.do("dpkg", "-r", "fsban"); !strings.Contains(got, "bans stay in force") {
+		t.Errorf("removing says:\n%s", got)
+	}
+	m.sh("! systemctl is-active --quiet fsban; test ! -e /usr/bin/fsban; test -s /var/lib/fsban/fsban.db; grep -q debug /etc/fsban/config.yaml")
+	fs.tell("send 203.0.113.66", "dropped")
+
+	// There again: it goes on where it stopped.
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	m.protects()
+	if got := m.do("fsban", "list"); !strings.Contains(got, "203.0.113.66/32") || !strings.Contains(got, "auth") {
+		t.Errorf("after a removal and another installation:\n%s", got)
+	}
+
+	// Purged: nothing of it is left, neither in files nor in the kernel.
+	m.do("dpkg", "-P", "fsban")
+	m.clean(before)
+	fs.tell("send 203.0.113.66", "arrived")
+
+	// Installed, removed and purged in two steps.
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	m.protects()
+	fs.tell("fail 203.0.113.66 5", "ok")
+	m.banned("203.0.113.66")
+	m.do("dpkg", "-r", "fsban")
+	fs.tell("send 203.0.113.66", "dropped")
+	m.do("dpkg", "-P", "fsban")
+	m.clean(before)
+	fs.tell("send 203.0.113.66", "arrived")
+}
+
+// Where policy-rc.d says that nothing is to be started, nothing is.
+func TestTheDebStartsNothingWhereItMayNot(t *testing.T) {
+	t.Parallel()
+	deb := made(t, "*.deb")
+	m := boot(t)
+	m.put(deb, "/run/fsban.deb")
+	m.sh(`printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d`)
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	if got := m.sh("systemctl show -P ActiveState -P Job fsban"); !strings.HasPrefix(got, "inactive") {
+		t.Errorf("fsban is %s", got)
+	}
+	// Nor does anybody wait for a FreeSWITCH that does not answer.
+	m.sh("rm /usr/sbin/policy-rc.d")
+	m.do("dpkg", "-i", "/run/fsban.deb")
+	if got := m.sh("systemctl show -P ActiveState fsban"); got != "activating" {
+		t.Errorf("fsban is %s", got)
+	}
+	m.do("dpkg", "-P", "fsban")
+}
+
+// protects waits until fsban says that it protects, and systemd that it has started.
+func (m *machine) protects() {
+	m.Helper()
+	m.until("fsban protects", func() (string, bool) {
+		out, err := m.try("sh", "-c", "fsban status && systemctl is-active fsban || { journalctl -n 20 --no-pager -u fsban; systemctl status --no-pager fsban; exit 1; }")
+		return out, err == nil
+	})
+}
+
+// banned waits until the kernel has a ban.
+func (m *machine) banned(addr string) {
+	m.Helper()
+	m.until(addr+" is banned", func() (string, bool) {
+		out, _ := m.try("ipset", "list", "fsban4")
+		return out, strings.Contains(out, "\n"+addr+" ")
+	})
+}
+
+// files lists what is on the machine: files with their owners and modes, users and groups, and what the kernel's tables hold.
+func (m *machine) files() string {
+	m.Helper()
+	return m.sh(`find / -xdev \( -path /var/cache -o -path /var/log -o -path /var/lib/dpkg -o -path /var/lib/systemd -o -name '*-' -o -name '.pwd.lock' \) -prune -o -printf '%p %U %G %m\n' | sort
+ls /run/fsban 2>/dev/null || true
+ls /var/lib/systemd/deb-systemd-helper-enabled 2>/dev/null | grep fsban || true
+cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; iptables-save; iptables-legacy-save; ipset list; nft list tables | grep fsban || true`)
+}
+
+// clean compares the machine with an earlier list of it. Tables that iptables makes when it is first asked are not fsban's.
+func (m *machine) clean(before string) {
+	m.Helper()
+	seen := make(map[string]bool)
+	for line := range strings.Lines(before + "\n") {
+		seen[line] = true
+	}
+	lines := make(map[string]bool)
+	for line := range strings.Lines(m.files() + "\n") {
+		lines[line] = true
+		if strings.Contains(line, "fsban") || strings.Contains(line, "FSBAN") || strings.HasPrefix(line, "/") && !seen[line] && !strings.HasPrefix(line, "/etc/alternatives/") {
+			m.Errorf("left: %s", line)
+		}
+	}
+	for line := range seen {
+		if strings.HasPrefix(line, "/") && !lines[line] {
+			m.Errorf("gone: %s", line)
+		}
+	}
+}
