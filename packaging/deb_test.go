@@ -17,7 +17,7 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 
 	m.do("dpkg", "-i", "/run/fsban.deb")
 	m.protects()
-	if got := m.sh("stat -c '%U %G %a' /etc/fsban/config.yaml /var/lib/fsban /run/fsban"); got != "root fsban 640\nfsban fsban 750\nfsban fsban 755" {
+	if got := m.sh("stat -c '%U %G %a' /etc/fsban/config.yaml /var/lib/fsban /run/fsban"); got != "root fsban 640\nfsban fsban 700\nfsban fsban 755" {
 		t.Errorf("owners and modes:\n%s", got)
 	}
 	if got := m.sh("getent passwd fsban | cut -d: -f6-; getent group fsban-reader fsban-admin | wc -l; systemctl is-enabled fsban"); got != "/var/lib/fsban:/usr/sbin/nologin\n2\nenabled" {

@@ -75,9 +75,9 @@ within stat -c '%n %U %G %a' /etc/fsban/config.yaml
 chroot "$root" fsban run 2>/dev/null &
 daemon=$!
 n=0
-until within iptables -t raw -S FSBAN 2>/dev/null | grep DROP; do
+until within iptables -t raw -S FSBAN 2>/dev/null | grep -q DROP && within ip6tables -t raw -S FSBAN 2>/dev/null | grep -q DROP; do
 	n=$((n + 1))
-	[ $n -lt 600 ]
+	[ $n -lt 600 ] || exit 1
 	sleep 0.1
 done
 kill "$daemon"
@@ -92,7 +92,6 @@ cd "$root" && find . -path ./proc -prune -o -path '*fsban*' -print | sort
 /etc/fsban/config.yaml root fsban 640
 log: {level: debug}
 /etc/fsban/config.yaml root fsban 640
--A FSBAN -m set --match-set fsban4 src -j DROP
 removed jump from ipv4 raw/PREROUTING
 removed ipv4 chain raw/FSBAN
 removed set fsban4
