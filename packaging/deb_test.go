@@ -43,6 +43,19 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 	fs.tell("send 203.0.113.66", "dropped")
 	fs.tell("send 203.0.113.67", "arrived")
 
+	// mod_cti's log is for a group: a drop-in gives fsban that group, and nothing else has to change.
+	m.sh(`groupadd --system freeswitch; mkdir -p /ddt/fs/log; touch /ddt/fs/log/cti_fail2ban.log; chgrp -R freeswitch /ddt; chmod -R o=,g=rX /ddt/fs/log
+systemctl restart fsban; fsban status | grep 'cti_log.*: down'
+mkdir /etc/systemd/system/fsban.service.d; printf '[Service]\nSupplementaryGroups=freeswitch\n' >/etc/systemd/system/fsban.service.d/log.conf
+systemctl daemon-reload; systemctl restart fsban`)
+	m.until("mod_cti's log is followed", func() (string, bool) {
+		out, _ := m.try("fsban", "status")
+		return out, strings.Contains(out, "cti_log /ddt/fs/log/cti_fail2ban.log: up")
+	})
+	m.sh("rm -r /ddt /etc/systemd/system/fsban.service.d; groupdel freeswitch; systemctl daemon-reload; systemctl restart fsban")
+	m.protects()
+	pid = m.sh("systemctl show -P MainPID fsban")
+
 	// An upgrade over what an operator has written.
 	m.sh("echo 'log: {level: debug}' >>/etc/fsban/config.yaml; chmod 0600 /etc/fsban/config.yaml; chown fsban /etc/fsban/config.yaml")
 	m.do("dpkg", "-i", "/run/fsban.deb")
