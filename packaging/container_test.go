@@ -36,7 +36,7 @@ func TestTheImageProtects(t *testing.T) {
 		t.Fatalf("this test makes another image than the file:\n%s", strings.Join(instructions, "\n"))
 	}
 
-	program := made(t, "fsban_*_linux_amd64")
+	program := made(t, binary)
 	m := boot(t)
 	fs := m.play()
 	m.sh("mkdir -p /image/usr/bin /image/var/lib/fsban /image/run/fsban")

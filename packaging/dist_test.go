@@ -9,38 +9,45 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 )
 
-// distribution is what `make dist` makes, for this kind of machine alone: made once, for all tests.
-var distribution = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "fsban-dist-")
-	if err != nil {
-		return "", err
+// distribution makes what `make dist` makes, for this kind of machine alone: once, for all tests.
+var distribution = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp(distributions, "dist-"); err == nil {
+		err = build("..", dir)
 	}
-	return dir, build("..", dir)
+	return dir, err
 })
 
+// distributions is a directory of this run.
+var distributions string
+
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, _ := distribution(); dir != "" {
-		_ = os.RemoveAll(dir)
+	var err error
+	if distributions, err = os.MkdirTemp("", "fsban-packaging-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	_ = os.RemoveAll(distributions)
 	os.Exit(code)
 }
 
 // build runs the dist.sh of a tree.
 func build(tree, out string) error {
 	cmd := exec.Command(filepath.Join(tree, "packaging/dist.sh"), out)
-	cmd.Env = append(os.Environ(), "ARCHS=amd64", "GIT_OPTIONAL_LOCKS=0")
+	cmd.Env = append(os.Environ(), "ARCHS="+runtime.GOARCH, "GIT_OPTIONAL_LOCKS=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return errors.New(string(text) + err.Error())
 	}
@@ -60,6 +67,9 @@ func made(t *testing.T, pattern string) string {
 	}
 	return files[0]
 }
+
+// binary is the pattern of the program's name.
+const binary = "fsban_*_linux_" + runtime.GOARCH
 
 // output runs a program, which is to succeed.
 func output(t *testing.T, name string, args ...string) string {
@@ -125,7 +135,7 @@ func TestTheSumsAreRight(t *testing.T) {
 
 func TestTheBinaryIsStatic(t *testing.T) {
 	t.Parallel()
-	file, err := elf.Open(made(t, "fsban_*_linux_amd64"))
+	file, err := elf.Open(made(t, binary))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +174,8 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 	if bom.BOMFormat != "CycloneDX" || bom.SpecVersion != "1.5" || bom.Metadata.Component.Name != "fsban" || bom.Metadata.Component.Version == "" {
 		t.Errorf("it is of %+v", bom.Metadata)
 	}
-	binary := made(t, "fsban_*_linux_amd64")
-	if sum, _, _ := strings.Cut(output(t, "sha256sum", binary), " "); len(bom.Metadata.Component.Hashes) != 1 || bom.Metadata.Component.Hashes[0].Content != sum {
+	program := made(t, binary)
+	if sum, _, _ := strings.Cut(output(t, "sha256sum", program), " "); len(bom.Metadata.Component.Hashes) != 1 || bom.Metadata.Component.Hashes[0].Content != sum {
 		t.Errorf("it is of the program %+v, want %s", bom.Metadata.Component.Hashes, sum)
 	}
 	listed := make(map[string]string)
@@ -176,7 +186,7 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 		}
 	}
 	want := make(map[string]string)
-	for line := range strings.Lines(output(t, "go", "version", "-m", binary)) {
+	for line := range strings.Lines(output(t, "go", "version", "-m", program)) {
 		switch words := strings.Fields(line); {
 		case strings.Contains(line, ": go1."):
 			want["std"] = words[1]
