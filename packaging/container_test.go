@@ -148,7 +148,7 @@ func TestComposeGivesTheLeastRights(t *testing.T) {
 			}
 		}
 	}
-	if mounts != 8 {
+	if mounts != 7 {
 		t.Errorf("%d mounts", mounts)
 	}
 	build := at(t, doc, "services", "fsban", "build").(map[string]any)
