@@ -36,6 +36,24 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 	m.do("fsban", "check")
 	m.sh("test -s /usr/share/man/man1/fsban-status.1.gz; test -s /usr/share/bash-completion/completions/fsban; test -s /usr/share/doc/fsban/docs/installation.md")
 
+	// Members of the groups that the package has made may look, and change.
+	m.sh("useradd -G fsban-reader reader; useradd -G fsban-admin admin; useradd stranger")
+	as := func(who, args string) error {
+		_, err := m.try("runuser", "-u", who, "--", "sh", "-c", "fsban "+args)
+		return err
+	}
+	if as("reader", "status") != nil || as("reader", "ban 203.0.113.77") == nil || as("admin", "ban 203.0.113.77") != nil || as("stranger", "status") == nil {
+		t.Error("reader, admin and stranger may not do what they should, or what they should not")
+	}
+	m.sh("userdel reader; userdel admin; userdel stranger")
+
+	// A wrong file is refused, a right one taken while fsban runs.
+	m.sh("echo 'log: {level: shout}' >>/etc/fsban/config.yaml; ! systemctl reload fsban; sed -i '$ d' /etc/fsban/config.yaml; systemctl reload fsban")
+	m.protects()
+	if now := m.sh("systemctl show -P MainPID fsban"); now != pid {
+		t.Error("a reload made another process")
+	}
+
 	// An attack, and what the kernel makes of it.
 	fs.tell("send 203.0.113.66", "arrived")
 	fs.tell("fail 203.0.113.66 5", "ok")

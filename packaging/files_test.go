@@ -11,16 +11,18 @@ import (
 	"fsban/config"
 )
 
-// The configuration of the packages changes no default, and what it shows behind # is the default.
+// The configuration of the packages names its groups, changes no other default, and what it shows behind # is the default.
 func TestThePackagedConfigurationIsTheDefault(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("config.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	want := config.Default()
+	want.Control.Readers, want.Control.Admins = "fsban-reader", "fsban-admin"
 	for what, yaml := range map[string]string{"as it is": string(text), "with all that it shows": regexp.MustCompile(`(?m)^#(  )?([a-z_]+:)`).ReplaceAllString(string(text), "$1$2")} {
 		got, err := config.Parse("config.yaml", []byte(yaml))
-		if err != nil || !reflect.DeepEqual(got, config.Default()) {
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v: %+v", what, err, got)
 		}
 	}
