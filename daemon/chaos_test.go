@@ -105,9 +105,10 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	}
 	c := &chaos{
 		t: t, rng: rand.New(rand.NewPCG(seed, seed)), fs: fs, cfg: cfg, address: fs.Addr(),
-		log: &ctiWriter{t: t, path: cfg.CTILog.Path}, client: control.NewClient(cfg.Control.Socket),
-		fates: make(map[netip.Addr]fate), failures: make(map[netip.Addr]int),
+		client: control.NewClient(cfg.Control.Socket),
+		fates:  make(map[netip.Addr]fate), failures: make(map[netip.Addr]int),
 	}
+	c.log = &ctiWriter{t: t, path: cfg.CTILog.Path, client: c.client}
 	c.log.open()
 	c.start()
 	c.ready()
@@ -313,11 +314,11 @@ func (c *chaos) logRotates() {
 		c.tell("the log is renamed")
 		c.log.rotate()
 	case 1:
-		c.tell("the log is removed and made again")
 		c.log.removeAndCreate()
+		c.tell("the log is removed and made again")
 	default:
-		c.tell("the log is copied and truncated")
 		c.log.copyTruncate()
+		c.tell("the log is copied and truncated")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/ledger"
 )
@@ -44,7 +45,9 @@ func TestANightCountsExactly(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(cfg.CTILog.Path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	log := &ctiWriter{t: t, path: cfg.CTILog.Path}
+	client := control.NewClient(cfg.Control.Socket)
+	defer client.Close()
+	log := &ctiWriter{t: t, path: cfg.CTILog.Path, client: client}
 	log.open()
 	p := spawn(t, &cfg)
 	subscribed := func() {
@@ -120,7 +123,10 @@ func TestANightCountsExactly(t *testing.T) {
 	}
 	// What the sources told last must be read, and sealed.
 	subscribed()
-	time.Sleep(3 * time.Second)
+	log.caughtUp()
+	for before, now := uint64(0), told(t, client); now != before; before, now = now, told(t, client) {
+		time.Sleep(2 * time.Second)
+	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -155,13 +161,45 @@ func TestANightCountsExactly(t *testing.T) {
 	}
 }
 
+// told is how many attempts the daemon knows of.
+func told(t *testing.T, client *control.Client) (n uint64) {
+	t.Helper()
+	s, err := client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, attempts := range s.Attempts {
+		n += attempts
+	}
+	return n
+}
+
 // A ctiWriter writes mod_cti's file, and has it rotated.
 type ctiWriter struct {
 	t         *testing.T
 	path      string
 	file      *os.File
+	client    *control.Client // of the daemon that reads it
+	wrote     time.Time       // the last line
 	rotations int
 	discarded int
+}
+
+// caughtUp waits until the daemon has read the last line that was written. What is removed or cut before that is lost, for
+// whoever reads it.
+func (w *ctiWriter) caughtUp() {
+	w.t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		_, err := fmt.Fprintln(w.file, "a line that is none, and has the log be looked at once more")
+		w.check(err)
+		s, err := w.client.Status(w.t.Context())
+		if err == nil && slices.ContainsFunc(s.Sources, func(s control.Source) bool { return s.Name == "cti_log" && !s.LastEvent.Before(w.wrote) }) {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("the line of %v was never read: %v, %+v", w.wrote, err, s.Sources)
+		}
+	}
 }
 
 func (w *ctiWriter) check(errs ...error) {
@@ -180,6 +218,7 @@ func (w *ctiWriter) open() {
 }
 
 func (w *ctiWriter) failure(c fakeswitch.Caller, at time.Time) {
+	w.wrote = time.Now()
 	_, err := fmt.Fprintf(w.file, "ip[%s] user[%s] at[%s] Registration failed\n", c.Addr, c.User, at.Format("2006-01-02T15:04:05.000000-0700"))
 	w.check(err)
 }
@@ -198,8 +237,7 @@ func (w *ctiWriter) rotate() {
 }
 
 func (w *ctiWriter) removeAndCreate() {
-	// What is in the file that is removed was read, or is lost: give the reader a moment, as nobody could in earnest.
-	time.Sleep(300 * time.Millisecond)
+	w.caughtUp()
 	w.check(os.Remove(w.path), w.file.Close())
 	w.open()
 }
@@ -207,6 +245,7 @@ func (w *ctiWriter) removeAndCreate() {
 // copyTruncate does what logrotate does. What is written between the two is gone, here nothing; but the first line of the
 // file that is cut may be the end of one, as far as a reader can know, so it is not believed.
 func (w *ctiWriter) copyTruncate() {
+	w.caughtUp()
 	w.rotations++
 	data, err := os.ReadFile(w.path)
 	w.check(err, os.WriteFile(fmt.Sprintf("%s.%d", w.path, 100-w.rotations), data, 0o644), os.Truncate(w.path, 0))

@@ -27,7 +27,7 @@ func (s *Switch) SetFault(f Fault) {
 
 // trickle is what a slow Switch sends at once, and how long it waits then.
 const (
-	trickleBytes = 16
+	trickleBytes = 64
 	tricklePause = time.Millisecond
 )
 
