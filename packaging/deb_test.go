@@ -110,7 +110,7 @@ systemctl daemon-reload; systemctl restart fsban`)
 	// There again: it goes on where it stopped.
 	m.do("dpkg", "-i", "/run/fsban.deb")
 	m.protects()
-	if got := m.do("fsban", "list"); !strings.Contains(got, "203.0.113.66/32") || !strings.Contains(got, "auth") {
+	if got := m.do("fsban", "list"); !strings.Contains(got, "203.0.113.66 ") || !strings.Contains(got, "auth") {
 		t.Errorf("after a removal and another installation:\n%s", got)
 	}
 

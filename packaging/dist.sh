@@ -11,7 +11,8 @@ ARCHS=${ARCHS:-amd64 arm64}
 VERSION=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
 out=$(realpath -m "${1:-dist}")
 
-export LC_ALL=C TZ=UTC CGO_ENABLED=0 GOFLAGS=-trimpath
+# What git says is put in by hand: Go asks it in some kinds of checkouts alone.
+export LC_ALL=C TZ=UTC CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 umask 022
 PKGVERSION=$(packaging/version.sh "$VERSION")
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -21,7 +22,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 rm -f "$out"/fsban* "$out"/SHA256SUMS
-ldflags="-s -w -X main.version=$VERSION"
+ldflags="-s -w -X main.version=$VERSION -X main.commit=$(git rev-parse HEAD 2>/dev/null || true)"
 
 env -u GOOS -u GOARCH "$GO" build -ldflags "$ldflags" -o "$work/native" ./cmd/fsban
 "$work/native" docs "$work"

@@ -18,8 +18,8 @@ import (
 	"fsban/control"
 )
 
-// version is set at build time: -ldflags "-X main.version=1.2.3".
-var version = "dev"
+// Set at build time: -ldflags "-X main.version=1.2.3 -X main.commit=...". Without commit, what Go knows of it.
+var version, commit = "dev", ""
 
 // Exit codes: 0 is success, 1 that it did not work, 2 that the command or the configuration is wrong.
 const (
@@ -199,6 +199,9 @@ func (s *settings) client() (*control.Client, error) {
 
 // revision is the commit that this binary was built from.
 func revision() string {
+	if commit != "" {
+		return commit[:min(len(commit), 12)]
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
