@@ -77,7 +77,12 @@ type Panel struct {
 	Title           string       `json:"title"`
 	Transformations []object     `json:"transformations,omitempty"`
 	Type            string       `json:"type"`
+
+	folded bool
 }
+
+// Folded tells whether p is shown only once somebody opens its row.
+func (p *Panel) Folded() bool { return p.folded }
 
 var datasource = object{"type": "prometheus", "uid": "${datasource}"}
 
@@ -247,6 +252,9 @@ func (l *layout) folded(title string, panels ...*Panel) {
 	l.newline()
 	inner := &layout{y: l.y + 1, id: l.id + 1}
 	inner.place(panels...)
+	for _, p := range panels {
+		p.folded = true
+	}
 	collapsed := true
 	l.place((&Panel{Type: "row", Title: title, Collapsed: &collapsed, Panels: inner.panels}).size(24, 1))
 	l.id = inner.id

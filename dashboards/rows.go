@@ -117,7 +117,7 @@ func attacks(l *layout) {
 	l.row("Attacks",
 		lines("Attempts by profile", "Failed attempts a minute, by profile of sofia.", perMinute, "nobody attacks").
 			query("{{profile}}", minutely("profile", ofProfile(attack))).stacked().size(12, 8),
-		lines("All that knocks", "Attempts a minute by kind, right passwords and first requests of phones too. challenge: a request that did not answer when asked for a password.", perMinute, "nobody knocks").
+		lines("All that knocks", "Attempts a minute by kind, right passwords too. challenge: FreeSWITCH asked for a password, as it asks every phone.", perMinute, "nobody knocks").
 			query("{{kind}}", minutely("kind", ofProfile(`kind=~".+"`))).colors(kindColors...).size(12, 8),
 		lines("What became of them", "Decisions a minute. counted: nearer to a ban; ban: the last one before it; spared: never banned; held: a guard holds the ban; excused: unbanned a moment ago.", perMinute, "nobody knocks").
 			query("{{verdict}}", minutely("verdict", sel("fsban_decisions_total"))).
@@ -164,7 +164,7 @@ func sources(l *layout) {
 			query("{{source}}", "min by (source) (time() - ("+sel("fsban_source_last_attempt_timestamp_seconds")+" > 0))").
 			query("any event", "min(time() - ("+sel("fsban_last_event_timestamp_seconds")+" > 0))").size(8, 8).alerts("FsbanSourceSilent"),
 		lines("FreeSWITCH's clock", "FreeSWITCH's clock minus fsban's. Beyond 60 s the times of events are not believed.", "s", "no event yet").
-			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).def("min", nil).thresholds(green, step{-10, green}, step{10, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
+			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).def("min", nil).thresholds(orange, step{-2, green}, step{2, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
 		lines("Calls", "FreeSWITCH's own word: calls that stand, and new ones a second.", "short", "no heartbeat yet").
 			query("calls", "sum("+sel("fsban_freeswitch_sessions")+")").
 			query("limit", "sum("+sel("fsban_freeswitch_sessions_limit")+")").

@@ -1,0 +1,299 @@
+//go:build linux
+
+package dashboards_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fsban/config"
+	"fsban/daemon"
+	"fsban/internal/fakeswitch"
+	"fsban/internal/netns"
+)
+
+// A stage is what a test plays on, in namespaces of its own: several fsbans, each beside a FreeSWITCH, scraped by a real
+// Prometheus, which tells a real Alertmanager.
+type stage struct {
+	t      *testing.T
+	dir    string
+	guards []*guard
+}
+
+// A guard is an fsban and its FreeSWITCH.
+type guard struct {
+	fs      *fakeswitch.Switch
+	hangUp  context.CancelFunc // FreeSWITCH ends
+	listen  string             // of fsban's metrics
+	cfg     config.Config
+	log     *logBuffer
+	ctiFile string
+}
+
+const (
+	prometheusAddr   = "127.0.0.1:9090"
+	alertmanagerAddr = "127.0.0.1:9093"
+	silent           = "127.0.0.1:9739" // where no fsban answers
+	switchAddr       = "192.0.2.10"
+	patience         = 30 * time.Second // the machine may be busy
+)
+
+// newStage makes the addresses of the play: 203.0.113.0/24, 198.18.0.0/15 and some IPv6 are strangers.
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fsban") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := netns.Assign(netip.MustParsePrefix(switchAddr+"/32"), netip.MustParsePrefix("203.0.113.254/24")); err != nil {
+		t.Fatal(err)
+	}
+	return &stage{t: t, dir: dir}
+}
+
+// guard starts an fsban and its FreeSWITCH.
+func (s *stage) guard(change func(*config.Config)) *guard {
+	s.t.Helper()
+	n := len(s.guards)
+	g := &guard{fs: fakeswitch.New(fakeswitch.Options{}), listen: fmt.Sprintf("127.0.0.1:%d", 19738+n), log: new(logBuffer)}
+	s.guards = append(s.guards, g)
+	if err := g.fs.Listen("127.0.0.1:0"); err != nil {
+		s.t.Fatal(err)
+	}
+	var serving context.Context
+	serving, g.hangUp = context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = g.fs.Serve(serving) })
+
+	g.cfg = config.Default()
+	g.cfg.FreeSWITCH.Address = g.fs.Addr()
+	g.cfg.Firewall.Backend = config.BackendDryRun
+	g.cfg.Firewall.Check = config.Duration(200 * time.Millisecond)
+	g.cfg.State.Directory = filepath.Join(s.dir, strconv.Itoa(n))
+	g.cfg.Control.Socket = filepath.Join(s.dir, strconv.Itoa(n)+".sock")
+	g.cfg.HTTP.Listen = g.listen
+	g.cfg.CTILog.Path = config.CTILogOff
+	change(&g.cfg)
+	if err := os.Mkdir(g.cfg.State.Directory, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	running.Go(func() {
+		opts := daemon.Options{Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelWarn})), Version: "v1.0.0", Revision: "0123abc"}
+		if err := daemon.Run(ctx, g.cfg, opts); err != nil {
+			s.t.Errorf("fsban at %s ended: %v", g.listen, err)
+		}
+	})
+	s.t.Cleanup(func() {
+		cancel()
+		g.hangUp()
+		running.Wait()
+		if s.t.Failed() {
+			s.t.Logf("log of fsban at %s:\n%.4000s", g.listen, g.log)
+		}
+	})
+	return g
+}
+
+// happens has FreeSWITCH tell of a situation, some times.
+func (g *guard) happens(times int, what fakeswitch.Situation, addr, user string) {
+	for range times {
+		g.fs.Emit(what, fakeswitch.Caller{Addr: netip.MustParseAddr(addr), Port: 5060, User: user, UserAgent: "softphone", Profile: "internal"}, time.Now())
+	}
+}
+
+// run starts a program for the length of the test.
+func (s *stage) run(name string, args ...string) {
+	s.t.Helper()
+	cmd := exec.Command(name, args...) //nolint:noctx // it is ended in order, below
+	var out logBuffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &out, &out
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		if s.t.Failed() {
+			s.t.Logf("%s said:\n%.4000s", name, &out)
+		}
+	})
+}
+
+// watch starts Prometheus and Alertmanager. Rules are the text of a file of rules.
+func (s *stage) watch(rules ...string) {
+	s.t.Helper()
+	var targets, files []string
+	for _, g := range s.guards {
+		targets = append(targets, g.listen)
+	}
+	for i, text := range rules {
+		name := fmt.Sprintf("%d.rules.yaml", i)
+		files = append(files, name)
+		s.write(name, text)
+	}
+	s.write("prometheus.yml", fmt.Sprintf(`
+global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}
+rule_files: [%s]
+alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
+scrape_configs: [{job_name: fsban, static_configs: [{targets: [%s, %q]}]}]
+`, strings.Join(files, ", "), alertmanagerAddr, strings.Join(targets, ", "), silent))
+	s.write("alertmanager.yml", "route: {receiver: nobody, group_wait: 0s}\nreceivers: [{name: nobody}]\n")
+	s.run("prometheus-alertmanager", "--config.file=alertmanager.yml", "--storage.path=alertmanager", "--web.listen-address="+alertmanagerAddr, "--cluster.listen-address=", "--log.level=warn")
+	s.run("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=prometheus", "--web.listen-address="+prometheusAddr, "--log.level=warn")
+}
+
+func (s *stage) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// eventually waits until ok says nothing.
+func (s *stage) eventually(what string, ok func() error) {
+	s.t.Helper()
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = ok(); err == nil {
+			return
+		}
+	}
+	s.t.Fatalf("never came true: %s: %v", what, err)
+}
+
+// get asks for a page of one of the servers.
+func (s *stage) get(address string) (string, error) {
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", address, resp.Status, body)
+	}
+	return string(body), err
+}
+
+// A series is one of a query's answer: its values over time, or the one at its end.
+type series struct {
+	Metric map[string]string
+	Values []point
+	Value  point
+}
+
+type point [2]any
+
+func (p point) number() float64 {
+	s, _ := p[1].(string)
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		panic(fmt.Sprintf("%v is no number", p))
+	}
+	return f
+}
+
+// ask runs a query: now, or over the time since from.
+func (s *stage) ask(expr string, from time.Time) ([]series, error) {
+	values := url.Values{"query": {expr}}
+	path := "query"
+	if !from.IsZero() {
+		path = "query_range"
+		values.Set("start", strconv.FormatInt(from.Unix(), 10))
+		values.Set("end", strconv.FormatInt(time.Now().Unix(), 10))
+		values.Set("step", "1")
+	}
+	body, err := s.get("http://" + prometheusAddr + "/api/v1/" + path + "?" + values.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", expr, err)
+	}
+	var answer struct {
+		Warnings []string
+		Data     struct{ Result []series }
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", expr, err, body)
+	}
+	if len(answer.Warnings) > 0 {
+		return nil, fmt.Errorf("%s: %q", expr, answer.Warnings)
+	}
+	return answer.Data.Result, nil
+}
+
+// value is the one number that a query answers with.
+func (s *stage) value(expr string) (float64, error) {
+	list, err := s.ask(expr, time.Time{})
+	if err != nil {
+		return 0, err
+	}
+	if len(list) != 1 {
+		return 0, fmt.Errorf("%s: %d answers", expr, len(list))
+	}
+	return list[0].Value.number(), nil
+}
+
+// knock sends datagrams to FreeSWITCH's SIP port, and returns how many arrived.
+func (s *stage) knock(from string, times int) (arrived int) {
+	s.t.Helper()
+	door, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(switchAddr), Port: 5060})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = door.Close() }()
+	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, door.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for range times {
+		if _, err := conn.Write([]byte("REGISTER")); err != nil {
+			s.t.Fatal(err)
+		}
+		// On loopback a datagram is at the listener, or dropped, before Write returns.
+		_ = door.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := door.Read(make([]byte, 100)); err == nil {
+			arrived++
+		}
+	}
+	return arrived
+}
+
+// logBuffer may be read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
