@@ -2,6 +2,8 @@
 # make test   install what the tests need, and run them all
 # make check  test, and everything that reads the code for mistakes
 # make dist   static binaries, archives, deb and rpm, for amd64 and arm64, into dist/
+# make dashboard  write dashboards/fsban.json anew
+# make pictures   draw the dashboard with a played attack, into docs/pictures (needs Node.js, npm and chromium; 6 minutes)
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
@@ -17,8 +19,8 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos dist bench bench-fail2ban bench-kernel
-.PHONY: tools-run tools-test
+.PHONY: build run test check chaos dist dashboard pictures bench bench-fail2ban bench-kernel
+.PHONY: tools-run tools-test tools-pictures
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/fsban ./cmd/fsban
@@ -41,6 +43,13 @@ check: test
 
 dist:
 	GO="$(GO)" VERSION="$(VERSION)" packaging/dist.sh dist
+
+dashboard:
+	$(GO) test ./dashboards -run TestTheFileIsWhatTheCodeMakes -update
+
+pictures: tools-test tools-pictures
+	cd dashboards/pictures && npm ci --no-audit --no-fund && npm run build
+	$(GO) test -count=1 -timeout 30m ./dashboards -run TestDashboardAndAlertsTellTheTruth -pictures
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
@@ -70,7 +79,14 @@ endef
 tools-run:
 	$(call need,iptables ip6tables ipset,iptables ipset,true)
 
-# Of fail2ban the tests use the programs; its service is to stay off on a machine that did not have it.
+# Of fail2ban, Prometheus and Alertmanager the tests use the programs; their services are to stay off on a machine that did not
+# have them.
 tools-test:
-	@if [ "$$(id -u)" = 0 ] && ! command -v fail2ban-server >/dev/null 2>&1 && [ -d /run/systemd/system ]; then systemctl mask -q fail2ban; fi
-	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server debootstrap rpm systemd-analyze shellcheck,iptables ipset nftables util-linux gcc libc6-dev fail2ban debootstrap rpm systemd shellcheck,exit 1)
+	@if [ "$$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then \
+		command -v fail2ban-server >/dev/null 2>&1 || systemctl mask -q fail2ban; \
+		command -v prometheus >/dev/null 2>&1 || systemctl mask -q prometheus; \
+		command -v prometheus-alertmanager >/dev/null 2>&1 || systemctl mask -q prometheus-alertmanager; fi
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server debootstrap rpm systemd-analyze shellcheck prometheus promtool prometheus-alertmanager,iptables ipset nftables util-linux gcc libc6-dev fail2ban debootstrap rpm systemd shellcheck prometheus prometheus-alertmanager,exit 1)
+
+tools-pictures:
+	$(call need,node npm chromium,nodejs npm chromium,exit 1)
