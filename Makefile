@@ -49,7 +49,7 @@ dashboard:
 
 pictures: tools-test tools-pictures
 	cd dashboards/pictures && npm ci --no-audit --no-fund && npm run build
-	$(GO) test -count=1 -timeout 30m ./dashboards -run TestDashboardAndAlertsTellTheTruth -pictures
+	$(GO) test -count=1 -timeout 30m -tags pictures -run TestPictures ./dashboards
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon

@@ -72,7 +72,7 @@ type Panel struct {
 	ID              int          `json:"id"`
 	Links           []link       `json:"links,omitempty"`
 	Options         object       `json:"options,omitempty"`
-	Panels          []*Panel     `json:"panels,omitempty"` // of a collapsed row
+	Panels          []*Panel     `json:"panels,omitzero"` // of a collapsed row
 	Targets         []Target     `json:"targets,omitempty"`
 	Title           string       `json:"title"`
 	Transformations []object     `json:"transformations,omitempty"`
@@ -197,7 +197,10 @@ func (p *Panel) stacked() *Panel {
 	return p.custom("stacking", object{"group": "A", "mode": "normal"}).custom("fillOpacity", 40)
 }
 
-func (p *Panel) def(key string, value any) *Panel { p.FieldConfig.Defaults[key] = value; return p }
+func (p *Panel) ceiling(top float64) *Panel { p.FieldConfig.Defaults["max"] = top; return p }
+
+// signed is of values that may be below zero.
+func (p *Panel) signed() *Panel { delete(p.FieldConfig.Defaults, "min"); return p }
 
 func (p *Panel) option(key string, value any) *Panel { p.Options[key] = value; return p }
 

@@ -53,7 +53,7 @@ func fsban() dashboard {
 		Annotations: object{"list": []object{}},
 		Links:       []link{linkTo("Runbook", runbook)},
 		Templating: object{"list": []object{
-			{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1, "regex": "", "multi": false, "includeAll": false, "hide": 0, "options": []object{}, "current": object{}},
+			{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1, "regex": "", "multi": false, "includeAll": false, "hide": 0, "options": []object{}},
 			variable("instance", "Instance", "Which fsban. What is shown of several is their sum, or the worst of them.", `label_values(fsban_build_info, instance)`),
 			variable("profile", "Profile", "Which profile of sofia. It chooses attempts; a ban holds for all of them.", `label_values(fsban_profile_attempts_total{instance=~"$instance"}, profile)`),
 			{"name": "runbook", "type": "constant", "query": "docs/runbook.md", "hide": 2, "skipUrlSync": true, "options": []object{}, "current": object{"text": "docs/runbook.md", "value": "docs/runbook.md"}, "description": "Where you publish docs/runbook.md."},
@@ -65,7 +65,7 @@ func fsban() dashboard {
 func variable(name, label, description, query string) object {
 	return object{
 		"name": name, "label": label, "description": description, "type": "query", "datasource": datasource,
-		"definition": query, "query": object{"query": query, "refId": name}, "refresh": 2, "sort": 1, "regex": "", "hide": 0, "options": []object{},
+		"query": object{"query": query, "refId": name}, "refresh": 2, "sort": 1, "regex": "", "hide": 0, "options": []object{},
 		"multi": true, "includeAll": true, "allValue": ".*", "current": object{"text": []string{"All"}, "value": []string{"$__all"}},
 	}
 }

@@ -164,7 +164,7 @@ func sources(l *layout) {
 			query("{{source}}", "min by (source) (time() - ("+sel("fsban_source_last_attempt_timestamp_seconds")+" > 0))").
 			query("any event", "min(time() - ("+sel("fsban_last_event_timestamp_seconds")+" > 0))").size(8, 8).alerts("FsbanSourceSilent"),
 		lines("FreeSWITCH's clock", "FreeSWITCH's clock minus fsban's. Beyond 60 s the times of events are not believed.", "s", "no event yet").
-			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).def("min", nil).thresholds(orange, step{-2, green}, step{2, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
+			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).signed().thresholds(orange, step{-2, green}, step{2, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
 		lines("Calls", "FreeSWITCH's own word: calls that stand, and new ones a second.", "short", "no heartbeat yet").
 			query("calls", "sum("+sel("fsban_freeswitch_sessions")+")").
 			query("limit", "sum("+sel("fsban_freeswitch_sessions_limit")+")").
@@ -202,7 +202,7 @@ func kernel(l *layout) {
 			query("attempts", "60 * sum(rate("+sel("fsban_attempts_while_banned_total")+"[$__rate_interval]))").
 			query("bans", "60 * sum(rate("+sel("fsban_bans_total")+"[$__rate_interval]))").colors("attempts", red, "bans", grey).size(8, 8).alerts("FsbanBannedStillSeen"),
 		lines("How full the sets are", "Entries of the kernel's sets, as a share of what fits (firewall.max_bans).", "percentunit", "unknown").
-			query("{{family}}", "max by (family) ("+sel("fsban_firewall_set_entries")+" / "+sel("fsban_firewall_set_limit")+")").colors("ipv4", blue, "ipv6", purple).def("max", 1).
+			query("{{family}}", "max by (family) ("+sel("fsban_firewall_set_entries")+" / "+sel("fsban_firewall_set_limit")+")").colors("ipv4", blue, "ipv6", purple).ceiling(1).
 			size(6, 8).alerts("FsbanSetNearlyFull"),
 		lines("Operations on the kernel", "How long they take, p99, by operation.", "s", "none").
 			query("{{operation}}", "histogram_quantile(0.99, sum by (le, operation) (rate("+sel("fsban_firewall_operation_seconds_bucket")+"[$__rate_interval])))").custom("showPoints", "always").size(6, 8),
@@ -225,7 +225,7 @@ func guards(l *layout) {
 			query("journal", "sum(increase("+sel("fsban_journal_lost_total")+"[$__rate_interval]))").
 			query("state file", "sum(increase("+sel("fsban_ledger_failures_total")+"[$__rate_interval]))").size(8, 6).alerts("FsbanStateNotWritten"),
 		lines("FreeSWITCH's CPU", "The share of its CPU that is idle, as its heartbeat tells.", "percentunit", "no heartbeat yet").
-			query("{{instance}}", sel("fsban_freeswitch_idle_cpu_ratio")).def("max", 1).size(8, 6),
+			query("{{instance}}", sel("fsban_freeswitch_idle_cpu_ratio")).ceiling(1).size(8, 6),
 		lines("fsban's memory", "Resident memory.", "bytes", "unknown").
 			query("{{instance}}", `process_resident_memory_bytes{instance=~"$instance"} and on (instance) fsban_build_info`).size(8, 6),
 		lines("fsban's CPU", "Of one core.", "percentunit", "unknown").
@@ -266,7 +266,7 @@ func fleet(l *layout) {
 		lines("Lag", "The age of the last entry when it was read.", "s", none).
 			query("{{instance}}", sel("fsban_fleet_lag_seconds")).size(8, 7),
 		lines("Clocks", "How far each node's clock and Redis' differ.", "s", none).
-			query("{{instance}}", sel("fsban_fleet_clock_skew_seconds")).def("min", nil).size(8, 7).alerts("FsbanClockSkew"),
+			query("{{instance}}", sel("fsban_fleet_clock_skew_seconds")).signed().size(8, 7).alerts("FsbanClockSkew"),
 		lines("Sent", "Entries a minute, by what they are.", perMinute, none).
 			query("{{what}}", minutely("what", sel("fsban_fleet_sent_total"))).stacked().size(8, 7),
 		lines("Received", "Entries a minute, by what they are.", perMinute, none).

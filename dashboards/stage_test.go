@@ -33,7 +33,9 @@ import (
 type stage struct {
 	t      *testing.T
 	dir    string
+	door   *net.UDPConn // FreeSWITCH's SIP port
 	guards []*guard
+	names  []string // of the guards, as instances; none: their addresses, and one that nobody listens on
 }
 
 // A guard is an fsban and its FreeSWITCH.
@@ -49,7 +51,7 @@ type guard struct {
 const (
 	prometheusAddr   = "127.0.0.1:9090"
 	alertmanagerAddr = "127.0.0.1:9093"
-	silent           = "127.0.0.1:9739" // where no fsban answers
+	silent           = "127.0.0.1:9738" // where no fsban answers
 	switchAddr       = "192.0.2.10"
 	patience         = 30 * time.Second // the machine may be busy
 )
@@ -65,7 +67,12 @@ func newStage(t *testing.T) *stage {
 	if err := netns.Assign(netip.MustParsePrefix(switchAddr+"/32"), netip.MustParsePrefix("203.0.113.254/24")); err != nil {
 		t.Fatal(err)
 	}
-	return &stage{t: t, dir: dir}
+	door, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(switchAddr), Port: 5060})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = door.Close() })
+	return &stage{t: t, dir: dir, door: door}
 }
 
 // guard starts an fsban and its FreeSWITCH.
@@ -141,8 +148,15 @@ func (s *stage) run(name string, args ...string) {
 func (s *stage) watch(rules ...string) {
 	s.t.Helper()
 	var targets, files []string
-	for _, g := range s.guards {
-		targets = append(targets, g.listen)
+	for i, g := range s.guards {
+		target := fmt.Sprintf("{targets: [%q]}", g.listen)
+		if s.names != nil {
+			target = fmt.Sprintf("{targets: [%q], labels: {instance: %q}}", g.listen, s.names[i])
+		}
+		targets = append(targets, target)
+	}
+	if s.names == nil {
+		targets = append(targets, fmt.Sprintf("{targets: [%q]}", silent))
 	}
 	for i, text := range rules {
 		name := fmt.Sprintf("%d.rules.yaml", i)
@@ -153,8 +167,8 @@ func (s *stage) watch(rules ...string) {
 global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}
 rule_files: [%s]
 alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
-scrape_configs: [{job_name: fsban, static_configs: [{targets: [%s, %q]}]}]
-`, strings.Join(files, ", "), alertmanagerAddr, strings.Join(targets, ", "), silent))
+scrape_configs: [{job_name: fsban, static_configs: [%s]}]
+`, strings.Join(files, ", "), alertmanagerAddr, strings.Join(targets, ", ")))
 	s.write("alertmanager.yml", "route: {receiver: nobody, group_wait: 0s}\nreceivers: [{name: nobody}]\n")
 	s.run("prometheus-alertmanager", "--config.file=alertmanager.yml", "--storage.path=alertmanager", "--web.listen-address="+alertmanagerAddr, "--cluster.listen-address=", "--log.level=warn")
 	s.run("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=prometheus", "--web.listen-address="+prometheusAddr, "--log.level=warn")
@@ -257,12 +271,7 @@ func (s *stage) value(expr string) (float64, error) {
 // knock sends datagrams to FreeSWITCH's SIP port, and returns how many arrived.
 func (s *stage) knock(from string, times int) (arrived int) {
 	s.t.Helper()
-	door, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(switchAddr), Port: 5060})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() { _ = door.Close() }()
-	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, door.LocalAddr().(*net.UDPAddr))
+	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, s.door.LocalAddr().(*net.UDPAddr))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -272,8 +281,8 @@ func (s *stage) knock(from string, times int) (arrived int) {
 			s.t.Fatal(err)
 		}
 		// On loopback a datagram is at the listener, or dropped, before Write returns.
-		_ = door.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		if _, err := door.Read(make([]byte, 100)); err == nil {
+		_ = s.door.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := s.door.Read(make([]byte, 100)); err == nil {
 			arrived++
 		}
 	}
