@@ -134,14 +134,11 @@ func states(title, description, none string) *Panel {
 	return p
 }
 
-// query adds a query over time; for tiles the value at the end is shown.
+// query adds a query: of now for tiles and tables, over time for the others.
 func (p *Panel) query(legend, expr string) *Panel {
 	t := Target{Datasource: datasource, EditorMode: "code", Expr: expr, LegendFormat: legend, RefID: string(rune('A' + len(p.Targets)))}
-	if p.Type == "table" || strings.Contains(expr, "$__range]") {
-		t.Instant = true
-	} else {
-		t.Range = true
-	}
+	t.Instant = p.Type == "table" || p.Type == "stat"
+	t.Range = !t.Instant
 	if p.Type == "table" {
 		t.Format = "table"
 	}
@@ -205,7 +202,12 @@ func (p *Panel) signed() *Panel { delete(p.FieldConfig.Defaults, "min"); return 
 func (p *Panel) option(key string, value any) *Panel { p.Options[key] = value; return p }
 
 // spark draws the course of a number behind it.
-func (p *Panel) spark() *Panel { return p.option("graphMode", "area") }
+func (p *Panel) spark() *Panel {
+	for i := range p.Targets {
+		p.Targets[i].Instant, p.Targets[i].Range = false, true
+	}
+	return p.option("graphMode", "area")
+}
 
 func (p *Panel) size(w, h int) *Panel { p.GridPos.W, p.GridPos.H = w, h; return p }
 

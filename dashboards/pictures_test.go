@@ -19,7 +19,7 @@ import (
 )
 
 // playing is how long the pictures' attack lasts.
-const playing = 40 * time.Second
+const playing = 5 * time.Minute
 
 // TestPictures plays attacks at two fsbans for some minutes, with real packets, and has dashboards/pictures draw what
 // Prometheus knows of them. `make pictures` runs it: it proves nothing.

@@ -94,14 +94,14 @@ func firstLook(l *layout) {
 // needsMe lists the alerts that fire. Prometheus itself says which.
 func needsMe() *Panel {
 	p := newPanel("table", "What needs me", "The alerts that fire, the gravest first. Each has its chapter in the runbook.", "none", "nothing: no alert fires").
-		query("", `sort(label_replace(max by (alertname, instance, severity) (ALERTS{alertname=~"Fsban.+", alertstate="firing", instance=~"$instance|"}), "alert", "$1", "alertname", "Fsban(.+)"))`).
+		query("", "sort_desc(3 * "+firing("critical")+" or 2 * "+firing("warning")+" or "+firing("info")+")").
 		size(8, 9)
 	p.FieldConfig.Defaults["custom"] = object{"align": "auto", "cellOptions": object{"type": "auto"}, "inspect": false}
-	p.Options = object{"cellHeight": "sm", "frameIndex": 0, "showHeader": true, "sortBy": []object{{"displayName": "Severity", "desc": false}}}
+	p.Options = object{"cellHeight": "sm", "frameIndex": 0, "showHeader": true}
 	p.Transformations = []object{{"id": "organize", "options": object{
-		"excludeByName": object{"Time": true, "Value": true, "alertname": true},
-		"indexByName":   object{"severity": 0, "alert": 1, "instance": 2},
-		"renameByName":  object{"severity": "Severity", "alert": "Alert", "instance": "Instance"},
+		"excludeByName": object{"Time": true, "Value": true},
+		"indexByName":   object{"severity": 0, "alertname": 1, "instance": 2},
+		"renameByName":  object{"severity": "Severity", "alertname": "Alert", "instance": "Instance"},
 	}}}
 	p.override("Severity",
 		object{"id": "custom.width", "value": 80},
@@ -111,6 +111,11 @@ func needsMe() *Panel {
 		}}}})
 	p.Links = []link{linkTo("Runbook", runbook)}
 	return p
+}
+
+// firing are the alerts of a severity that fire.
+func firing(severity string) string {
+	return fmt.Sprintf(`max by (alertname, instance, severity) (ALERTS{alertname=~"Fsban.+", alertstate="firing", severity=%q, instance=~"$instance|"})`, severity)
 }
 
 func attacks(l *layout) {
@@ -239,16 +244,15 @@ func guards(l *layout) {
 }
 
 func versions() *Panel {
-	p := newPanel("table", "Versions", "Each fsban, and since when its configuration holds.", "none", "no fsban here: is it scraped?").
-		query("", `max by (instance, version, revision, goversion) (`+sel("fsban_build_info")+`) * on (instance) group_left max by (instance) (1000 * `+sel("fsban_config_last_reload_success_timestamp_seconds")+`)`).size(24, 5)
+	p := newPanel("table", "Versions", "Each fsban, and how it bans.", "none", "no fsban here: is it scraped?").
+		query("", "max by (instance, version, revision, goversion, backend) ("+sel("fsban_build_info")+" * on (instance) group_left (backend) "+sel("fsban_firewall_info")+")").size(24, 5)
 	p.FieldConfig.Defaults["custom"] = object{"align": "auto", "cellOptions": object{"type": "auto"}, "inspect": false}
 	p.Options = object{"cellHeight": "sm", "frameIndex": 0, "showHeader": true}
 	p.Transformations = []object{{"id": "organize", "options": object{
-		"excludeByName": object{"Time": true}, "indexByName": object{"instance": 0, "version": 1, "revision": 2, "goversion": 3, "Value": 4},
-		"renameByName": object{"instance": "Instance", "version": "Version", "revision": "Revision", "goversion": "Go", "Value": "Configuration of"},
+		"excludeByName": object{"Time": true, "Value": true}, "indexByName": object{"instance": 0, "version": 1, "revision": 2, "goversion": 3, "backend": 4},
+		"renameByName": object{"instance": "Instance", "version": "Version", "revision": "Revision", "goversion": "Go", "backend": "Firewall"},
 	}}}
-	p.override("Configuration of", object{"id": "unit", "value": "dateTimeAsIso"})
-	return p.alerts("FsbanReloadFailed")
+	return p
 }
 
 // fleet is for those who have one: without, its metrics are not there.

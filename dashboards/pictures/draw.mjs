@@ -7,7 +7,7 @@ import { chromium } from 'playwright-core';
 
 const [prometheus, from, to, directory] = process.argv.slice(2);
 const here = dirname(fileURLToPath(import.meta.url));
-const page = '<!doctype html><meta charset="utf-8"><title>fsban</title><body style="margin:0"><div id="root"></div><script src="/page.js"></script>';
+const page = '<!doctype html><meta charset="utf-8"><title>fsban</title><link rel="stylesheet" href="/page.css"><body style="margin:0"><div id="root"></div><script type="module" src="/page.js"></script>';
 
 const server = createServer(async (request, response) => {
   if (request.url.startsWith('/api/')) {
@@ -15,6 +15,8 @@ const server = createServer(async (request, response) => {
     response.writeHead(answer.status, { 'Content-Type': 'application/json' }).end(await answer.text());
   } else if (request.url === '/page.js') {
     response.writeHead(200, { 'Content-Type': 'text/javascript' }).end(readFileSync(join(here, 'build/page.js')));
+  } else if (request.url === '/page.css') {
+    response.writeHead(200, { 'Content-Type': 'text/css' }).end(readFileSync(join(here, 'build/page.css')));
   } else if (request.url.startsWith('/?')) {
     response.writeHead(200, { 'Content-Type': 'text/html' }).end(page);
   } else {
@@ -36,7 +38,7 @@ const browser = await chromium.launch({
 });
 let bad = 0;
 for (const [name, how] of Object.entries({
-  'first-look-light': 'mode=light&rows=first', 'first-look-dark': 'mode=dark&rows=first', 'rows-light': 'mode=light&rows=rest', 'rows-dark': 'mode=dark&rows=rest',
+  'first-look-light': 'mode=light&rows=first', 'first-look-dark': 'mode=dark&rows=first', 'rows-light': 'mode=light&rows=rest',
   'phone-light': 'mode=light&rows=first&phone=1', 'phone-dark': 'mode=dark&rows=first&phone=1',
 })) {
   const tab = await browser.newPage({ viewport: { width: how.includes('phone') ? 412 : 1600, height: 900 } });

@@ -1,12 +1,14 @@
 // A page that draws fsban's dashboard with Grafana's own components and the answers of a real Prometheus. It knows of
 // Grafana what this dashboard uses: four kinds of panels, of which Grafana does not publish the state timeline, which is
 // drawn here by hand.
-import { FieldType, createTheme, dateTime, getDisplayProcessor, reduceField, toDataFrame } from '@grafana/data';
+import { EventBusSrv, FieldType, createTheme, dateTime, getDisplayProcessor, reduceField, toDataFrame } from '@grafana/data';
 import type { DataFrame, Field, TimeRange } from '@grafana/data';
+import { initPluginTranslations } from '@grafana/i18n';
 import { BigValue, BigValueColorMode, BigValueGraphMode, BigValueJustifyMode, GlobalStyles, PanelChrome, PanelContextProvider, Table, ThemeContext, TimeSeries } from '@grafana/ui';
 import { useEffect, useState } from 'react';
 import type { ReactNode } from 'react';
 import { createRoot } from 'react-dom/client';
+import 'uplot/dist/uPlot.min.css';
 
 import fsban from '../fsban.json';
 
@@ -90,7 +92,9 @@ function configure(panel: AnyPanel, frame: DataFrame) {
     }
     config.thresholds?.steps?.forEach((s: any) => { s.value ??= -Infinity; });
     field.config = config;
-    field.state = { seriesIndex: i - 1 };
+    const numbers = field.values.filter((v: any) => typeof v === 'number');
+    const min = Math.min(...numbers), max = Math.max(...numbers);
+    field.state = { seriesIndex: i - 1, range: { min, max, delta: max - min } };
     field.display = getDisplayProcessor({ field, theme });
   });
 }
@@ -121,10 +125,9 @@ function useFrames(panel: AnyPanel): DataFrame[] | undefined {
 function tableOf(panel: AnyPanel, answers: Answer[]): DataFrame {
   const { excludeByName = {}, indexByName = {}, renameByName = {} } = panel.transformations[0].options;
   const columns = Object.keys(indexByName).filter((c) => !excludeByName[c]).sort((a, b) => indexByName[a] - indexByName[b]);
-  const rows = [...answers].sort((a, b) => (a.metric.severity ?? '').localeCompare(b.metric.severity ?? '') || (a.metric.alert ?? '').localeCompare(b.metric.alert ?? ''));
   const frame = toDataFrame({ fields: columns.map((c) => ({
     name: renameByName[c] ?? c, type: c === 'Value' ? FieldType.number : FieldType.string, config: {},
-    values: rows.map((r) => (c === 'Value' ? Number(r.value![1]) : r.metric[c] ?? '')),
+    values: answers.map((r) => (c === 'Value' ? Number(r.value![1]) : r.metric[c] ?? '')),
   })) });
   configure(panel, frame);
   return frame;
@@ -219,7 +222,7 @@ function Content({ panel, width, height }: { panel: AnyPanel; width: number; hei
 const unit = 38, gap = 8;
 
 function Board() {
-  const width = phone ? 412 : 1600;
+  const width = phone ? 412 : query.get('rows') === 'rest' ? 1400 : 1600;
   const panels: AnyPanel[] = [];
   for (const p of fsban.panels as AnyPanel[]) {
     if (query.get('rows') === 'first' && p.type === 'row') {
@@ -252,9 +255,10 @@ function Board() {
 
 const firstRow = () => (fsban.panels as AnyPanel[]).find((p) => p.type === 'row').gridPos.y;
 
+await initPluginTranslations('fsban-pictures');
 createRoot(document.getElementById('root')!).render(
   <ThemeContext.Provider value={theme}>
-    <PanelContextProvider value={{ eventsScope: 'global', eventBus: { publish() {}, getStream: () => ({ subscribe: () => ({ unsubscribe() {} }) }), subscribe: () => ({ unsubscribe() {} }), removeAllListeners() {}, newScopedBus() { return this; } } as any }}>
+    <PanelContextProvider value={{ eventsScope: 'global', eventBus: new EventBusSrv() } as any}>
       <GlobalStyles />
       <Board />
     </PanelContextProvider>
