@@ -115,7 +115,7 @@ func lines(title, description, unit, none string) *Panel {
 	p.FieldConfig.Defaults["color"] = object{"mode": "palette-classic"}
 	p.FieldConfig.Defaults["min"] = 0
 	p.Options = object{
-		"legend":  object{"calcs": []string{"lastNotNull", "max"}, "displayMode": "table", "placement": "bottom", "showLegend": true},
+		"legend":  object{"calcs": []string{}, "displayMode": "list", "placement": "bottom", "showLegend": true},
 		"tooltip": object{"mode": "multi", "sort": "desc"},
 	}
 	return p

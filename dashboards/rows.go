@@ -169,12 +169,11 @@ func sources(l *layout) {
 			query("{{source}}", "min by (source) (time() - ("+sel("fsban_source_last_attempt_timestamp_seconds")+" > 0))").
 			query("any event", "min(time() - ("+sel("fsban_last_event_timestamp_seconds")+" > 0))").size(8, 8).alerts("FsbanSourceSilent"),
 		lines("FreeSWITCH's clock", "FreeSWITCH's clock minus fsban's. Beyond 60 s the times of events are not believed.", "s", "no event yet").
-			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).signed().thresholds(orange, step{-2, green}, step{2, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
+			query("{{instance}}", sel("fsban_freeswitch_clock_offset_seconds")).signed().custom("fillOpacity", 0).thresholds(orange, step{-2, green}, step{2, orange}).colored().size(8, 8).alerts("FsbanClockSkew"),
 		lines("Calls", "FreeSWITCH's own word: calls that stand, and new ones a second.", "short", "no heartbeat yet").
 			query("calls", "sum("+sel("fsban_freeswitch_sessions")+")").
-			query("limit", "sum("+sel("fsban_freeswitch_sessions_limit")+")").
 			query("new a second", "sum("+sel("fsban_freeswitch_sessions_per_second")+")").
-			colors("calls", blue, "limit", grey, "new a second", green).custom("fillOpacity", 0).size(8, 8),
+			colors("calls", blue, "new a second", green).custom("fillOpacity", 0).size(8, 8),
 		lines("What came over the event socket", "Events a minute, by what became of them. no_attempt: understood, and nothing to count. no_address and not_understood should not be.", perMinute, "nothing").
 			query("{{outcome}}", minutely("outcome", sel("fsban_events_total"))).
 			colors("attempt", red, "no_attempt", green, "not_understood", orange, "clock_adrift", yellow).size(8, 8),

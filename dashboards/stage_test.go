@@ -40,12 +40,11 @@ type stage struct {
 
 // A guard is an fsban and its FreeSWITCH.
 type guard struct {
-	fs      *fakeswitch.Switch
-	hangUp  context.CancelFunc // FreeSWITCH ends
-	listen  string             // of fsban's metrics
-	cfg     config.Config
-	log     *logBuffer
-	ctiFile string
+	fs     *fakeswitch.Switch
+	hangUp context.CancelFunc // FreeSWITCH ends
+	listen string             // of fsban's metrics
+	cfg    config.Config
+	log    *logBuffer
 }
 
 const (
@@ -56,7 +55,7 @@ const (
 	patience         = 30 * time.Second // the machine may be busy
 )
 
-// newStage makes the addresses of the play: 203.0.113.0/24, 198.18.0.0/15 and some IPv6 are strangers.
+// newStage makes the addresses of the play: 203.0.113.0/24 are strangers who send packets.
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fsban") // t.TempDir is too long for a socket

@@ -128,8 +128,12 @@ func immediate(rules string) string {
 // all tells what is not as it should be.
 func (s *stage) all(want map[string]float64) error {
 	for expr, w := range want {
-		if got, err := s.value(expr); err != nil || got != w {
-			return fmt.Errorf("%s: %v, want %v (%v)", expr, got, w, err)
+		got, err := s.value(expr)
+		if err != nil {
+			return err
+		}
+		if got != w {
+			return fmt.Errorf("%s: %v, want %v", expr, got, w)
 		}
 	}
 	return nil
@@ -296,7 +300,7 @@ func tilesAreRight(s *stage, at string) {
 	}
 }
 
-// rulesAnswer runs the expression of each rule, and each comparison's left side, so that a rule which cannot fire is noticed.
+// rulesAnswer waits until Prometheus has run each rule, and none has failed.
 func rulesAnswer(s *stage) {
 	s.t.Helper()
 	var health struct {

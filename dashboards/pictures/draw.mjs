@@ -38,7 +38,7 @@ const browser = await chromium.launch({
 });
 let bad = 0;
 for (const [name, how] of Object.entries({
-  'first-look-light': 'mode=light&rows=first', 'first-look-dark': 'mode=dark&rows=first', 'rows-light': 'mode=light&rows=rest',
+  'first-look-light': 'mode=light&rows=first', 'first-look-dark': 'mode=dark&rows=first', 'rows-1': 'mode=light&rows=upper', 'rows-2': 'mode=light&rows=lower',
   'phone-light': 'mode=light&rows=first&phone=1', 'phone-dark': 'mode=dark&rows=first&phone=1',
 })) {
   const tab = await browser.newPage({ viewport: { width: how.includes('phone') ? 412 : 1600, height: 900 } });

@@ -222,17 +222,12 @@ function Content({ panel, width, height }: { panel: AnyPanel; width: number; hei
 const unit = 38, gap = 8;
 
 function Board() {
-  const width = phone ? 412 : query.get('rows') === 'rest' ? 1400 : 1600;
-  const panels: AnyPanel[] = [];
-  for (const p of fsban.panels as AnyPanel[]) {
-    if (query.get('rows') === 'first' && p.type === 'row') {
-      break;
-    }
-    panels.push(p);
-  }
-  const shown = panels.filter((p) => query.get('rows') !== 'rest' || p.gridPos.y >= firstRow());
+  const width = phone ? 412 : query.get('rows') !== 'first' ? 1400 : 1600;
+  const begins = (title: string) => (fsban.panels as AnyPanel[]).find((p) => p.type === 'row' && p.title === title)?.gridPos.y ?? Infinity;
+  const [top, end] = { first: [0, begins('Attacks')], upper: [begins('Attacks'), begins('Kernel')], lower: [begins('Kernel'), Infinity] }[query.get('rows')!]!;
+  const shown = (fsban.panels as AnyPanel[]).filter((p) => p.gridPos.y >= top && p.gridPos.y < end);
   (window as any).pending = shown.filter((p) => p.type !== 'row').length;
-  const column = (width - 2 * gap) / 24, top = query.get('rows') === 'rest' ? firstRow() : 0;
+  const column = (width - 2 * gap) / 24;
   const place = (p: AnyPanel, i: number): React.CSSProperties => phone
     ? { width: width - 2 * gap, height: p.type === 'row' ? 30 : p.gridPos.h * unit - gap, marginBottom: gap }
     : { position: 'absolute', left: gap + p.gridPos.x * column, top: gap + (p.gridPos.y - top) * unit, width: p.gridPos.w * column - gap, height: p.gridPos.h * unit - gap };
@@ -252,8 +247,6 @@ function Board() {
     </div>
   );
 }
-
-const firstRow = () => (fsban.panels as AnyPanel[]).find((p) => p.type === 'row').gridPos.y;
 
 await initPluginTranslations('fsban-pictures');
 createRoot(document.getElementById('root')!).render(
