@@ -266,19 +266,22 @@ func fleet(l *layout) {
 			query("{{instance}}", sel("fsban_fleet_nodes")).custom("fillOpacity", 0).size(8, 7),
 		lines("Behind", "How far each node is behind what stands in Redis: entries not read yet.", "short", none).
 			query("{{instance}}", sel("fsban_fleet_behind")).size(8, 7).alerts("FsbanFleetOutOfStep"),
-		lines("Lag", "The age of the last entry when it was read.", "s", none).
-			query("{{instance}}", sel("fsban_fleet_lag_seconds")).size(8, 7),
+		lines("Waiting", "What waits to be said to the fleet, and bans of other nodes that wait because too many came at once.", "short", none).
+			query("to be said", "sum("+sel("fsban_fleet_queue")+")").
+			query("bans of others", "sum("+sel("fsban_fleet_waiting")+")").colors("to be said", blue, "bans of others", orange).size(8, 7),
 		lines("Clocks", "How far each node's clock and Redis' differ.", "s", none).
 			query("{{instance}}", sel("fsban_fleet_clock_skew_seconds")).signed().size(8, 7).alerts("FsbanClockSkew"),
 		lines("Sent", "Entries a minute, by what they are.", perMinute, none).
 			query("{{what}}", minutely("what", sel("fsban_fleet_sent_total"))).stacked().size(8, 7),
 		lines("Received", "Entries a minute, by what they are.", perMinute, none).
 			query("{{what}}", minutely("what", sel("fsban_fleet_received_total"))).stacked().size(8, 7),
-		lines("Trouble", "Entries not taken, by reason; entries lost because the queue was full; errors, and full exchanges: in the time of one point. And what waits to be sent, now.", "short", none).
+		lines("Trouble", "In the time of one point: entries not taken, by reason; what was lost because the queue or Redis had no room, or before it was read; errors, and full exchanges.", "short", none).
 			query("{{reason}}", "sum by (reason) (increase("+sel("fsban_fleet_refused_total")+"[$__rate_interval])) > 0").
 			query("lost: queue full", "sum(increase("+sel("fsban_fleet_queue_dropped_total")+"[$__rate_interval]))").
+			query("lost: Redis full", "sum(increase("+sel("fsban_fleet_full_total")+"[$__rate_interval]))").
+			query("lost: not read in time", "sum(increase("+sel("fsban_fleet_gaps_total")+"[$__rate_interval]))").
 			query("errors", "sum(increase("+sel("fsban_fleet_errors_total")+"[$__rate_interval]))").
 			query("full exchanges", "sum(increase("+sel("fsban_fleet_resyncs_total")+"[$__rate_interval]))").
-			query("waiting", "sum("+sel("fsban_fleet_queue")+")").colors("lost: queue full", red, "errors", orange, "waiting", blue).size(8, 7).alerts("FsbanFleetOutOfStep"),
+			colors("lost: queue full", red, "lost: Redis full", red, "lost: not read in time", red, "errors", orange, "full exchanges", blue).size(8, 7).alerts("FsbanFleetOutOfStep"),
 	)
 }
