@@ -69,10 +69,11 @@ const (
 	CTILog                 // the file that mod_cti writes
 	CTIEvent               // mod_cti's CUSTOM events on the event socket
 	ESLLog                 // FreeSWITCH's log, as the event socket sends it
+	Fleet                  // another node
 	NumSources
 )
 
-var sourceNames = [NumSources]string{"event", "operator", "kernel", "cti_log", "cti_event", "esl_log"}
+var sourceNames = [NumSources]string{"event", "operator", "kernel", "cti_log", "cti_event", "esl_log", "fleet"}
 
 func (s Source) String() string { return sourceNames[s] }
 
