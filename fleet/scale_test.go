@@ -1,0 +1,184 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fsban/internal/redisserver"
+	"fsban/policy"
+)
+
+// A crowd is many nodes that do nothing but count what they are told.
+type crowd struct {
+	nodes []*Fleet
+	taken atomic.Int64 // statements that are no attempts, by all together
+	tries atomic.Int64 // attempts
+}
+
+func newCrowd(tb testing.TB, redis *redisserver.Server, n int) *crowd {
+	tb.Helper()
+	c := &crowd{nodes: make([]*Fleet, n)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	for i := range c.nodes {
+		c.nodes[i] = New(Options{
+			Addrs: []string{redis.Socket}, Name: "crowd", Node: fmt.Sprint("node", i),
+			Take: func(_ context.Context, b Batch) error {
+				for j := range b.Statements {
+					if b.Statements[j].What == Attempt {
+						c.tries.Add(int64(b.Statements[j].Times))
+					} else if !b.Sync {
+						c.taken.Add(1)
+					}
+				}
+				return nil
+			},
+			Current: func(context.Context, func(Statement)) error { return nil },
+			Self:    func() Node { return Node{Version: "v0.1.0", Speaks: []string{"event", "esl_log"}, Share: "failures"} },
+		})
+		group.Go(func() { _ = c.nodes[i].Run(ctx) })
+	}
+	tb.Cleanup(func() {
+		cancel()
+		group.Wait()
+	})
+	for deadline := time.Now().Add(2 * time.Minute); slices.ContainsFunc(c.nodes, func(f *Fleet) bool { return !f.Status().InStep }); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%d nodes are never in step: %+v", n, c.nodes[0].Status())
+		}
+	}
+	return c
+}
+
+func waitFor(tb testing.TB, what string, got *atomic.Int64, want int64) {
+	tb.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); got.Load() < want; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: %d of %d", what, got.Load(), want)
+		}
+	}
+	if got.Load() != want {
+		tb.Errorf("%s: %d, want %d", what, got.Load(), want)
+	}
+}
+
+// usage is what Redis says of itself.
+type usage struct{ in, out, commands, memory, cpu float64 }
+
+func usageOf(tb testing.TB, f *Fleet) (u usage) {
+	tb.Helper()
+	text, err := f.out.Info(context.Background()).Result()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		n, _ := strconv.ParseFloat(value, 64)
+		switch name {
+		case "total_net_input_bytes":
+			u.in = n
+		case "total_net_output_bytes":
+			u.out = n
+		case "total_commands_processed":
+			u.commands = n
+		case "used_memory":
+			u.memory = n
+		case "used_cpu_user", "used_cpu_sys":
+			u.cpu += n
+		}
+	}
+	return u
+}
+
+func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)}) }
+
+func banOf(f *Fleet, addr netip.Addr) Statement {
+	now := time.Now()
+	return Statement{
+		What: Ban, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Since: now, Until: now.Add(24 * time.Hour), Rule: "auth", Source: "event", Count: 5, Offence: 1,
+	}
+}
+
+func attemptOf(f *Fleet, addr netip.Addr) Statement {
+	return Statement{What: Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Times: 1, Attempt: policy.Attempt{
+		Addr: addr, At: time.Now(), Kind: policy.AuthFailure, Method: policy.Register, User: "1000", Domain: "sip.example.org", Profile: "internal", UserAgent: "friendly-scanner",
+	}}
+}
+
+func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
+	redis := redisserver.Start(t)
+	const nodes, each = 8, 50
+	c := newCrowd(t, redis, nodes)
+	for i := range each {
+		for n, f := range c.nodes {
+			f.Say(banOf(f, address(i*nodes+n)))
+			f.Say(attemptOf(f, address(i*nodes+n)))
+		}
+	}
+	waitFor(t, "bans, one's own included", &c.taken, nodes*nodes*each)
+	waitFor(t, "attempts of others", &c.tries, nodes*(nodes-1)*each)
+}
+
+// BenchmarkNodes tells what a fleet costs Redis: at rest, each ban and each failure that comes alone, which is the dearest way.
+func BenchmarkNodes(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			redis := redisserver.Start(b, "--maxclients", "20000")
+			c := newCrowd(b, redis, n)
+			f := c.nodes[0]
+			const rest, each = 20 * time.Second, 50
+			at := usageOf(b, f)
+			time.Sleep(rest)
+			u := usageOf(b, f)
+			b.ReportMetric((u.in-at.in)/rest.Seconds()/1000, "rest-in-kB/s")
+			b.ReportMetric((u.out-at.out)/rest.Seconds()/1000, "rest-out-kB/s")
+			b.ReportMetric((u.commands-at.commands)/rest.Seconds(), "rest-commands/s")
+			b.ReportMetric((u.cpu-at.cpu)/rest.Seconds()*100, "rest-cpu-%")
+			b.ReportMetric(u.memory/1e6, "MB-memory")
+			at = u
+			for i := range each {
+				c.nodes[i%n].Say(banOf(c.nodes[i%n], address(i)))
+				waitFor(b, "bans", &c.taken, int64(n*(i+1)))
+			}
+			u = usageOf(b, f)
+			b.ReportMetric((u.in-at.in)/each/1000, "ban-in-kB")
+			b.ReportMetric((u.out-at.out)/each/1000, "ban-out-kB")
+			b.ReportMetric((u.cpu-at.cpu)/each*1000, "ban-cpu-ms")
+			at = u
+			for i := range each {
+				c.nodes[i%n].Say(attemptOf(c.nodes[i%n], address(i)))
+				waitFor(b, "failures", &c.tries, int64((n-1)*(i+1)))
+			}
+			u = usageOf(b, f)
+			b.ReportMetric((u.out-at.out)/each/1000, "failure-out-kB")
+			b.ReportMetric((u.cpu-at.cpu)/each*1000, "failure-cpu-ms")
+		})
+	}
+}
+
+// BenchmarkMemory tells what 10,000 bans take in Redis, told in full batches.
+func BenchmarkMemory(b *testing.B) {
+	redis := redisserver.Start(b)
+	c := newCrowd(b, redis, 1)
+	f := c.nodes[0]
+	const many = 10_000
+	at := usageOf(b, f)
+	for i := range many {
+		f.Say(banOf(f, address(i)))
+	}
+	waitFor(b, "bans", &c.taken, many)
+	b.ReportMetric((usageOf(b, f).memory-at.memory)/many, "B/ban")
+	log, err := f.out.MemoryUsage(context.Background(), f.keys.log, 0).Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(log)/many, "B/ban-log")
+}

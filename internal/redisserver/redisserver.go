@@ -1,0 +1,213 @@
+// Package redisserver runs Debian's redis-server for tests, and stands between it and those who use it.
+package redisserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A tester is what is needed of a *testing.T.
+type tester interface {
+	Helper()
+	Cleanup(func())
+	Fatalf(format string, args ...any)
+}
+
+// A Server is a redis-server of a test's own.
+type Server struct {
+	t      tester
+	Dir    string // where it keeps its files; remove them to have it start empty
+	Port   int
+	Socket string
+	args   []string
+	cmd    *exec.Cmd
+	done   chan struct{}
+	out    *bytes.Buffer
+}
+
+// Start starts a server on loopback and on a unix socket, until the end of the test. args are options of redis-server.
+func Start(t tester, args ...string) *Server {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fsredis") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	s := &Server{t: t, Dir: dir, Port: freePort(t), Socket: filepath.Join(dir, "s"), args: args}
+	t.Cleanup(func() {
+		s.Kill()
+		_ = os.RemoveAll(dir)
+	})
+	s.Restart()
+	return s
+}
+
+func freePort(t tester) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Addr is where it listens.
+func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
+
+// Restart starts it again after Kill.
+func (s *Server) Restart() {
+	s.t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		s.t.Fatalf("this test needs the program redis-server, and fails without it: %v", err)
+	}
+	args := append([]string{
+		"--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--unixsocketperm", "777",
+		"--dir", s.Dir, "--save", "", "--appendonly", "no", "--enable-debug-command", "yes",
+	}, s.args...)
+	s.out = new(bytes.Buffer)
+	s.cmd = exec.Command(path, args...)
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatalf("redis-server: %v", err)
+	}
+	s.done = make(chan struct{})
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		defer close(done)
+		_ = cmd.Wait()
+	}(s.cmd, s.done)
+	for range 2000 {
+		conn, err := net.Dial("unix", s.Socket)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-s.done:
+			s.t.Fatalf("redis-server has ended:\n%s", s.out)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	s.t.Fatalf("redis-server does not answer:\n%s", s.out)
+}
+
+// Kill ends it at once; what it held is gone. Its socket goes, too.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill()
+	<-s.done
+	_ = os.Remove(s.Socket)
+}
+
+// Pause has it stand still until Resume.
+func (s *Server) Pause() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume has it go on.
+func (s *Server) Resume() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
+
+// A Proxy passes connections on to a server, unless it is cut.
+type Proxy struct {
+	listener net.Listener
+	mu       sync.Mutex
+	to       string
+	cut      bool
+	conns    map[net.Conn]bool
+	group    sync.WaitGroup
+}
+
+// NewProxy starts a proxy to the address, or unix socket, given.
+func NewProxy(t tester, to string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	p := &Proxy{listener: l, to: to, conns: make(map[net.Conn]bool)}
+	p.group.Go(p.serve)
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.Cut()
+		p.group.Wait()
+	})
+	return p
+}
+
+// Addr is where it listens.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Cut ends all connections, and takes no new ones until Heal.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = true
+	p.drop()
+}
+
+// Heal takes connections again.
+func (p *Proxy) Heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = false
+}
+
+// Redirect ends all connections; new ones go to another server.
+func (p *Proxy) Redirect(to string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.to = to
+	p.drop()
+}
+
+func (p *Proxy) drop() {
+	for c := range p.conns {
+		_ = c.Close()
+	}
+	clear(p.conns)
+}
+
+func (p *Proxy) serve() {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		network := "tcp"
+		if filepath.IsAbs(p.to) {
+			network = "unix"
+		}
+		var server net.Conn
+		err = errors.New("cut")
+		if !p.cut {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			server, err = new(net.Dialer).DialContext(ctx, network, p.to)
+			cancel()
+		}
+		if err != nil {
+			p.mu.Unlock()
+			_ = conn.Close()
+			continue
+		}
+		p.conns[conn], p.conns[server] = true, true
+		p.mu.Unlock()
+		pass := func(to, from net.Conn) {
+			_, _ = io.Copy(to, from)
+			_, _ = to.Close(), from.Close()
+		}
+		p.group.Go(func() { pass(conn, server) })
+		p.group.Go(func() { pass(server, conn) })
+	}
+}
+
+// String says which server it is.
+func (s *Server) String() string { return fmt.Sprintf("redis-server on %s", s.Addr()) }
