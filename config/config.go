@@ -5,6 +5,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -32,6 +33,7 @@ type Config struct {
 	Calls      Calls      `yaml:"calls"`
 	Policy     Policy     `yaml:"policy"`
 	Firewall   Firewall   `yaml:"firewall"`
+	Fleet      Fleet      `yaml:"fleet"`
 	State      State      `yaml:"state"`
 	Control    Control    `yaml:"control"`
 	HTTP       HTTP       `yaml:"http"`
@@ -195,6 +197,7 @@ func Default() Config {
 		Calls:      Calls{Contexts: []string{"public"}, DenyPrefix: []string{}, AllowPrefix: []string{}},
 		Policy:     defaultPolicy(),
 		Firewall:   Firewall{Backend: BackendAuto, Chains: []string{"raw/PREROUTING"}, Ports: []string{}, Target: string(firewall.Drop), MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
+		Fleet:      Fleet{Name: "fsban", Share: ShareBans},
 		State:      State{Directory: "/var/lib/fsban"},
 		Control:    Control{Socket: "/run/fsban/fsban.sock"},
 		HTTP:       HTTP{Listen: "127.0.0.1:9738"},
@@ -217,7 +220,7 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if err := c.resolvePassword(); err != nil {
+	if err := errors.Join(c.resolvePassword(), c.resolveFleetPassword()); err != nil {
 		return Config{}, err
 	}
 	return c, nil

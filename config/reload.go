@@ -32,6 +32,8 @@ var live = []string{
 var restart = []string{
 	"policy.ipv4_prefix", "policy.ipv6_prefix",
 	"firewall.backend", "firewall.chains", "firewall.ports", "firewall.target",
+	"fleet.redis", "fleet.sentinel", "fleet.cluster", "fleet.username", "fleet.password", "fleet.password_file",
+	"fleet.tls.ca_file", "fleet.tls.cert_file", "fleet.tls.key_file", "fleet.tls.server_name", "fleet.name", "fleet.node", "fleet.share",
 	"state.directory", "control.socket",
 	"http.listen", "http.web_config_file",
 }

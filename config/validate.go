@@ -26,6 +26,7 @@ func (c *Config) validate(problem report) {
 	c.FreeSWITCH.validate(problem)
 	c.Policy.validate(problem)
 	c.Firewall.validate(problem)
+	c.Fleet.validate(problem)
 	if p := c.CTILog.Path; p != "" && p != CTILogOff && !filepath.IsAbs(p) {
 		problem("cti_log.path", "%q is not an absolute path, nor %q", p, CTILogOff)
 	}
