@@ -8,11 +8,20 @@ import (
 
 // Amend gives the ban of prefix another end. It keeps the rest, evidence included.
 func (l *Ledger) Amend(prefix netip.Prefix, until time.Time) {
+	l.amend(prefix, func(b *Ban) { b.Until = until })
+}
+
+// Sign notes which node of a fleet has said that prefix is banned, and when. It keeps the rest, evidence included.
+func (l *Ledger) Sign(prefix netip.Prefix, node string, stamp int64) {
+	l.amend(prefix, func(b *Ban) { b.Node, b.Stamp = node, stamp })
+}
+
+func (l *Ledger) amend(prefix netip.Prefix, do func(*Ban)) {
 	whole, err := l.Load(prefix)
 	if err != nil && whole.Prefix != prefix { // it is not banned any more
 		return
 	}
-	whole.Until = until
+	do(&whole)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.bans[prefix]; ok {

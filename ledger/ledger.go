@@ -39,6 +39,9 @@ type Ban struct {
 	Offence  int              `json:"offence,omitempty"`  // the how manieth ban of this prefix, as far as is known
 	By       string           `json:"by,omitempty"`       // which operator
 	Reason   string           `json:"reason,omitempty"`   // what the operator wrote
+	Node     string           `json:"node,omitempty"`     // of the fleet: which one has banned
+	Stamp    int64            `json:"stamp,omitempty"`    // when it said so, by the fleet's clock; 0: it has not
+	Local    bool             `json:"local,omitempty"`    // it is not for the fleet
 	Evidence []policy.Attempt `json:"evidence,omitempty"` // the last attempts, oldest first
 }
 

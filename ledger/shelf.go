@@ -18,6 +18,10 @@ const (
 	Known    Shelf = "known"    // known-good addresses
 	Offences Shelf = "offences" // past bans
 	Allowed  Shelf = "allowed"  // what operators have put on the never-ban list
+
+	// What was taken back, as long as another node of the fleet may not know it.
+	Unbanned   Shelf = "unbanned"
+	Disallowed Shelf = "disallowed"
 )
 
 // A slot is a prefix's place on a shelf.
