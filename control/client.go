@@ -71,6 +71,11 @@ func (c *Client) Unban(ctx context.Context, p netip.Prefix) (b Ban, err error) {
 	return b, c.do(ctx, http.MethodDelete, pathBans+query(p), nil, &b)
 }
 
+// UnbanHere is Unban, on no other node of the fleet.
+func (c *Client) UnbanHere(ctx context.Context, p netip.Prefix) (b Ban, err error) {
+	return b, c.do(ctx, http.MethodDelete, pathBans+query(p)+"&local", nil, &b)
+}
+
 // Why returns everything that is known of addr.
 func (c *Client) Why(ctx context.Context, addr netip.Addr) (s Standing, err error) {
 	return s, c.do(ctx, http.MethodGet, pathWhy+query(netip.PrefixFrom(addr, addr.BitLen())), nil, &s)
@@ -84,6 +89,11 @@ func (c *Client) Allow(ctx context.Context, r AllowRequest) (n NeverBan, err err
 // Disallow takes exactly p, which was allowed, off it again.
 func (c *Client) Disallow(ctx context.Context, p netip.Prefix) (n NeverBan, err error) {
 	return n, c.do(ctx, http.MethodDelete, pathAllow+query(p), nil, &n)
+}
+
+// DisallowHere is Disallow, on no other node of the fleet.
+func (c *Client) DisallowHere(ctx context.Context, p netip.Prefix) (n NeverBan, err error) {
+	return n, c.do(ctx, http.MethodDelete, pathAllow+query(p)+"&local", nil, &n)
 }
 
 // Held returns the bans that guards hold.

@@ -21,6 +21,7 @@ type Status struct {
 	Firewall Firewall  `json:"firewall"`
 	Policy   Policy    `json:"policy"`
 	Bans     Bans      `json:"bans"`
+	Fleet    *Fleet    `json:"fleet,omitempty"` // null: none is configured
 	// Attempts counts what was seen since the start, by kind.
 	Attempts map[string]uint64 `json:"attempts"`
 }
@@ -47,6 +48,35 @@ type Speaker struct {
 	Kind   string `json:"kind"`
 	Source string `json:"source"`        // empty: nobody can tell
 	Why    string `json:"why,omitempty"` // it is not a better source
+}
+
+// Fleet is the state of the fleet that the daemon belongs to.
+type Fleet struct {
+	Name    string        `json:"name"`
+	Redis   string        `json:"redis"`
+	Share   string        `json:"share"` // "bans" or "failures"
+	Node    string        `json:"node"`  // this one's name
+	Up      bool          `json:"up"`    // Redis answers, and takes what this node says
+	Since   time.Time     `json:"since"`
+	Error   string        `json:"error,omitempty"`
+	InStep  bool          `json:"in_step"` // nothing waits to be said or taken
+	Queue   int           `json:"queue"`   // waits to be said
+	Behind  uint64        `json:"behind"`  // entries of Redis' log not read yet
+	Waiting int           `json:"waiting"` // bans of others that wait because too many came at once
+	Skew    time.Duration `json:"skew"`    // Redis' clock minus ours
+	Nodes   []FleetNode   `json:"nodes"`
+}
+
+// A FleetNode is a node of the fleet that was there in the last day.
+type FleetNode struct {
+	Name    string    `json:"name"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	Seen    time.Time `json:"seen"`
+	Ready   bool      `json:"ready"`
+	Bans    int       `json:"bans"`
+	Speaks  []string  `json:"speaks,omitempty"` // the sources whose word counts there
+	Share   string    `json:"share"`
 }
 
 // Firewall is the state of the kernel.
@@ -183,6 +213,7 @@ type AllowRequest struct {
 	Prefix netip.Prefix  `json:"prefix"`
 	Time   time.Duration `json:"time,omitempty"` // 0: until it is disallowed
 	Reason string        `json:"reason,omitempty"`
+	Local  bool          `json:"local,omitempty"` // here, and on no other node of the fleet
 }
 
 // Bans counts bans.
@@ -204,6 +235,8 @@ type Ban struct {
 	Offence  int          `json:"offence,omitempty"` // the how manieth of this prefix
 	By       string       `json:"by,omitempty"`      // which operator
 	Reason   string       `json:"reason,omitempty"`
+	Node     string       `json:"node,omitempty"`  // of the fleet: which one has banned
+	Local    bool         `json:"local,omitempty"` // it is not for the fleet
 	InKernel bool         `json:"in_kernel"`
 	Dropped  Dropped      `json:"dropped"`
 	Evidence []Attempt    `json:"evidence,omitempty"`
@@ -275,6 +308,7 @@ type BanRequest struct {
 	Time   time.Duration `json:"bantime,omitempty"` // 0: as the policy has it; policy.Forever: without end
 	Reason string        `json:"reason,omitempty"`
 	Force  bool          `json:"force,omitempty"` // even an address that is never banned
+	Local  bool          `json:"local,omitempty"` // here, and on no other node of the fleet
 }
 
 // An apiError is the body of an answer that is not 200.

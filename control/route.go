@@ -78,8 +78,8 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodDelete, pathBans, "End the ban of exactly a prefix", []parameter{thePrefix}, nil, Ban{},
-		changes(daemon.Unban),
+		http.MethodDelete, pathBans, "End the ban of exactly a prefix", []parameter{thePrefix, theLocal}, nil, Ban{},
+		changesHere(daemon.Unban),
 	},
 	{
 		http.MethodGet, pathWhy, "Everything that is known of an address", []parameter{{"prefix", "string", "the address, as a prefix: 192.0.2.7/32", true}}, nil, Standing{},
@@ -102,8 +102,8 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodDelete, pathAllow, "Take exactly a prefix, which was allowed, off it again", []parameter{thePrefix}, nil, NeverBan{},
-		changes(daemon.Disallow),
+		http.MethodDelete, pathAllow, "Take exactly a prefix, which was allowed, off it again", []parameter{thePrefix, theLocal}, nil, NeverBan{},
+		changesHere(daemon.Disallow),
 	},
 	{
 		http.MethodGet, pathHeld, "The bans that guards hold", nil, nil, []HeldBan{},
@@ -133,6 +133,7 @@ var routes = []route{
 
 var (
 	thePrefix = parameter{"prefix", "string", "192.0.2.7/32, 2001:db8::/64", true}
+	theLocal  = parameter{"local", "string", "here, and on no other node of the fleet, whatever the value", false}
 	orAll     = parameter{"prefix", "string", "192.0.2.7/32; all of them where it is not said", false}
 )
 
@@ -179,6 +180,15 @@ func changes[T any](do func(daemon, context.Context, netip.Prefix, string) (T, e
 			return nil, err
 		}
 		return do(s.daemon, r.Context(), p, by(r))
+	}
+}
+
+// changesHere is changes of what a fleet would be told, unless it is for this node alone.
+func changesHere[T any](do func(daemon, context.Context, netip.Prefix, bool, string) (T, error)) func(*Server, http.ResponseWriter, *http.Request) (any, error) {
+	return func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
+		return changes(func(d daemon, ctx context.Context, p netip.Prefix, by string) (T, error) {
+			return do(d, ctx, p, r.URL.Query().Has("local"), by)
+		})(s, w, r)
 	}
 }
 
