@@ -7,6 +7,7 @@
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
+# make bench-fleet     nodes that share bans through Redis: how fast, and what it costs (5 minutes)
 # make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
 # Debian keeps iptables and ipset where a user's PATH does not look.
@@ -19,7 +20,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos dist dashboard pictures bench bench-fail2ban bench-kernel
+.PHONY: build run test check chaos dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
 .PHONY: tools-run tools-test tools-pictures
 
 build:
@@ -52,7 +53,11 @@ pictures: tools-test tools-pictures
 	$(GO) test -count=1 -timeout 30m -tags pictures -run TestPictures ./dashboards
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
+	$(GO) test -run '^$$' -bench . -skip Fleet -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
+
+bench-fleet: tools-test
+	$(GO) test -run '^$$' -bench 'Fleet' -benchtime 1x ./daemon
+	$(GO) test -run '^$$' -bench 'Nodes|Memory' -benchtime 1x ./fleet
 
 FOR ?= 10m
 chaos: tools-test
@@ -79,14 +84,15 @@ endef
 tools-run:
 	$(call need,iptables ip6tables ipset,iptables ipset,true)
 
-# Of fail2ban, Prometheus and Alertmanager the tests use the programs; their services are to stay off on a machine that did not
-# have them.
+# Of fail2ban, Redis, Prometheus and Alertmanager the tests use the programs; their services are to stay off on a machine that
+# did not have them.
 tools-test:
 	@if [ "$$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then \
 		command -v fail2ban-server >/dev/null 2>&1 || systemctl mask -q fail2ban; \
+		command -v redis-server >/dev/null 2>&1 || systemctl mask -q redis-server; \
 		command -v prometheus >/dev/null 2>&1 || systemctl mask -q prometheus; \
 		command -v prometheus-alertmanager >/dev/null 2>&1 || systemctl mask -q prometheus-alertmanager; fi
-	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server debootstrap rpm systemd-analyze shellcheck prometheus promtool prometheus-alertmanager,iptables ipset nftables util-linux gcc libc6-dev fail2ban debootstrap rpm systemd shellcheck prometheus prometheus-alertmanager,exit 1)
+	$(call need,iptables ip6tables iptables-legacy ip6tables-legacy ipset nft setpriv gcc fail2ban-client fail2ban-server redis-server debootstrap rpm systemd-analyze shellcheck prometheus promtool prometheus-alertmanager,iptables ipset nftables util-linux gcc libc6-dev fail2ban redis-server debootstrap rpm systemd shellcheck prometheus prometheus-alertmanager,exit 1)
 
 tools-pictures:
 	$(call need,node npm chromium,nodejs npm chromium,exit 1)

@@ -29,9 +29,13 @@ var mayImport = map[string][]string{
 		"github.com/google/nftables", "github.com/google/nftables/binaryutil", "github.com/google/nftables/expr", "github.com/google/nftables/userdata",
 		"golang.org/x/net/bpf", // a filter of what the kernel tells
 	},
+	"fleet": {
+		"fsban/policy", // attempts, where nodes share failures
+		"github.com/redis/go-redis/v9", "github.com/redis/go-redis/v9/maintnotifications", "golang.org/x/sync/errgroup",
+	},
 	"doctor": {}, // it is given what FreeSWITCH answered
 	"daemon": {
-		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/ledger", "fsban/neverban", "fsban/policy",
+		"fsban/config", "fsban/control", "fsban/ctilog", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/fleet", "fsban/ledger", "fsban/neverban", "fsban/policy",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
 		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",
@@ -45,17 +49,18 @@ var mayImport = map[string][]string{
 		"charm.land/bubbletea/v2",                                  // top's screen and keys
 		"github.com/charmbracelet/x/ansi", "golang.org/x/sys/unix", // how wide a text is, and the terminal
 	},
-	"packaging/sbom":      {},
-	"dashboards":          {}, // made of nothing but words
-	"internal/captures":   {},
-	"internal/fakeswitch": {},
-	"internal/netns":      {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},
+	"packaging/sbom":       {},
+	"dashboards":           {}, // made of nothing but words
+	"internal/captures":    {},
+	"internal/fakeswitch":  {},
+	"internal/netns":       {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},
+	"internal/redisserver": {},
 }
 
 // onlyIn are packages of the standard library that only some rooms may use, and why.
 var onlyIn = map[string][]string{
-	"os/exec": {"firewall", "cmd/fsban", "internal/netns"}, // programs are run by the firewall; the demo runs fsban
-	"unsafe":  {"control"},                                 // SO_PEERGROUPS gives a list, for which x/sys has no function
+	"os/exec": {"firewall", "cmd/fsban", "internal/netns", "internal/redisserver"}, // programs are run by the firewall; the demo runs fsban; tests run a real Redis
+	"unsafe":  {"control"},                                                         // SO_PEERGROUPS gives a list, for which x/sys has no function
 }
 
 func TestEachRoomImportsOnlyWhatItMay(t *testing.T) {

@@ -40,6 +40,9 @@ func (a api) Status(ctx context.Context) (control.Status, error) {
 		s.Attempts[k.String()] = a.counts[k].Load()
 	}
 	s.Problems = append(s.Problems, a.troubles(&s)...)
+	var troubles []string
+	s.Fleet, troubles = a.fleetStatus(ctx)
+	s.Problems = append(s.Problems, troubles...)
 	return s, nil
 }
 
@@ -204,7 +207,7 @@ func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.
 		return control.Ban{}, &control.RefusedError{Text: prefix.String() + " is everybody"}
 	}
 	now := time.Now()
-	b := ledger.Ban{Prefix: prefix, Since: now, Rule: ruleOperator, Source: policy.Operator, By: by, Reason: cut(r.Reason)}
+	b := ledger.Ban{Prefix: prefix, Since: now, Rule: ruleOperator, Source: policy.Operator, By: by, Reason: cut(r.Reason), Local: r.Local}
 	duration := r.Time
 	if duration == 0 {
 		duration = time.Duration(a.cfg().Policy.BanTime)
@@ -233,7 +236,7 @@ func (a api) Ban(ctx context.Context, r control.BanRequest, by string) (control.
 }
 
 // Unban ends a ban because an operator says so.
-func (a api) Unban(ctx context.Context, p netip.Prefix, by string) (control.Ban, error) {
+func (a api) Unban(ctx context.Context, p netip.Prefix, local bool, by string) (control.Ban, error) {
 	prefix, err := config.ParsePrefix(p.String())
 	if err != nil {
 		return control.Ban{}, &control.RefusedError{Text: err.Error()}
@@ -246,6 +249,12 @@ func (a api) Unban(ctx context.Context, p netip.Prefix, by string) (control.Ban,
 	err = a.change(ctx, func(l *loop) {
 		if b, found = l.covering(prefix); !found {
 			near = l.overlapping(prefix, 3)
+			return
+		}
+		if local {
+			l.tellUnban(&b, by, true)
+			l.forget(b.Prefix)
+			l.drop(b, causeOperator, by)
 			return
 		}
 		l.unban(b, causeOperator, by)
@@ -292,7 +301,7 @@ func cut(s string) string { return s[:min(len(s), maxReason)] }
 
 func wire(b *ledger.Ban) control.Ban {
 	w := control.Ban{
-		Prefix: b.Prefix, Since: b.Since, Until: b.Until, Rule: b.Rule, Source: b.Source.String(), Attempts: b.Attempts, Offence: b.Offence, By: b.By, Reason: b.Reason,
+		Prefix: b.Prefix, Since: b.Since, Until: b.Until, Rule: b.Rule, Source: b.Source.String(), Attempts: b.Attempts, Offence: b.Offence, By: b.By, Reason: b.Reason, Node: b.Node, Local: b.Local,
 	}
 	w.Evidence = wireAttempts(b.Evidence)
 	return w

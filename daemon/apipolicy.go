@@ -165,7 +165,7 @@ func (a api) Allow(ctx context.Context, r control.AllowRequest, by string) (cont
 	case r.Time < 0:
 		return control.NeverBan{}, &control.RefusedError{Text: "the time limit has passed"}
 	}
-	allowance := Allowance{Prefix: prefix, By: by, Reason: cut(r.Reason), Since: time.Now()}
+	allowance := Allowance{Prefix: prefix, By: by, Reason: cut(r.Reason), Since: time.Now(), Local: r.Local}
 	if r.Time > 0 {
 		allowance.Until = allowance.Since.Add(r.Time)
 	}
@@ -182,7 +182,7 @@ func (a api) Allow(ctx context.Context, r control.AllowRequest, by string) (cont
 }
 
 // Disallow takes a prefix off the never-ban list again.
-func (a api) Disallow(ctx context.Context, p netip.Prefix, by string) (control.NeverBan, error) {
+func (a api) Disallow(ctx context.Context, p netip.Prefix, local bool, by string) (control.NeverBan, error) {
 	prefix, err := config.ParsePrefix(p.String())
 	if err != nil {
 		return control.NeverBan{}, &control.RefusedError{Text: err.Error()}
@@ -196,7 +196,9 @@ func (a api) Disallow(ctx context.Context, p netip.Prefix, by string) (control.N
 	err = a.change(ctx, func(l *loop) {
 		if allowance, found = l.disallow(prefix, by); !found {
 			other, never = l.engine.NeverBan().Match(prefix)
+			return
 		}
+		l.tellDisallow(&allowance, by, local)
 	})
 	switch {
 	case err != nil:

@@ -28,6 +28,7 @@ import (
 	"fsban/detect"
 	"fsban/esl"
 	"fsban/firewall"
+	"fsban/fleet"
 	"fsban/ledger"
 	"fsban/neverban"
 	"fsban/policy"
@@ -44,6 +45,7 @@ type Options struct {
 	SetLog func(config.Log)
 
 	tune func(*esl.Options) // for tests: less patience
+	pace fleet.Pace         // the same for the fleet
 }
 
 // A Daemon is one running fsban.
@@ -66,6 +68,8 @@ type Daemon struct {
 	told     [policy.NumSources]atomic.Int64  // when, unix microseconds
 	alone    [policy.NumSources]atomic.Uint64 // reports that did not count and that nobody confirmed
 	speaking [policy.NumKinds]atomic.Int32    // the source whose word counts, and 1; 0: nobody's
+	fleet    *fleet.Fleet                     // nil: none
+	waiting  atomic.Int64                     // bans of other nodes that wait
 	registry *prometheus.Registry
 	metrics  *metrics
 
@@ -141,7 +145,10 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 	d.server = control.NewServer(cfg.Control.Socket, opts.Version, api{d}, d.log)
 	d.loop = d.newLoop()
 	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision)
-	from := d.loop.restore()
+	from, place := d.loop.restore()
+	if err := d.openFleet(place); err != nil {
+		return nil, errors.Join(err, d.ledger.Close(), d.backend.Close())
+	}
 	d.loop.showPolicy()
 	d.openLog(from)
 	return d, nil
@@ -163,6 +170,10 @@ func (d *Daemon) run(ctx context.Context) error {
 	keepers, stopKeepers := newStage(ctx) // kernel and disk
 	keepers.run("firewall", d.enforcer.Run)
 	keepers.run("ledger", d.ledger.Run)
+	speakers, stopSpeakers := newStage(ctx) // what is decided is still told
+	if d.fleet != nil {
+		speakers.run("fleet", d.fleet.Run)
+	}
 	deciders, stopDeciders := newStage(ctx)
 	deciders.run("decisions", d.loop.run)
 
@@ -183,7 +194,7 @@ func (d *Daemon) run(ctx context.Context) error {
 		"backend", d.cfg().Firewall.Backend, "rules", len(d.loop.engine.Rules()))
 	err = ignoreCanceled(sources.Wait())
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	err = errors.Join(err, stopDeciders(), stopKeepers(), d.backend.Close())
+	err = errors.Join(err, stopDeciders(), stopSpeakers(), stopKeepers(), d.backend.Close())
 	d.log.Info("fsban has stopped: its bans stay in force")
 	return err
 }

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(childEnv); path != "" {
 		os.Exit(childMain(path))
 	}
+	if path := os.Getenv(fleetChildEnv); path != "" {
+		os.Exit(fleetChildMain(path))
+	}
 	flag.Parse()
 	if flag.Lookup("test.bench").Value.String() != "" {
 		os.Exit(netns.Main(m))
@@ -112,7 +115,7 @@ func start(t testing.TB, fs *fakeswitch.Switch, cfg config.Config) *rig {
 func startWith(t testing.TB, fs *fakeswitch.Switch, cfg config.Config, opts Options, prepare func(*Daemon)) *rig {
 	t.Helper()
 	log := new(syncBuffer)
-	opts.Log, opts.Version, opts.tune = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: logLevel(t)})), "test", impatient
+	opts.Log, opts.Version, opts.tune, opts.pace = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: logLevel(t)})), "test", impatient, brisk
 	d, err := open(cfg, opts)
 	if err != nil {
 		t.Fatal(err)

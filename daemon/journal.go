@@ -28,6 +28,7 @@ type logPlace struct {
 type standing struct {
 	Log     logPlace      `json:"log"`
 	Arbiter []detect.Memo `json:"arbiter,omitempty"`
+	Fleet   fleetPlace    `json:"fleet,omitzero"`
 }
 
 // memory is how long an attempt can matter.
@@ -77,7 +78,7 @@ func (l *loop) keepKnown(addr netip.Addr) {
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
 func (l *loop) seal(now time.Time) {
-	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.At)})
+	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.At), Fleet: fleetPlace{ID: l.member.id, Place: l.member.from}})
 	if err != nil {
 		l.log.Error("cannot note where the log stands", "error", err)
 		return
@@ -89,8 +90,9 @@ func (l *loop) seal(now time.Time) {
 	l.ledger.Seal(state, now.Add(-l.memory()))
 }
 
-// restore takes up what an earlier process knew, counts again what it had counted, and returns how far it had read.
-func (l *loop) restore() logPlace {
+// restore takes up what an earlier process knew, counts again what it had counted, and returns how far it had read: mod_cti's
+// log, and the fleet's.
+func (l *loop) restore() (logPlace, fleetPlace) {
 	l.restoreAllowances()
 	l.listed = l.never.Local()
 	l.setNeverBan()
@@ -148,7 +150,8 @@ func (l *loop) restore() logPlace {
 	if attempts > 0 {
 		l.log.Info("counting on from before the start", "attempts", attempts)
 	}
-	return s.Log
+	s.Fleet.lost = s.Fleet.ID == "" && attempts > 0
+	return s.Log, s.Fleet
 }
 
 // restoreAll gives what is on a shelf to put, the oldest first.

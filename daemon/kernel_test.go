@@ -37,7 +37,7 @@ func childMain(path string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cfg.FreeSWITCH.Password = config.Default().FreeSWITCH.Password // a secret is never written
+	cfg.FreeSWITCH.Password, cfg.Fleet.Password = config.Default().FreeSWITCH.Password, "" // a secret is never written
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := Run(ctx, cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), tune: impatient}); err != nil {

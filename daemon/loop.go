@@ -31,6 +31,7 @@ type loop struct {
 	sealed  []byte           // where we stood then
 	busiest busiest
 	newBans lastBans
+	member  member // of a fleet
 }
 
 func (d *Daemon) newLoop() *loop {
@@ -84,6 +85,7 @@ func (l *loop) tick(now time.Time) {
 		l.busiest.seeUnanswered(&d, now)
 	}
 	l.endAllowances(now)
+	l.tickFleet(now)
 	l.seal(now)
 	l.showSources()
 	l.showPolicy()
@@ -149,8 +151,10 @@ func (l *loop) countDue(now time.Time) {
 
 // count has the policy count an attempt of which no other source tells, and does what it says.
 func (l *loop) count(s *sighting) {
-	l.counts[s.Kind].Add(1)
-	l.metrics.profiles.count(s.Profile, s.Kind)
+	if s.Source != policy.Fleet {
+		l.counts[s.Kind].Add(1)
+		l.metrics.profiles.count(s.Profile, s.Kind)
+	}
 	prefix := l.engine.Prefix(s.Addr)
 	if b, banned := l.ledger.Get(prefix); banned && !b.Over(s.read) {
 		l.metrics.whileBan.Inc()
@@ -164,9 +168,13 @@ func (l *loop) count(s *sighting) {
 	l.metrics.verdicts[d.Verdict].Inc()
 	if d.Rule != nil && d.Verdict != policy.Spared && d.Verdict != policy.SparedBan && d.Verdict != policy.Excused {
 		l.note(&s.Attempt)
+		l.tellAttempt(&s.Attempt)
 	}
 	if d.KnownChanged {
 		l.keepKnown(s.Addr)
+		if g, ok := l.engine.KnownGood(s.Addr); ok && s.Source != policy.Fleet {
+			l.tellKnown(&g)
+		}
 	}
 	l.debug(s, &d)
 	cause := firewall.Cause{Read: s.read, At: s.At}
@@ -239,8 +247,12 @@ func (l *loop) ban(b ledger.Ban, cause firewall.Cause) error {
 	if err := l.makeRoom(&b); err != nil {
 		return err
 	}
+	tell := l.sign(&b, cause.Read)
 	l.ledger.Add(b)
 	l.enforcer.Ban(b.Prefix, b.Until, cause)
+	if tell {
+		l.tellBan(&b)
+	}
 	l.made.Add(1)
 	l.newBans.add(&b)
 	l.metrics.bans.WithLabelValues(b.Rule).Inc()
@@ -254,12 +266,20 @@ func (l *loop) unban(b ledger.Ban, cause, by string) {
 	l.lift(b, cause, by)
 }
 
-// lift takes a ban out of kernel and ledger.
+// lift takes a ban out of kernel and ledger. The fleet is told where that is for others, too.
 func (l *loop) lift(b ledger.Ban, cause, by string) {
+	if cause == causeOperator || cause == causeOutage {
+		l.tellUnban(&b, by, false)
+	}
+	l.drop(b, cause, by)
+}
+
+// drop is lift, here and nowhere else.
+func (l *loop) drop(b ledger.Ban, cause, by string) {
 	l.enforcer.Unban(b.Prefix, time.Now())
 	l.ledger.Remove(b.Prefix)
 	l.metrics.unbans[cause].Inc()
-	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, text("by", by))
+	l.log.Info("unbanned", "addr", b.Prefix, "rule", b.Rule, "cause", cause, text("by", by), text("node", b.Node))
 }
 
 // text is an attribute that a log line lacks where there is nothing to say.

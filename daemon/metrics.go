@@ -46,6 +46,7 @@ const (
 	causeNeverBan = "never_ban"
 	causeRoom     = "room"   // firewall.max_bans was reached, and it was nearest to its end
 	causeOutage   = "outage" // it was known-good, and its back end was down
+	causeFleet    = "fleet"  // another node has unbanned it
 
 	reloadOK     = "ok"
 	reloadFailed = "failed"
@@ -83,6 +84,7 @@ func (m *metrics) ofAttempts(t table, d *Daemon) {
 		policy.CTIEvent: {policy.AuthFailure, policy.Violation},
 		policy.ESLLog:   {policy.AuthFailure, policy.Violation, policy.ACLReject},
 		policy.CTILog:   {policy.AuthFailure, policy.Violation},
+		policy.Fleet:    {policy.AuthFailure, policy.Violation},
 	} {
 		m.attempts[source] = make(map[policy.Kind]prometheus.Counter)
 		for _, k := range kinds {
@@ -112,7 +114,7 @@ func (m *metrics) ofBans(t table, d *Daemon) {
 	m.bans.WithLabelValues(ruleOffice)
 	t.counterOf("fsban_bans_refused_total", "Bans not made because firewall.max_bans operators' bans are in force.", d.refused.Load)
 	m.adopted = t.counter("fsban_bans_adopted_total", "Entries found in the kernel's set that fsban did not know, and took over.")
-	m.unbans = counters(t, "fsban_unbans_total", "Bans that ended, by cause.", "cause", []string{causeExpired, causeOperator, causeNeverBan, causeOutage, causeRoom})
+	m.unbans = counters(t, "fsban_unbans_total", "Bans that ended, by cause.", "cause", []string{causeExpired, causeOperator, causeNeverBan, causeOutage, causeRoom, causeFleet})
 	gauges(t, "fsban_banned_prefixes", "Prefixes that are banned now.", "family", families, func(family string) float64 { return float64(d.banned(family)) })
 	m.latency = t.histogram(seconds("fsban_ban_latency_seconds", "Time from reading the attempt that led to a ban until the kernel held the ban.",
 		.00005, .0001, .0002, .0005, .001, .002, .005, .01, .05, .1, .5, 1, 5))

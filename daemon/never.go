@@ -23,6 +23,9 @@ type Allowance struct {
 	Reason string       `json:"reason,omitempty"`
 	Since  time.Time    `json:"since"`
 	Until  time.Time    `json:"until,omitzero"` // zero: until somebody disallows it
+	Node   string       `json:"node,omitempty"` // of the fleet: which one it was said to
+	Stamp  int64        `json:"stamp,omitempty"`
+	Local  bool         `json:"local,omitempty"` // it is not for the fleet
 }
 
 // maxAllowed bounds the allowances.
@@ -103,10 +106,14 @@ func (l *loop) spare(which func(*ledger.Ban) bool, in func(netip.Prefix) bool) {
 
 // origin says for people why the prefix is never banned.
 func (a *Allowance) origin() string {
-	if a.Until.IsZero() {
-		return "allowed by " + a.By
+	by := a.By
+	if a.Node != "" {
+		by += " on " + a.Node
 	}
-	return fmt.Sprintf("allowed by %s until %s", a.By, a.Until.Format(time.DateTime))
+	if a.Until.IsZero() {
+		return "allowed by " + by
+	}
+	return fmt.Sprintf("allowed by %s until %s", by, a.Until.Format(time.DateTime))
 }
 
 // allow puts a prefix onto the never-ban list.
@@ -114,16 +121,22 @@ func (l *loop) allow(a Allowance) error {
 	if _, known := l.allowed[a.Prefix]; !known && len(l.allowed) >= maxAllowed {
 		return fmt.Errorf("%d prefixes are allowed already: put them into policy.ignore_file", maxAllowed)
 	}
+	l.tellAllow(&a)
 	if err := l.ledger.Keep(ledger.Allowed, a.Prefix, a); err != nil {
 		return err
 	}
 	l.allowed[a.Prefix] = a
 	l.setNeverBan()
-	l.spare(func(b *ledger.Ban) bool { return b.Rule == ruleKernel }, func(p netip.Prefix) bool {
-		return a.Prefix.Overlaps(p) && a.Prefix.Bits() <= p.Bits()
-	})
+	l.spareAdopted(a.Prefix)
 	l.log.Info("allowed", "addr", a.Prefix, "until", end(a.Until), text("reason", a.Reason), "by", a.By)
 	return nil
+}
+
+// spareAdopted ends the bans within a prefix that were found in the kernel.
+func (l *loop) spareAdopted(within netip.Prefix) {
+	l.spare(func(b *ledger.Ban) bool { return b.Rule == ruleKernel }, func(p netip.Prefix) bool {
+		return within.Overlaps(p) && within.Bits() <= p.Bits()
+	})
 }
 
 // disallow takes a prefix off it again.
@@ -132,13 +145,17 @@ func (l *loop) disallow(prefix netip.Prefix, by string) (Allowance, bool) {
 	if !ok {
 		return a, false
 	}
+	l.dropAllowance(prefix)
+	l.setNeverBan()
+	l.log.Info("allowed no more", "addr", prefix, "by", by)
+	return a, true
+}
+
+func (l *loop) dropAllowance(prefix netip.Prefix) {
 	delete(l.allowed, prefix)
 	if err := l.ledger.Keep(ledger.Allowed, prefix, nil); err != nil {
 		l.log.Error("an allowance stays on disk", "addr", prefix, "error", err)
 	}
-	l.setNeverBan()
-	l.log.Info("allowed no more", "addr", prefix, "by", by)
-	return a, true
 }
 
 // endAllowances drops those that are over.
