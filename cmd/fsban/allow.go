@@ -52,6 +52,7 @@ never banned, and why.`,
 	}
 	c.Flags().StringVar(&limit, "for", "", "how long: 10m, 24h, 7d (default: until you disallow it)")
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the record")
+	c.Flags().BoolVar(&req.Local, "local", false, "here, and on no other node of the fleet")
 	return c
 }
 
@@ -63,7 +64,8 @@ func forTime(d time.Duration) string {
 }
 
 func newDisallow(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var local bool
+	c := &cobra.Command{
 		Use:   "disallow ADDRESS|PREFIX...",
 		Short: "Take back what fsban allow said",
 		Long: `Take addresses or prefixes off the never-ban list again, as fsban allow put them there. What the configuration names
@@ -78,7 +80,11 @@ stays: fsban status --all says where each comes from.`,
 			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
-				n, err := client.Disallow(cmd.Context(), prefix)
+				disallow := client.Disallow
+				if local {
+					disallow = client.DisallowHere
+				}
+				n, err := disallow(cmd.Context(), prefix)
 				if err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "%v can be banned again\n", n.Prefix)
 				}
@@ -86,4 +92,6 @@ stays: fsban status --all says where each comes from.`,
 			})
 		},
 	}
+	c.Flags().BoolVar(&local, "local", false, "here, and on no other node of the fleet")
+	return c
 }

@@ -50,11 +50,13 @@ banned all the same, and the exit code is 1.`,
 	c.Flags().StringVar(&bantime, "bantime", "", "how long: 90s, 10m, 24h, 7d or forever (default: policy.bantime)")
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the record")
 	c.Flags().BoolVar(&req.Force, "force", false, "ban even an address that is never banned")
+	c.Flags().BoolVar(&req.Local, "local", false, "here, and on no other node of the fleet")
 	return c
 }
 
 func newUnban(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var local bool
+	c := &cobra.Command{
 		Use:   "unban ADDRESS|PREFIX...",
 		Short: "End a ban: the address starts from zero",
 		Long: `End the bans of addresses or prefixes, as fsban list shows them. For a minute (policy.unban_grace) nothing that they do
@@ -69,7 +71,11 @@ counts, and the ban makes no later one longer. Who is not to be banned again: fs
 			}
 			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
-				b, err := client.Unban(cmd.Context(), prefix)
+				unban := client.Unban
+				if local {
+					unban = client.UnbanHere
+				}
+				b, err := unban(cmd.Context(), prefix)
 				if err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "unbanned %v (rule %s)\n", b.Prefix, b.Rule)
 				}
@@ -77,6 +83,8 @@ counts, and the ban makes no later one longer. Who is not to be banned again: fs
 			})
 		},
 	}
+	c.Flags().BoolVar(&local, "local", false, "here, and on no other node of the fleet")
+	return c
 }
 
 // eachPrefix does something with each argument, once all are understood. Where the daemon says no to one, it goes on with

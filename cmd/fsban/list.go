@@ -82,6 +82,7 @@ terminal some columns are left out; a pipe gets them all.`,
 	f.StringVar(&prefix, "prefix", "", "only bans inside of, or covering, this `prefix` or address")
 	f.StringSliceVar(&pick.sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
 	f.StringVar(&pick.by, "by", "", "only bans by hand, in whose maker this `text` stands")
+	f.StringVar(&pick.node, "node", "", "only bans that this `node` of the fleet has made: its name as fsban status shows it, or its fleet.node")
 	f.StringVar(&within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
 	f.IntVar(&pick.limit, "limit", 0, "at most so many (default: all)")
 	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orderNames(), cobra.ShellCompDirectiveNoFileComp))
@@ -124,6 +125,7 @@ type picker struct {
 	prefix  netip.Prefix
 	sources []string
 	by      string
+	node    string
 	within  time.Duration
 	limit   int
 }
@@ -166,6 +168,7 @@ func (p *picker) wants(b *control.Ban, now time.Time) bool {
 		p.prefix.IsValid() && !p.prefix.Overlaps(b.Prefix),
 		len(p.sources) > 0 && !slices.Contains(p.sources, b.Source),
 		p.by != "" && !strings.Contains(b.By, p.by),
+		p.node != "" && b.Node != p.node && !strings.HasPrefix(b.Node, p.node+"-"),
 		p.within > 0 && (b.Until.IsZero() || b.Until.Sub(now) > p.within):
 		return false
 	}
@@ -207,6 +210,10 @@ func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.T
 		{name: "BANNED"}, {name: "RULE"}, {name: "SINCE", drop: 1}, {name: "LEFT"}, {name: "ATTEMPTS", right: true, drop: 3},
 		{name: "PACKETS", right: true}, {name: "BYTES", right: true, drop: 2}, {name: "WHY", least: 14},
 	}}
+	fleet := slices.ContainsFunc(bans, func(b control.Ban) bool { return b.Node != "" })
+	if fleet {
+		t.columns = append(t.columns, column{name: "NODE"})
+	}
 	for i := range bans {
 		b := &bans[i]
 		attempts, packets, bytes := "-", human(b.Dropped.Packets), human(b.Dropped.Bytes)+"B"
@@ -216,7 +223,11 @@ func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.T
 		if !b.InKernel {
 			packets, bytes = "not yet", "-"
 		}
-		t.add(shortest(b.Prefix), s.clean(b.Rule), b.Since.Local().Format("01-02 15:04"), timeLeft(b, now), attempts, packets, bytes, s.why(b))
+		cells := []string{shortest(b.Prefix), s.clean(b.Rule), b.Since.Local().Format("01-02 15:04"), timeLeft(b, now), attempts, packets, bytes, s.why(b)}
+		if fleet {
+			cells = append(cells, s.node(b))
+		}
+		t.add(cells...)
 		if evidence {
 			for _, a := range b.Evidence {
 				t.note("    " + s.attempt(&a))
@@ -227,6 +238,14 @@ func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.T
 	if len(bans) < all {
 		fmt.Fprintf(s.out, "%d of %d bans\n", len(bans), all)
 	}
+}
+
+// node says which node of the fleet has made a ban.
+func (s *screen) node(b *control.Ban) string {
+	if b.Local {
+		return s.clean(b.Node) + " (here alone)"
+	}
+	return s.clean(b.Node)
 }
 
 // why says in a few words why somebody is banned.

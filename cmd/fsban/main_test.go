@@ -16,6 +16,7 @@ import (
 
 	"fsban/control"
 	"fsban/internal/fakeswitch"
+	"fsban/internal/redisserver"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main}) }
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 // Each script shows what a user sees. Beside fsban it may say:
 //
 //	freeswitch              start a FreeSWITCH; its event socket is $FREESWITCH
+//	redis                   start a Redis; where it is is $REDIS
 //	replies FIXTURE         have it answer as one of package doctor
 //	wrong ADDRESS N         N wrong passwords from ADDRESS
 //	ready SOCKET            wait until the daemon behind SOCKET protects
@@ -48,7 +50,10 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeswitch": startFreeSWITCH,
-			"replies":    setReplies,
+			"redis": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Setenv("REDIS", "redis://"+redisserver.Start(forScript{ts}).Addr())
+			},
+			"replies": setReplies,
 			"wrong": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.Atoi(args[1])
 				ts.Check(err)
@@ -112,6 +117,12 @@ func TestScripts(t *testing.T) {
 		},
 	})
 }
+
+// forScript is a script as other test helpers want it.
+type forScript struct{ *testscript.TestScript }
+
+func (forScript) Helper()            {}
+func (s forScript) Cleanup(f func()) { s.Defer(f) }
 
 func startFreeSWITCH(ts *testscript.TestScript, _ bool, _ []string) {
 	fs := fakeswitch.New(fakeswitch.Options{})

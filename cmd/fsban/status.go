@@ -91,6 +91,9 @@ func printStatus(s *screen, st *control.Status, top *control.Top, all bool, now 
 	if !top.At.IsZero() {
 		row("now", "%s", busiestNow(top))
 	}
+	if st.Fleet != nil {
+		printFleet(s, row, st.Fleet, now)
+	}
 	row("seen", "%s", strings.Join(seen(st), ", "))
 	if all {
 		for _, r := range st.Policy.Rules {
@@ -241,4 +244,38 @@ func seen(s *control.Status) []string {
 		list = append(list, fmt.Sprintf("%d from addresses never banned", s.Policy.Spared))
 	}
 	return list
+}
+
+// printFleet shows the fleet and its nodes.
+func printFleet(s *screen, row func(name, format string, args ...any), f *control.Fleet, now time.Time) {
+	line := fmt.Sprintf("%s through %s, shares %s: ", f.Name, f.Redis, f.Share)
+	switch {
+	case !f.Up:
+		line += "ALONE for " + short(now.Sub(f.Since))
+	case f.InStep:
+		line += "in step"
+	default:
+		line += "catching up"
+	}
+	if f.Queue > 0 {
+		line += fmt.Sprintf(", %d things still to be told", f.Queue)
+	}
+	if f.Waiting > 0 {
+		line += fmt.Sprintf(", %d bans of others wait", f.Waiting)
+	}
+	row("fleet", "%s", line)
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		line := fmt.Sprintf("%-20s %s, seen %s ago, %d bans", s.clean(n.Name), s.clean(n.Version), short(now.Sub(n.Seen)), n.Bans)
+		if !n.Ready {
+			line += ", NOT PROTECTING"
+		}
+		if len(n.Speaks) > 0 {
+			line += ", speaks by " + s.clean(strings.Join(n.Speaks, ", "))
+		}
+		if n.Name == f.Node {
+			line += ", this node"
+		}
+		row("node", "%s", line)
+	}
 }

@@ -67,6 +67,9 @@ func (s *screen) standing(w *control.Standing, now time.Time) []string {
 		if b.By != "" || b.Reason != "" {
 			row("by", "%s %s", s.clean(b.By), s.quote(b.Reason, 200))
 		}
+		if b.Node != "" {
+			row("node", "%s", s.node(b))
+		}
 		row("dropped", "%d packets, %d bytes", b.Dropped.Packets, b.Dropped.Bytes)
 		attempts = b.Evidence
 	case w.Held != nil:
