@@ -126,7 +126,7 @@ func TestBansAndUnbansOfARuleAndOfOperatorsGoToTheWholeFleet(t *testing.T) {
 	if w.Ban == nil || w.Ban.Rule != "auth" || w.Ban.Attempts != 5 || w.Ban.Source != "event" || w.Ban.Node != a.loop.member.node || !strings.HasPrefix(w.Ban.Node, "a-") {
 		t.Errorf("c knows of a's ban %+v", w.Ban)
 	}
-	if w := a.why("198.51.100.7"); w.Ban == nil || !strings.HasPrefix(w.Ban.By, "uid ") || w.Ban.Reason != "a test" || !strings.HasPrefix(w.Ban.Node, "b-") {
+	if w := a.why("198.51.100.7"); w.Ban == nil || !strings.Contains(w.Ban.By, "uid ") || w.Ban.Reason != "a test" || !strings.HasPrefix(w.Ban.Node, "b-") {
 		t.Errorf("a knows of b's ban %+v", w.Ban)
 	}
 	c.unban("203.0.113.66/32")
