@@ -103,7 +103,7 @@ func (d *Daemon) openFleet(from fleetPlace) error {
 		Name: c.Name, Node: l.member.node, From: from.Place, FromEnd: from.lost,
 		Take: d.takeFleet, Current: d.current, Self: d.self, Changed: d.onFleet, Pace: d.opts.pace,
 	})
-	d.registerFleet()
+	d.metrics.ofFleet(table{d.registry}, d)
 	return nil
 }
 

@@ -29,6 +29,7 @@ func everything(t testing.TB) *Daemon {
 	cfg := configFor(t, fakeswitch.New(fakeswitch.Options{}))
 	cfg.CTIEvent.Subclasses, cfg.CTIEvent.IPHeader, cfg.CTIEvent.UserHeader, cfg.CTIEvent.ReasonHeader = []string{"cti::fail2ban"}, "network-ip", "to-user", "reason"
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
+	cfg.Fleet.Redis = "redis://127.0.0.1:1"
 	return opened(t, cfg)
 }
 
