@@ -144,6 +144,7 @@ func (c *chaos) step() {
 		{3, c.firewallIsFlushed},
 		{2, c.killed},
 		{1, c.stopped},
+		{2, c.reconfigured},
 		{1, c.stateIsDamaged},
 		{1, c.diskIsFull},
 		{1, c.clockJumps},
@@ -361,6 +362,30 @@ func (c *chaos) stopped() {
 	c.terminate()
 	c.meanwhile()
 	c.start()
+}
+
+// reconfigured has the configuration read again, changed or broken.
+func (c *chaos) reconfigured() {
+	c.ready() // a signal to a process that is only just there ends it
+	if c.rng.IntN(3) == 0 {
+		c.tell("SIGHUP, and the configuration is broken")
+		if err := os.WriteFile(configure(c.t, &c.cfg), []byte("{"), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+	} else {
+		c.cfg.Firewall.Check = config.Duration(200+c.rng.IntN(200)) * config.Duration(time.Millisecond)
+		c.cfg.Policy.ChallengeWait = config.Duration(1+c.rng.IntN(9)) * config.Duration(time.Second)
+		for i := range c.cfg.Policy.Ruleset {
+			if r := &c.cfg.Policy.Ruleset[i]; r.Name == "toll" || r.Name == "challenge" {
+				r.Enabled = c.rng.IntN(2) == 0
+			}
+		}
+		c.tell("SIGHUP, with another configuration")
+		configure(c.t, &c.cfg)
+	}
+	if err := c.daemon.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func (c *chaos) terminate() {

@@ -28,19 +28,28 @@ import (
 const childEnv = "FSBAN_TEST_DAEMON"
 
 func childMain(path string) int {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 1
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	load := func() (config.Config, error) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return config.Config{}, err
+		}
+		cfg := config.Default()
+		if err := json.Unmarshal(data, &cfg); err != nil {
+			return config.Config{}, err
+		}
+		cfg.FreeSWITCH.Password, cfg.Fleet.Password = config.Default().FreeSWITCH.Password, "" // a secret is never written
+		return cfg, nil
 	}
-	cfg := config.Default()
-	if err := json.Unmarshal(data, &cfg); err != nil {
+	cfg, err := load()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cfg.FreeSWITCH.Password, cfg.Fleet.Password = config.Default().FreeSWITCH.Password, "" // a secret is never written
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := Run(ctx, cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), tune: impatient}); err != nil {
+	if err := Run(ctx, cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), tune: impatient, Load: load, Hangup: hangup}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -138,14 +147,7 @@ type process struct {
 
 func spawn(t *testing.T, cfg *config.Config) process {
 	t.Helper()
-	data, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(cfg.State.Directory, "config.json")
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := configure(t, cfg)
 	p := process{exec.CommandContext(t.Context(), os.Args[0]), new(bytes.Buffer)}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+path)
 	p.cmd.Stderr = p.log
@@ -153,6 +155,20 @@ func spawn(t *testing.T, cfg *config.Config) process {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// configure writes what a process reads as it starts, and when it is told to read it again.
+func configure(t *testing.T, cfg *config.Config) (path string) {
+	t.Helper()
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(cfg.State.Directory, "config.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestAKilledDaemonLeavesItsBansInForceAndKnowsThemAgain(t *testing.T) {
