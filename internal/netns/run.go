@@ -99,5 +99,10 @@ func arguments(name string) []string {
 			args = append(args, "-"+inherited+"="+f.Value.String())
 		}
 	}
+	flag.Visit(func(f *flag.Flag) { // the test's own
+		if !strings.HasPrefix(f.Name, "test.") {
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
 	return args
 }
