@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"testing"
 
@@ -37,5 +38,18 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkFlush(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		filled(b, filepath.Join(b.TempDir(), fmt.Sprint(i)))
+	}
+}
+
+// BenchmarkNote is an attempt noted while the disk takes nothing, and as many are waiting for it as may.
+func BenchmarkNote(b *testing.B) {
+	l := open(b, filepath.Join(b.TempDir(), "fsban.db"), start)
+	e := Entry{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: start, User: "1000"}}
+	for range MaxJournal {
+		l.Note(e, start)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Note(e, start)
 	}
 }

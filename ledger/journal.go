@@ -117,9 +117,16 @@ func (j *journal) bound() {
 	if more := len(j.sealed) + len(j.noted) - MaxJournal; more > 0 {
 		j.lost += uint64(more)
 		fromSealed := min(more, len(j.sealed))
-		j.sealed = slices.Delete(j.sealed, 0, fromSealed)
-		j.noted = slices.Delete(j.noted, 0, more-fromSealed)
+		j.sealed = without(j.sealed, fromSealed)
+		j.noted = without(j.noted, more-fromSealed)
 	}
+}
+
+// without returns entries without the first n. It moves none of the others: under a flood that the disk does not take, one
+// goes for each that comes.
+func without(entries []timed, n int) []timed {
+	clear(entries[:n])
+	return entries[n:]
 }
 
 // A seal is what one batch writes of the journal.
