@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -124,13 +125,14 @@ type act struct {
 	told                           tally
 }
 
-// newAct returns the act of a situation, as far as a client is sent it that asked for what d understands.
-func newAct(t testing.TB, situation fakeswitch.Situation) *act {
+// newAct returns the act of a situation, as far as fsban is sent it. more is put behind the user and behind the user agent;
+// headers before those of each event.
+func newAct(t testing.TB, situation fakeswitch.Situation, more, headers string) *act {
 	t.Helper()
 	cfg := config.Default()
 	d := detect.New(cfg.Detect())
 	a := new(act)
-	raw := fakeswitch.Frames(situation, fakeswitch.Caller{Addr: netip.MustParseAddr(markAddr), User: markUser, UserAgent: markAgent}, markTime)
+	raw := fakeswitch.Frames(situation, fakeswitch.Caller{Addr: netip.MustParseAddr(markAddr), User: markUser + more, UserAgent: markAgent + more}, markTime)
 	r, ev := esl.NewReader(bytes.NewReader(raw)), esl.NewEvent(d.Fields())
 	for {
 		f, err := r.Next()
@@ -151,6 +153,7 @@ func newAct(t testing.TB, situation fakeswitch.Situation) *act {
 				continue
 			}
 			a.told.events++
+			a.text = fmt.Appendf(a.text, "Content-Length: %d\nContent-Type: text/event-plain\n\n%s%s", len(headers)+len(f.Body), headers, f.Body)
 		case esl.LogData:
 			l := esl.ParseLog(f)
 			if l.Level > levelNotice {
@@ -158,11 +161,11 @@ func newAct(t testing.TB, situation fakeswitch.Situation) *act {
 			}
 			attempt, outcome = d.Log(&l, markTime)
 			a.told.frames++
+			a.text = fmt.Appendf(a.text, "%s\n\n%s", bytes.TrimRight(f.Header, "\n"), f.Body)
 		}
 		if outcome == detect.Attempt {
 			a.told.attempts[attempt.Source][attempt.Kind]++
 		}
-		a.text = fmt.Appendf(a.text, "%s\n\n%s", bytes.TrimRight(f.Header, "\n"), f.Body)
 	}
 	places := func(mark string) (all []int) {
 		for i := 0; ; i++ {
@@ -180,6 +183,24 @@ func newAct(t testing.TB, situation fakeswitch.Situation) *act {
 		t.Fatalf("nothing can be played of %q", situation)
 	}
 	return a
+}
+
+// append appends what FreeSWITCH says of somebody else.
+func (a *act) append(b []byte, addr [4]byte, user, agent uint32, at time.Time) []byte {
+	from := len(b)
+	b = append(b, a.text...)
+	var room [64]byte
+	put := func(places []int, what []byte) {
+		for _, i := range places {
+			copy(b[from+i:], what)
+		}
+	}
+	put(a.addr, appendAddr(room[:0], addr))
+	put(a.user, fmt.Appendf(room[:0], "u%07d", user%10_000_000))
+	put(a.agent, fmt.Appendf(room[:0], "agent-%010d", agent))
+	put(a.stamp, strconv.AppendInt(room[:0], at.UnixMicro(), 10))
+	put(a.time, at.AppendFormat(room[:0], ctiTime))
+	return b
 }
 
 // A soak is what is played, on what, and what was played.
@@ -213,7 +234,7 @@ func newSoak(t *testing.T, policyYAML string) *soak {
 		fakeswitch.WrongPassword, fakeswitch.OnePacket, fakeswitch.NoAuth, fakeswitch.Success, fakeswitch.RefusedCall,
 		fakeswitch.RejectedRegister, fakeswitch.CTILine, fakeswitch.Heartbeat,
 	} {
-		s.acts[situation] = newAct(t, situation)
+		s.acts[situation] = newAct(t, situation, "", "")
 	}
 	s.program = startProgram(t, dir, fmt.Sprintf(`
 freeswitch: {address: %q}
@@ -247,22 +268,9 @@ func appendAddr(b []byte, addr [4]byte) []byte {
 func (s *soak) play(situation fakeswitch.Situation, addr [4]byte, user uint32, at time.Time) {
 	a := s.acts[situation]
 	s.told.add(&a.told)
-	from := len(s.batch)
-	s.batch = append(s.batch, a.text...)
-	text := s.batch[from:]
-	var room [64]byte
-	put := func(places []int, what []byte) {
-		for _, i := range places {
-			copy(text[i:], what)
-		}
-	}
-	put(a.addr, appendAddr(room[:0], addr))
-	put(a.user, fmt.Appendf(room[:0], "u%07d", user))
-	put(a.agent, fmt.Appendf(room[:0], "agent-%010d", user))
-	put(a.stamp, fmt.Appendf(room[:0], "%d", at.UnixMicro()))
+	s.batch = a.append(s.batch, addr, user, user, at)
 	if len(a.time) > 0 {
-		put(a.time, at.AppendFormat(room[:0], ctiTime))
-		fmt.Fprintf(&s.lines, "ip[%s] user[u%07d] at[%s] Registration failed\n", appendAddr(room[:0], addr), user, at.Format(ctiTime))
+		fmt.Fprintf(&s.lines, "ip[%s] user[u%07d] at[%s] Registration failed\n", appendAddr(nil, addr), user, at.Format(ctiTime))
 		s.told.lines++
 		s.told.attempts[policy.CTILog][policy.AuthFailure]++
 	}
