@@ -330,14 +330,18 @@ func (r *Arbiter) report(number uint64) *report {
 
 // hold remembers a report of which the speaker may tell yet.
 func (r *Arbiter) hold(h heldReport, now time.Time) {
-	if len(r.held) == maxHeld {
+	pruned := len(r.held) == maxHeld
+	if pruned {
 		r.prune(now)
 	}
-	if len(r.held) == maxHeld { // a flood of which the speaker tells nothing
-		for _, old := range r.held[:maxHeld/2] {
-			r.alone[old.attempt.Source]++
+	// prune is worth its while only where it leaves room for many: else a flood of which the speaker tells nothing has all of
+	// it looked through at each report.
+	if pruned && len(r.held) > maxHeld*3/4 {
+		old := r.held[:len(r.held)-maxHeld/2]
+		for i := range old {
+			r.alone[old[i].attempt.Source]++
 		}
-		r.held = slices.Delete(r.held, 0, maxHeld/2)
+		r.held = slices.Delete(r.held, 0, len(old))
 	}
 	r.held = append(r.held, h)
 }

@@ -1,10 +1,13 @@
 package detect
 
 import (
+	"net/netip"
 	"testing"
+	"time"
 
 	"fsban/esl"
 	"fsban/internal/captures"
+	"fsban/policy"
 )
 
 // allOptions have a Detector look at everything.
@@ -83,6 +86,31 @@ func BenchmarkLog(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				d.Log(l, now)
+			}
+		})
+	}
+}
+
+// BenchmarkArbiter is a failure that the log stream tells of, and then an event: also after so many that only the log stream
+// told of that no more may be held.
+func BenchmarkArbiter(b *testing.B) {
+	for name, alone := range map[string]int{"told twice": 0, "beside what nobody confirms": maxHeld - 1} {
+		b.Run(name, func(b *testing.B) {
+			r := NewArbiter(policy.Event, policy.ESLLog)
+			r.Alive(policy.Event, true, now)
+			r.Alive(policy.ESLLog, true, now)
+			at := now.Add(time.Minute)
+			a := policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: at, Kind: policy.AuthFailure, User: "1000", Source: policy.ESLLog}
+			for i := range alone {
+				a.Addr = netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+				r.Counts(&a, at)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				a.Addr = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+				for _, a.Source = range []policy.Source{policy.ESLLog, policy.Event} {
+					r.Counts(&a, at)
+				}
 			}
 		})
 	}
