@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fsban/detect"
 	"fsban/esl"
 	"fsban/internal/fakeswitch"
 )
@@ -86,9 +87,10 @@ func processor(b *testing.B) time.Duration {
 // A hearer is a daemon that is given the bytes of an event socket, and decides at once.
 type hearer struct {
 	*Daemon
-	b      *testing.B
-	event  *esl.Event
-	ticked time.Time
+	b        *testing.B
+	detector *detect.Detector
+	event    *esl.Event
+	ticked   time.Time
 }
 
 func newHearer(b *testing.B) *hearer {
@@ -108,7 +110,8 @@ func newHearer(b *testing.B) *hearer {
 		keepers.Wait()
 	})
 	d.aliveWith(nil)
-	return &hearer{Daemon: d, b: b, event: esl.NewEvent(d.detector.Fields()), ticked: time.Now()}
+	detector := detect.New(cfg.Detect())
+	return &hearer{Daemon: d, b: b, detector: detector, event: esl.NewEvent(detector.Fields()), ticked: time.Now()}
 }
 
 // hear does what the reader and the decision loop do.
@@ -126,9 +129,9 @@ func (h *hearer) hear(stream []byte) {
 			if err := h.event.Parse(f.Body); err != nil {
 				h.b.Fatal(err)
 			}
-			h.onEvent(h.event)
+			h.onEvent(h.detector, h.event)
 		case esl.LogData:
-			h.onFrame(esl.ParseLog(f))
+			h.onFrame(h.detector, esl.ParseLog(f))
 		}
 		select {
 		case s := <-h.attempts:
