@@ -7,6 +7,7 @@
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
+# make soak   ten minutes of everything at once, at 20,000 events a second; then a flood under a memory limit (FOR=1h)
 # make bench-fleet     nodes that share bans through Redis: how fast, and what it costs (5 minutes)
 # make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
@@ -20,7 +21,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
+.PHONY: build run test check chaos soak dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
 .PHONY: tools-run tools-test tools-pictures
 
 build:
@@ -62,6 +63,9 @@ bench-fleet: tools-test
 FOR ?= 10m
 chaos: tools-test
 	$(GO) test -count=1 -timeout 0 -v -run 'TestChaos$$' ./daemon -chaos.for $(FOR)
+
+soak: tools-test
+	$(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$|TestAnAttackerCannotFillTheMemory$$' ./daemon -soak.for $(FOR) -soak.rate 20000
 
 bench-fail2ban:
 	bench/fail2ban.sh

@@ -84,9 +84,54 @@ func TestSoak(t *testing.T) {
 			t.Errorf("at rest before: %d goroutines, %d files; after: %d, %d", before.goroutines, before.files, after.goroutines, after.files)
 		}
 		s.flat(samples)
-		s.guesserIsBanned()
+		s.guesserIsBanned(func() {})
 		s.program.stop(t)
 	}, "iptables", "ip6tables", "ipset")
+}
+
+// TestAnAttackerCannotFillTheMemory has an attacker who never repeats himself work on a daemon that the kernel allows so much
+// memory and no more: another address, user and user agent each time, until the tables are full, and on. It forgets, counts
+// what it forgets, is never killed, and goes on banning.
+func TestAnAttackerCannotFillTheMemory(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		const mib = 1 << 20
+		limit, policyYAML, length := uint64(100*mib), "\n  max_tracked: 2000\n", 2*time.Second
+		if *soakFor > 0 { // as it comes: a million addresses
+			limit, policyYAML, length = 300*mib, " {}\n", 30*time.Second
+		}
+		s := newSoak(t, policyYAML, fmt.Sprintf("GOMEMLIMIT=%d", limit/10*9))
+		c := confine(t, s.program.cmd.Process.Pid, limit)
+		s.ready()
+		evicted := func() float64 { return s.metrics().sum("fsban_policy_evicted_total", `what="addresses"`) }
+		for begun := time.Now(); evicted() == 0; {
+			s.keepUp(length, s.neverTheSame)
+			if time.Since(begun) > 15*time.Minute {
+				t.Fatal("its tables are not full yet")
+			}
+		}
+		s.keepUp(length, s.neverTheSame)
+		s.guesserIsBanned(func() { s.keepUp(100*time.Millisecond, s.neverTheSame) })
+		s.all.add(&s.told)
+		now := s.sample()
+		t.Logf("%d MiB allowed, by %s; played in %v: %d events (%.0f a second), %d log frames, %d lines", limit/mib, c, s.spent.Round(time.Second),
+			s.all.events, float64(s.all.events)/s.spent.Seconds(), s.all.frames, s.all.lines)
+		m := s.metrics()
+		t.Logf("at most %d MiB resident, %d MiB of them its own now; %v addresses tracked, %v forgotten; %v attempts dropped", now.peak/mib, now.anonymous/mib,
+			m.sum("fsban_tracked_addresses"), evicted(), m.sum("fsban_attempts_dropped_total"))
+		if kills := c.kills(t); kills != 0 {
+			t.Errorf("killed %d times", kills)
+		}
+		if !c.byKernel() && now.peak > limit {
+			t.Errorf("%d MiB resident", now.peak/mib)
+		}
+		s.program.stop(t)
+	}, "iptables", "ip6tables", "ipset")
+}
+
+// neverTheSame plays what one attacker can say from another address, with another name, each time.
+func (s *soak) neverTheSame(at time.Time) {
+	situations := []fakeswitch.Situation{fakeswitch.OnePacket, fakeswitch.OnePacket, fakeswitch.OnePacket, fakeswitch.NoAuth, fakeswitch.RefusedCall, fakeswitch.CTILine}
+	s.play(situations[s.rng.IntN(len(situations))], s.another(stranger, 3_000_000), s.rng.Uint32(), at)
 }
 
 // A tally is how much of something was told.
@@ -224,7 +269,7 @@ type soak struct {
 	asked int           // of the control API
 }
 
-func newSoak(t *testing.T, policyYAML string) *soak {
+func newSoak(t *testing.T, policyYAML string, env ...string) *soak {
 	fs := newSwitch(t, fakeswitch.Options{})
 	dir := configFor(t, fs).State.Directory
 	s := &soak{t: t, rng: rand.New(rand.NewPCG(1, 2)), fs: fs, dir: dir, acts: make(map[fakeswitch.Situation]*act)}
@@ -244,7 +289,7 @@ state: {directory: %q}
 control: {socket: %q}
 http: {listen: "127.0.0.1:0"}
 log: {level: error}
-`, fs.Addr(), s.log.path, policyYAML, dir, filepath.Join(dir, "s")))
+`, fs.Addr(), s.log.path, policyYAML, dir, filepath.Join(dir, "s")), env...)
 	s.client = control.NewClient(filepath.Join(dir, "s"))
 	return s
 }
@@ -270,7 +315,7 @@ func (s *soak) play(situation fakeswitch.Situation, addr [4]byte, user uint32, a
 	s.told.add(&a.told)
 	s.batch = a.append(s.batch, addr, user, user, at)
 	if len(a.time) > 0 {
-		fmt.Fprintf(&s.lines, "ip[%s] user[u%07d] at[%s] Registration failed\n", appendAddr(nil, addr), user, at.Format(ctiTime))
+		fmt.Fprintf(&s.lines, "ip[%s] user[u%07d] at[%s] Registration failed\n", appendAddr(nil, addr), user%10_000_000, at.Format(ctiTime))
 		s.told.lines++
 		s.told.attempts[policy.CTILog][policy.AuthFailure]++
 	}
@@ -633,8 +678,8 @@ func (s *soak) flat(samples []sample) {
 	}
 }
 
-// guesserIsBanned has somebody guess until the kernel holds the ban.
-func (s *soak) guesserIsBanned() {
+// guesserIsBanned has somebody guess until the kernel holds the ban, meanwhile being what else happens.
+func (s *soak) guesserIsBanned(meanwhile func()) {
 	s.t.Helper()
 	addr := who(guesser, 1)
 	s.eventually("a guesser is banned", func() error {
@@ -642,6 +687,7 @@ func (s *soak) guesserIsBanned() {
 			s.wrong(addr, 7, time.Now())
 		}
 		s.flush()
+		meanwhile()
 		return exec.CommandContext(s.t.Context(), "ipset", "test", "fsban4", netip.AddrFrom4(addr).String()).Run()
 	})
 }
