@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -118,7 +119,7 @@ func newHearer(b *testing.B) *hearer {
 func (h *hearer) hear(stream []byte) {
 	for r := esl.NewReader(bytes.NewReader(stream)); ; {
 		f, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {

@@ -182,7 +182,7 @@ func newAct(t testing.TB, situation fakeswitch.Situation, more, headers string) 
 	for {
 		f, err := r.Next()
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
 			break
