@@ -8,6 +8,7 @@
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
 # make soak   ten minutes of everything at once, at 20,000 events a second; then a flood under a memory limit (FOR=1h)
+# make fuzz   each parser a minute with what nobody would write (EACH=10m for longer)
 # make bench-fleet     nodes that share bans through Redis: how fast, and what it costs (5 minutes)
 # make bench-fail2ban  fsban beside fail2ban on one log, as a ratio (needs Debian's fail2ban)
 
@@ -21,7 +22,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos soak dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
+.PHONY: build run test check chaos soak fuzz dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
 .PHONY: tools-run tools-test tools-pictures
 
 build:
@@ -66,6 +67,13 @@ chaos: tools-test
 
 soak: tools-test
 	$(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$|TestAnAttackerCannotFillTheMemory$$' ./daemon -soak.for $(FOR) -soak.rate 20000
+
+EACH ?= 60s
+fuzz:
+	@grep -ro '^func Fuzz[A-Za-z]*' --include=*_test.go . | sort | sed 's|/[^/]*:func | |' | while read -r room target; do \
+		out=$$($(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(EACH) "$$room" 2>&1); code=$$?; \
+		[ $$code = 0 ] || { echo "$$out"; exit $$code; }; \
+		echo "$$room $$target $$(echo "$$out" | grep -o 'execs: [0-9]*' | tail -n 1)"; done
 
 bench-fail2ban:
 	bench/fail2ban.sh
