@@ -77,7 +77,8 @@ func (d *Daemon) onFirewall(s firewall.Status) {
 	d.wake()
 }
 
-// clear takes away what another backend has left from an earlier run, once the bans are in force. It may wait for a lock.
+// clear takes away what another backend, or variant of iptables, has left from an earlier run, once the bans are in force. It
+// may wait for a lock.
 func (d *Daemon) clear(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -87,9 +88,9 @@ func (d *Daemon) clear(ctx context.Context) error {
 	removed, err := firewall.Abandoned(d.backend)
 	switch {
 	case err != nil:
-		d.log.Warn("what another backend had left cannot be taken away: fsban teardown does it", "removed", removed, "error", err)
+		d.log.Warn("what another backend or variant of iptables had left cannot be taken away: fsban teardown does it", "removed", removed, "error", err)
 	case len(removed) > 0:
-		d.log.Info("what another backend had left is taken away", "removed", removed)
+		d.log.Info("what another backend or variant of iptables had left is taken away", "removed", removed)
 	}
 	return nil
 }

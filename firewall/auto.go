@@ -43,58 +43,53 @@ func Auto(ctx context.Context, opts Options) (Backend, string, error) {
 	return nil, "", errors.New("no way to ban works here: " + strings.Join(whyNot, "; "))
 }
 
-// Abandoned takes away what another backend than b has made in an earlier run, and returns what it took away. Call it when
-// b is in force: until then the other's bans stand.
+// Abandoned takes away what another backend than b, or another variant of iptables, has made in an earlier run, and returns
+// what it took away. Call it when b is in force: until then the other's bans stand.
 func Abandoned(b Backend) (removed []string, err error) {
-	switch b := b.(type) {
-	case *DryRun:
+	if _, dry := b.(*DryRun); dry {
 		return nil, nil
-	case *Rules:
-		removed, err = b.dropSets()
-		if errors.Is(err, errNoIPSet) {
-			err = nil // nor are there sets, then
+	}
+	removed, err = teardownUnused()
+	take := func(r []string, e error) { removed, err = append(removed, r...), errors.Join(err, e) }
+	if b, ok := b.(*Rules); ok {
+		r, e := b.dropSets()
+		if errors.Is(e, errNoIPSet) {
+			e = nil // nor are there sets, then
 		}
+		take(r, e)
 	}
-	if b.Name() != "nftables" {
-		if other, e := NewNFTables(Options{}); e == nil { // else it has made nothing
-			r, e := other.Teardown()
-			if errors.Is(e, errNoNFTables) {
-				e = nil
-			}
-			removed, err = append(removed, r...), errors.Join(err, e, other.Close())
-		}
-		return removed, err
+	if b.Name() == "nftables" {
+		take(teardownOf(func() (Backend, error) { return NewIPTables(Options{}) }))
+	} else {
+		take(teardownOf(func() (Backend, error) { return NewNFTables(Options{}) }))
 	}
-	other, err := NewIPTables(Options{})
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, nil // where there is no iptables it has made nothing
-	} else if err != nil {
-		return nil, err
-	}
-	defer func() { _ = other.Close() }()
-	return other.Teardown()
+	return removed, err
 }
 
 // Teardown removes what fsban ever made on this host, with whatever backend, and nothing else. It returns what it removed,
 // also when some of it failed.
 func Teardown() (removed []string, err error) {
+	removed, err = teardownUnused()
 	for _, open := range []func() (Backend, error){
 		func() (Backend, error) { return NewIPTables(Options{}) },
 		func() (Backend, error) { return NewRules(Options{}) }, // where there is iptables without ipset
 		func() (Backend, error) { return NewNFTables(Options{}) },
 	} {
-		b, e := open()
-		if errors.Is(e, exec.ErrNotFound) || errors.Is(e, errNoIPSet) || errors.Is(e, errNoNFTables) {
-			continue // where there is none of it, it has made nothing
-		} else if e != nil {
-			err = errors.Join(err, e)
-			continue
-		}
-		r, e := b.Teardown()
-		if errors.Is(e, errNoNFTables) {
-			e = nil
-		}
-		removed, err = append(removed, r...), errors.Join(err, e, b.Close())
+		r, e := teardownOf(open)
+		removed, err = append(removed, r...), errors.Join(err, e)
+	}
+	return removed, err
+}
+
+// teardownOf opens a backend, and removes what it ever made. Where the host has none of it, it has made nothing.
+func teardownOf(open func() (Backend, error)) (removed []string, err error) {
+	b, err := open()
+	if err == nil {
+		removed, err = b.Teardown()
+		err = errors.Join(err, b.Close())
+	}
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoIPSet) || errors.Is(err, errNoNFTables) {
+		err = nil
 	}
 	return removed, err
 }

@@ -242,8 +242,8 @@ func (f *family) count(name string, rules []rule) {
 	f.total, f.seen[name] = f.total.plus(seen, now), now
 }
 
-// teardownRules removes fsban's chain from every table, and every jump to it.
-func (f *family) teardownRules() (removed []string, err error) {
+// teardownRules removes fsban's chain from tables, and every jump to it.
+func (f *family) teardownRules(tables []string) (removed []string, err error) {
 	for _, table := range tables {
 		if f.ipt.lacks(table) {
 			continue

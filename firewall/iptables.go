@@ -77,25 +77,33 @@ func newWatcher() watcher {
 
 // newFamilies finds the programs of both families. What they change is no news to w.
 func newFamilies(w *watcher) ([]*family, error) {
-	families := []*family{
-		{name: "ipv4", set: SetIPv4, id: unix.AF_INET},
-		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6},
-	}
+	families := bothFamilies()
 	for _, f := range families {
 		f.printed, f.moved, f.seen = make(map[string][]string), make(map[Hook]time.Time), make(map[string]Dropped)
-		proto := iptables.ProtocolIPv4
-		if !f.is4() {
-			if !hostHasIPv6() {
-				continue
-			}
-			proto = iptables.ProtocolIPv6
+		if !f.is4() && !hostHasIPv6() {
+			continue
 		}
 		var err error
-		if f.ipt, err = findXtables(proto, func(pid int) { w.mine(uint32(pid)) }); err != nil {
+		if f.ipt, err = findXtables(f.proto(), "", func(pid int) { w.mine(uint32(pid)) }); err != nil {
 			return nil, err
 		}
 	}
 	return families, nil
+}
+
+func bothFamilies() []*family {
+	return []*family{
+		{name: "ipv4", set: SetIPv4, id: unix.AF_INET},
+		{name: "ipv6", set: SetIPv6, id: unix.AF_INET6},
+	}
+}
+
+// proto is what go-iptables calls a family.
+func (f *family) proto() iptables.Protocol {
+	if f.is4() {
+		return iptables.ProtocolIPv4
+	}
+	return iptables.ProtocolIPv6
 }
 
 // is4 tells whether a family is IPv4.
@@ -303,7 +311,7 @@ func (b *IPTables) eachSet(sets *ipsets, do func(*family, setInfo) error) error 
 func (b *IPTables) Teardown() (removed []string, err error) {
 	for _, f := range b.families {
 		if f.ipt != nil {
-			r, e := f.teardownRules()
+			r, e := f.teardownRules(tables)
 			removed, err = append(removed, r...), errors.Join(err, e)
 		}
 		for _, set := range []string{f.set, f.set + "-new"} {

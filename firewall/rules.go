@@ -346,7 +346,7 @@ func (b *Rules) dropSets() (removed []string, err error) {
 func (b *Rules) Teardown() (removed []string, err error) {
 	for _, f := range b.families {
 		if f.ipt != nil {
-			r, e := f.teardownRules()
+			r, e := f.teardownRules(tables)
 			removed, err = append(removed, r...), errors.Join(err, e)
 		}
 	}

@@ -31,7 +31,7 @@ var neighbours = []neighbour{
 func Surroundings(ctx context.Context) []string {
 	var findings []string
 	chains := make(map[string][]string) // by variant
-	for _, variant := range []string{"nft", "legacy"} {
+	for _, variant := range variants {
 		for _, name := range []string{"iptables", "ip6tables"} {
 			chains[variant] = append(chains[variant], chainsWithRules(ctx, name+"-"+variant+"-save")...)
 		}
@@ -43,7 +43,7 @@ func Surroundings(ctx context.Context) []string {
 	if other := map[string]string{"nft": "legacy", "legacy": "nft"}[used]; len(chains[other]) > 0 {
 		findings = append(findings, fmt.Sprintf("iptables is iptables-%s here, and there are rules of iptables-%s too: both are in force, and each shows only its own", used, other))
 		if slices.Contains(chains[other], ChainName) {
-			findings = append(findings, fmt.Sprintf("chain %s is among the rules of iptables-%s, from before a change of variant: remove it with iptables-%s", ChainName, other, other))
+			findings = append(findings, fmt.Sprintf("chain %s is among the rules of iptables-%s, from before a change of variant: fsban takes it away once it has started anew, and fsban teardown does", ChainName, other))
 		}
 	}
 	tables := tablesOfNFTables()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"slices"
@@ -22,7 +23,7 @@ type xtables struct {
 	saver, restorer string
 	wait            []string      // how the restorer is told to wait for the lock
 	started         func(pid int) // is told of each restorer
-	loaded          string        // where the kernel names the tables of iptables-legacy; empty for iptables-nft
+	legacy          string        // ip or ip6, as the modules of iptables-legacy begin; empty for iptables-nft
 }
 
 const (
@@ -32,19 +33,23 @@ const (
 	patience = 30 * time.Second
 )
 
-// findXtables finds the programs of a family. It changes nothing.
-func findXtables(proto iptables.Protocol, started func(pid int)) (*xtables, error) {
-	name := "iptables"
+// findXtables finds the programs of a family: those in use, or those of one of variants. It changes nothing.
+func findXtables(proto iptables.Protocol, variant string, started func(pid int)) (*xtables, error) {
+	kind := "ip"
 	if proto == iptables.ProtocolIPv6 {
-		name = "ip6tables"
+		kind = "ip6"
 	}
-	ipt, err := iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait))
+	name := kind + "tables"
+	if variant != "" {
+		name += "-" + variant
+	}
+	ipt, err := iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait), iptables.Path(name))
 	if err != nil {
 		return nil, fmt.Errorf("find %s (install the package iptables): %w", name, err)
 	}
 	x := &xtables{IPTables: ipt, started: started}
 	if version, err := run(context.Background(), nil, "", name, "--version"); err == nil && !strings.Contains(version, "nf_tables") {
-		x.loaded = procNet + strings.TrimSuffix(name, "tables") + "_tables_names"
+		x.legacy = kind
 	}
 	for path, program := range map[*string]string{&x.saver: name + "-save", &x.restorer: name + "-restore"} {
 		if *path, err = exec.LookPath(program); err != nil {
@@ -63,8 +68,26 @@ const procNet = "/proc/thread-self/net/"
 // lacks tells whether a table is sure not to be there. To look into a table of iptables-legacy is to make it, at the cost of
 // every packet from then on.
 func (x *xtables) lacks(name string) bool {
-	names, err := os.ReadFile(x.loaded)
-	return err == nil && !slices.Contains(strings.Fields(string(names)), name)
+	if x.legacy == "" {
+		return false
+	}
+	names, err := os.ReadFile(procNet + x.legacy + "_tables_names")
+	switch {
+	case err == nil:
+		return !slices.Contains(strings.Fields(string(names)), name)
+	case errors.Is(err, fs.ErrNotExist): // the module is not loaded, if there is a /proc at all
+		_, err = os.Stat(procNet + "dev")
+		return err == nil
+	}
+	modules, err := os.ReadFile("/proc/modules") // root alone may read the names
+	return err == nil && modulesLack(string(modules), x.legacy, name)
+}
+
+// modulesLack tells whether a table of iptables-legacy cannot be there, as its module is not loaded. What is built into the
+// kernel is not among the modules.
+func modulesLack(modules, legacy, name string) bool {
+	modules = "\n" + modules
+	return strings.Contains(modules, "\n"+legacy+"_tables ") && !strings.Contains(modules, "\n"+legacy+"table_"+name+" ")
 }
 
 // save reads a table with its counters.
