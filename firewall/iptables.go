@@ -328,5 +328,5 @@ func (b *IPTables) Teardown() (removed []string, err error) {
 
 // watch hears of changes where this is iptables-nft.
 func (b *IPTables) watch(ctx context.Context, notice func()) error {
-	return b.watcher.watch(ctx, notice)
+	return b.watcher.watch(ctx, func() {}, notice)
 }

@@ -226,8 +226,7 @@ func (b *NFTables) del(set *nftables.Set, elements []nftables.SetElement) error 
 
 // watch hears of all changes of fsban's table.
 func (b *NFTables) watch(ctx context.Context, notice func()) error {
-	defer b.touched.Store(true) // whatever has happened before somebody listens again
-	return b.watcher.watch(ctx, func() {
+	return b.watcher.watch(ctx, func() { b.touched.Store(true) }, func() {
 		b.touched.Store(true)
 		notice()
 	})

@@ -312,7 +312,9 @@ func (b *Rules) entries() ([]Entry, error) {
 	return list, nil
 }
 
-func (b *Rules) watch(ctx context.Context, notice func()) error { return b.watcher.watch(ctx, notice) }
+func (b *Rules) watch(ctx context.Context, notice func()) error {
+	return b.watcher.watch(ctx, func() {}, notice)
+}
 
 // dropSets takes away the sets of an earlier run, and the rules that use them.
 func (b *Rules) dropSets() (removed []string, err error) {

@@ -86,12 +86,14 @@ func (w *watcher) listen() (*netlink.Conn, error) {
 	return conn, nil
 }
 
-// watch calls notice for each change that somebody else makes, until ctx ends.
-func (w *watcher) watch(ctx context.Context, notice func()) error {
+// watch calls notice for each change that somebody else makes, until ctx ends. It calls begun once it listens: what others
+// changed before that nobody has told of.
+func (w *watcher) watch(ctx context.Context, begun, notice func()) error {
 	conn, err := w.listen()
 	if err != nil {
 		return err
 	}
+	begun()
 	defer func() {
 		w.mu.Lock()
 		w.conn = nil
