@@ -18,7 +18,8 @@ type comparison struct {
 	last time.Time     // when the entries were last gone through
 	took time.Duration // how long their listing took
 	due  int           // bans that were to end before the next check
-	// ended are the prefixes that were unbanned since the last check: Bans may yield them for a moment still.
+	// ended are the prefixes that were unbanned since the last check, and not banned again: Bans may yield them for a moment
+	// still.
 	ended   map[netip.Prefix]struct{}
 	changed map[netip.Prefix]struct{} // by orders, since the listing under way began; nil when there is none
 }

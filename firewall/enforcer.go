@@ -358,7 +358,9 @@ func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
 	}
 	e.mu.Unlock()
 	for _, o := range taken {
-		if !o.add {
+		if o.add {
+			delete(e.compare.ended, o.prefix)
+		} else {
 			e.compare.ended[o.prefix] = struct{}{}
 		}
 		if e.opts.Applied != nil && !o.cause.Read.IsZero() {

@@ -1058,3 +1058,25 @@ func TestSetChangesWhatAnEnforcerGoesBy(t *testing.T) {
 		}
 	})
 }
+
+// A ban that comes after an unban of the same address is put back like any other when it is lost before the next check.
+func TestBanAfterAnUnbanIsPutBack(t *testing.T) {
+	for kind, damage := range map[string]string{"nftables": "nft flush set inet fsban fsban4", "rules nft": "iptables -t raw -F FSBAN", "nft": "nft flush ruleset;ipset flush fsban4"} {
+		t.Run(kind, func(t *testing.T) {
+			onBackendOf(t, kind, func(t *testing.T) {
+				book := newBook()
+				book.write(prefix("192.0.2.1"), time.Time{})
+				r := enforce(t, openKind(t, kind, Options{}), book, EnforcerOptions{Check: time.Hour})
+				r.until("in force", func() bool { s := r.Status(); return s.Enforcing && s.Pending == 0 })
+				r.unban("192.0.2.1")
+				r.settle()
+				r.ban("192.0.2.1", time.Hour)
+				r.settle()
+				for line := range strings.SplitSeq(damage, ";") {
+					command(t, line)
+				}
+				r.until("put back", func() bool { return slices.Equal(inKernel(t, r.backend), []string{"192.0.2.1/32"}) })
+			})
+		})
+	}
+}
