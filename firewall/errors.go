@@ -96,6 +96,8 @@ type ruleError struct {
 func (e *ruleError) Error() string {
 	text := strings.Join(strings.Fields(e.err.Error()), " ")
 	switch {
+	case strings.Contains(text, "can't open lock file"):
+		text = "iptables-legacy must be able to open its lock file: make it readable for fsban (packaging/fsban.tmpfiles), or name another one in XTABLES_LOCKFILE: " + text
 	case strings.Contains(text, "xtables lock"):
 		text = "another program holds the lock of iptables: " + text
 	case strings.Contains(text, "Permission denied"):

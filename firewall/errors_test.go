@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestErrorsSayWhatAnOperatorCanDo(t *testing.T) {
@@ -41,4 +43,25 @@ func TestErrorsSayWhatAnOperatorCanDo(t *testing.T) {
 	if err := set(errnoFull); !errors.Is(err, ErrSetFull) {
 		t.Errorf("%v is not ErrSetFull", err)
 	}
+}
+
+// What iptables-legacy says when it cannot open its lock file names what to change.
+func TestLockFileThatCannotBeOpenedIsSaid(t *testing.T) {
+	onKernel(t, func(t *testing.T) {
+		useIPTables(t, "legacy")
+		lock := os.Getenv("XTABLES_LOCKFILE")
+		t.Setenv("XTABLES_LOCKFILE", "/proc/no/lock")
+		book := newBook()
+		r := enforce(t, open(t, Options{}), book, EnforcerOptions{RetryMin: 5 * time.Millisecond, RetryMax: 5 * time.Millisecond})
+		r.until("said", func() bool {
+			s := r.Status()
+			if s.Enforcing || s.Err == nil {
+				return false
+			}
+			text := s.Err.Error()
+			return strings.Contains(text, "name another one in XTABLES_LOCKFILE") && strings.Contains(text, "/proc/no/lock") && !strings.Contains(text, "\n")
+		})
+		r.stop()
+		t.Setenv("XTABLES_LOCKFILE", lock)
+	})
 }

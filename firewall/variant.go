@@ -53,8 +53,8 @@ func teardownUnused() (removed []string, err error) {
 	return removed, err
 }
 
-// tablesLeft are the tables that hold fsban's chain in a variant that is not in use. To look makes no table and loads no
-// module.
+// tablesLeft are the tables that hold fsban's chain in a variant that is not in use. To look makes no table, and loads no
+// module of iptables-legacy.
 func (f *family) tablesLeft() (left []string) {
 	if f.ipt.variant() == "nft" {
 		return f.tablesOfNFT()
