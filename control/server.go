@@ -105,10 +105,18 @@ func (s *Server) setMode() error {
 	return nil
 }
 
+// notMade says why there is no socket and, where its directory is to blame, what to do.
+func (s *Server) notMade(err error) error {
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("control socket (control.socket): %w: fsban must be able to write to %s", err, filepath.Dir(s.path))
+	}
+	return fmt.Errorf("control socket (control.socket): %w", err)
+}
+
 // Listen makes the socket. A dead one that an earlier run left is replaced; one that somebody answers on is an error.
 func (s *Server) Listen() (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
-		return nil, fmt.Errorf("control socket (control.socket): %w", err)
+		return nil, s.notMade(err)
 	}
 	l, err := net.Listen("unix", s.path)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -117,12 +125,12 @@ func (s *Server) Listen() (net.Listener, error) {
 			return nil, fmt.Errorf("control socket %s: another fsban is running", s.path)
 		}
 		if err := os.Remove(s.path); err != nil {
-			return nil, fmt.Errorf("control socket (control.socket): %w", err)
+			return nil, s.notMade(err)
 		}
 		l, err = net.Listen("unix", s.path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("control socket (control.socket): %w", err)
+		return nil, s.notMade(err)
 	}
 	if err := s.setMode(); err != nil {
 		return nil, errors.Join(err, l.Close())
