@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,32 +39,46 @@ const referenceHead = `# Every setting
 Made from the comments of [config.example.yaml](../config.example.yaml), which holds every setting with its default; a file
 of your own need only say what differs. It is /etc/fsban/config.yaml unless ` + "`--config`" + ` names another one. ` + "`fsban check`" + ` reads
 it and says everything that is wrong with it, each with its line and key. Durations have a unit: 90s, 10m, 24h, 7d. Without a
-file the defaults hold.
+file the defaults hold. A change holds after ` + "`fsban reload`" + `; what is marked (restart) needs ` + "`systemctl restart fsban`" + `.
 `
 
-// referenceOf writes a heading for each section and a line for each key, in the order of the file.
+// referenceOf writes a line for each key, and then a heading for each section: what came after a section would seem to be
+// in it.
 func referenceOf(w *strings.Builder, n *yaml.Node, path string) {
+	plain := 0
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		name := strings.TrimPrefix(path+"."+key.Value, ".")
-		comment := uncommented(key.HeadComment)
-		if value.Kind == yaml.MappingNode && len(value.Content) > 0 {
-			fmt.Fprintf(w, "\n%s %s\n", strings.Repeat("#", 2+strings.Count(name, ".")), name)
-			if comment != "" {
-				fmt.Fprintf(w, "\n%s\n", comment)
-			}
-			if value.Content[1].Kind != yaml.MappingNode {
-				w.WriteString("\n")
-			}
-			referenceOf(w, value, name)
+		if isSection(value) {
 			continue
 		}
+		if plain++; plain == 1 {
+			w.WriteString("\n")
+		}
 		fmt.Fprintf(w, "- `%s: %s`", key.Value, inline(value))
-		if comment != "" {
+		if slices.Contains(restart, strings.TrimPrefix(path+"."+key.Value, ".")) {
+			w.WriteString(" (restart)")
+		}
+		if comment := uncommented(key.HeadComment); comment != "" {
 			fmt.Fprintf(w, "  \n  %s", strings.ReplaceAll(comment, "\n", "\n  "))
 		}
 		w.WriteString("\n")
 	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if !isSection(value) {
+			continue
+		}
+		name := strings.TrimPrefix(path+"."+key.Value, ".")
+		fmt.Fprintf(w, "\n%s %s\n", strings.Repeat("#", 2+strings.Count(name, ".")), name)
+		if comment := uncommented(key.HeadComment); comment != "" {
+			fmt.Fprintf(w, "\n%s\n", comment)
+		}
+		referenceOf(w, value, name)
+	}
+}
+
+func isSection(value *yaml.Node) bool {
+	return value.Kind == yaml.MappingNode && len(value.Content) > 0
 }
 
 // uncommented is a comment without its marks. The file's own head, which stands before an empty line, is left out.
