@@ -28,8 +28,8 @@ is changed, and no password is shown.
 A critical finding needs work today, a warning soon; a note says how things are. The exit code is 1 when there are critical
 findings or warnings, and 0 when there are only notes.
 
-doctor reads with the api commands xml_locate, sofia xmlstatus, version, acl, module_exists, global_getvar, strmicroepoch,
-strftime and find_user_xml. A login that may not run some of them is told what stayed unseen.`,
+doctor reads with the api commands xml_locate, sofia xmlstatus, version or status, acl, module_exists, global_getvar,
+strmicroepoch, strftime and find_user_xml. A login that may not run some of them is told what stayed unseen.`,
 		Example: "  fsban doctor\n  fsban doctor --json | jq -r '.findings[] | select(.severity == \"critical\") | .title'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
