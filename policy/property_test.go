@@ -103,7 +103,18 @@ func play(c choices, steps int, seen map[string]int) string {
 			ready = nil
 		default:
 			a := randomAttempt(c, at.Add(-late))
+			var foretold *Decision
+			if a.Kind != AuthSuccess && i%8 == 0 {
+				e.pass(ms(a.At))
+				next := e.foretell(a)
+				foretold = &next
+			}
 			d := e.Observe(a)
+			if foretold != nil {
+				if msg := asForetold(foretold, &d); msg != "" {
+					return fmt.Sprintf("step %d of %+v: %s", i, o, msg)
+				}
+			}
 			var due []string
 			want, due = m.observe(a)
 			ready = append(ready, due...)

@@ -55,7 +55,7 @@ func (e *Engine) sight(a Attempt) sight {
 	if s.home = s.key; a.Addr.Is4() && !s.prefix.IsSingleIP() {
 		s.home = keyOf(netip.PrefixFrom(a.Addr, 32))
 	}
-	s.who = uint32(maphash.String(e.seed, a.User)) &^ failed
+	s.who = e.who(a.User)
 	if a.Kind == AuthFailure {
 		s.who |= failed
 	}
@@ -63,6 +63,9 @@ func (e *Engine) sight(a Attempt) sight {
 	s.known = e.isKnown(s.home)
 	return s
 }
+
+// who is a hash of a user, as a hit has it.
+func (e *Engine) who(user string) uint32 { return uint32(maphash.String(e.seed, user)) &^ failed }
 
 // Prefix returns what counts as one attacker with addr: its network of IPv4Prefix or IPv6Prefix bits, or addr alone where
 // that network holds something that is never banned. So a neighbour of our own address can be banned, and we cannot. An

@@ -18,6 +18,10 @@ type Standing struct {
 	Excused   bool         // a ban of it was lifted a moment ago: nothing counts
 	Stuck     []StuckPhone // at this address
 	Evidence  []Attempt    // the last attempts that count, oldest first; 32 at most
+
+	// What an auth_failure would lead to now, as Observe decides, without Evidence and Reports.
+	Next    *Decision // of the user and the phone that failed last; nil where that is not known
+	Another Decision  // of a user that was not tried yet, and the same phone
 }
 
 // A RuleCount is how far an address is with one rule.
@@ -93,6 +97,7 @@ func (e *Engine) Why(addr netip.Addr) Standing {
 		w.Held = &ban
 	}
 	w.Stuck = slices.DeleteFunc(e.StuckPhones(), func(p StuckPhone) bool { return !s.prefix.Contains(p.Addr) })
+	e.next(&w, &s)
 	return w
 }
 

@@ -1,6 +1,9 @@
 package policy
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // A window is the attempts of one address that still count, for all rules together. It is a chain of blocks; the zero
 // value is empty.
@@ -204,6 +207,18 @@ func (p *pool) hits(w *window) func(yield func(*hit) bool) {
 				}
 			}
 		}
+	}
+}
+
+// copy puts into w, which is empty, what another pool has in a window, in the same order.
+func (p *pool) copy(w *window, from *pool, other *window) {
+	var blocks []uint32
+	for n := other.head; n != 0; n = from.at(n).next {
+		blocks = append(blocks, n)
+	}
+	for _, n := range slices.Backward(blocks) {
+		p.extend(w)
+		p.at(w.head).hits = from.at(n).hits
 	}
 }
 
