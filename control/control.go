@@ -198,6 +198,19 @@ type Standing struct {
 	Counts    []RuleCount  `json:"counts,omitempty"`
 	Stuck     []StuckPhone `json:"stuck_phones,omitempty"`
 	Attempts  []Attempt    `json:"attempts,omitempty"` // the last that count
+	Next      []Next       `json:"next,omitempty"`     // empty while it is banned: nothing counts
+}
+
+// A Next is what the next failed login of an address would lead to.
+type Next struct {
+	User     string        `json:"user"`    // whose: same, as failed last; or another, that was not tried yet, where that leads to something else
+	Verdict  string        `json:"verdict"` // pass, counted, spared, ban, spared_ban, held or excused
+	Rule     string        `json:"rule,omitempty"`
+	Count    int           `json:"count,omitempty"` // that failure included
+	MaxRetry int           `json:"maxretry,omitempty"`
+	BanTime  time.Duration `json:"bantime,omitempty"` // of the ban that it leads to, or would; policy.Forever: without end
+	Offence  int           `json:"offence,omitempty"` // of a ban: the how manieth of this prefix
+	Guard    string        `json:"guard,omitempty"`   // that would hold the ban
 }
 
 // A RuleCount is how far an address is with one rule.

@@ -110,11 +110,18 @@ func (a api) Why(ctx context.Context, addr netip.Addr) (control.Standing, error)
 	}
 	addr = addr.WithZone("").Unmap()
 	var w policy.Standing
-	err := a.do(ctx, func(l *loop) { w = l.engine.Why(addr) })
+	banned := false
+	err := a.do(ctx, func(l *loop) {
+		w = l.engine.Why(addr)
+		banned = l.isBanned(w.Prefix, time.Now())
+	})
 	if err != nil {
 		return control.Standing{}, err
 	}
 	s := control.Standing{Addr: addr, Prefix: w.Prefix, Excused: w.Excused, Attempts: wireAttempts(w.Evidence)}
+	if !banned {
+		s.Next = wireNext(&w)
+	}
 	for _, r := range w.Rules {
 		s.Counts = append(s.Counts, control.RuleCount{Rule: r.Rule.Name, Count: r.Count, MaxRetry: r.Rule.MaxRetry, FindTime: config.Duration(r.Rule.FindTime).String()})
 	}
@@ -136,6 +143,35 @@ func (a api) Why(ctx context.Context, addr netip.Addr) (control.Standing, error)
 	}
 	s.Ban, err = a.banOf(addr)
 	return s, err
+}
+
+// wireNext tells of another user only where that is not the same.
+func wireNext(w *policy.Standing) (list []control.Next) {
+	another := foretold("another", &w.Another)
+	if w.Next != nil {
+		same := foretold("same", w.Next)
+		list = append(list, same)
+		if another.User = same.User; another == same {
+			return list
+		}
+		another.User = "another"
+	}
+	return append(list, another)
+}
+
+func foretold(user string, d *policy.Decision) control.Next {
+	n := control.Next{User: user, Verdict: d.Verdict.String(), Count: d.Count, Offence: d.Offence, Guard: d.Guard.String()}
+	if d.Rule != nil {
+		n.Rule, n.MaxRetry = d.Rule.Name, d.Rule.MaxRetry
+	}
+	switch d.Verdict {
+	case policy.BanNow, policy.SparedBan, policy.Held:
+		if n.BanTime = policy.Forever; !d.Until.IsZero() {
+			n.BanTime = d.Until.Sub(d.Since)
+		}
+	case policy.Pass, policy.Counted, policy.Spared, policy.Excused, policy.Lift:
+	}
+	return n
 }
 
 // banOf returns the ban that holds addr, or nil.

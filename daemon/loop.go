@@ -156,7 +156,7 @@ func (l *loop) count(s *sighting) {
 		l.metrics.profiles.count(s.Profile, s.Kind)
 	}
 	prefix := l.engine.Prefix(s.Addr)
-	if b, banned := l.ledger.Get(prefix); banned && !b.Over(s.read) {
+	if l.isBanned(prefix, s.read) {
 		l.metrics.whileBan.Inc()
 		l.busiest.see(&s.Attempt, prefix, s.read)
 		return
@@ -182,6 +182,12 @@ func (l *loop) count(s *sighting) {
 		cause.At = time.Time{}
 	}
 	l.act(&d, s.Source, cause)
+}
+
+// isBanned tells whether exactly prefix is: then nothing counts.
+func (l *loop) isBanned(prefix netip.Prefix, now time.Time) bool {
+	b, there := l.ledger.Get(prefix)
+	return there && !b.Over(now)
 }
 
 // act does what a decision says.

@@ -75,6 +75,43 @@ func TestAnOfficeWithAStuckPhoneIsNotBannedAfterARestartEither(t *testing.T) {
 	}
 }
 
+func TestWhyForetellsTheNextFailure(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	r := start(t, fs, configFor(t, fs))
+	r.ready()
+	const home, stranger = "203.0.113.50", "203.0.113.66"
+	r.says(fakeswitch.Success, home, "2001", 1)
+	for _, user := range []string{"2002", "2003", "2004"} {
+		r.says(fakeswitch.WrongPassword, home, user, 1)
+	}
+	r.says(fakeswitch.WrongPassword, stranger, "1000", 4)
+	const day = 24 * time.Hour
+	for addr, want := range map[string][]control.Next{
+		home: {
+			{User: "same", Verdict: "counted", Rule: "enumeration", Count: 3, MaxRetry: 4},
+			{User: "another", Verdict: "ban", Rule: "enumeration", Count: 4, MaxRetry: 4, BanTime: 3 * day, Offence: 1},
+		},
+		stranger:      {{User: "same", Verdict: "ban", Rule: "auth", Count: 5, MaxRetry: 5, BanTime: day, Offence: 1}},
+		"203.0.113.1": {{User: "another", Verdict: "counted", Rule: "enumeration", Count: 1, MaxRetry: 4}},
+		"127.0.0.1":   {{User: "another", Verdict: "spared", Rule: "enumeration", Count: 1, MaxRetry: 4}},
+	} {
+		if got := r.why(addr).Next; !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, want %+v", addr, got, want)
+		}
+	}
+	r.says(fakeswitch.WrongPassword, home, "2004", 1)
+	if got := r.banned(); got != nil {
+		t.Errorf("banned %v", got)
+	}
+	r.says(fakeswitch.WrongPassword, home, "2005", 1)
+	r.says(fakeswitch.WrongPassword, stranger, "1000", 1)
+	for addr, rule := range map[string]string{home: "enumeration", stranger: "auth"} {
+		if w := r.why(addr); w.Ban == nil || w.Ban.Rule != rule || w.Next != nil {
+			t.Errorf("%+v", w)
+		}
+	}
+}
+
 func TestASecondOffenceIsPunishedLonger(t *testing.T) {
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
@@ -179,6 +216,13 @@ func TestBansBeyondTheRateAreHeldUntilSomebodyDecides(t *testing.T) {
 	r.eventually("metrics tell", func() bool {
 		return r.metric("fsban_bans_held") == "4\n" && strings.Contains(r.metric("fsban_guard_active"), "guard=ban_rate 1\n")
 	})
+	if w := r.why("203.0.113.70"); len(w.Next) != 1 || w.Next[0].Verdict != "counted" {
+		t.Errorf("why: %+v", w)
+	}
+	r.says(fakeswitch.WrongPassword, "203.0.113.70", "1000", 4)
+	if w := r.why("203.0.113.70"); len(w.Next) != 1 || w.Next[0].Verdict != "held" || w.Next[0].Guard != "ban_rate" || w.Next[0].BanTime != 24*time.Hour {
+		t.Errorf("why: %+v", w)
+	}
 	if w := r.why(held[0].Prefix.Addr().String()); w.Held == nil {
 		t.Errorf("why: %+v", w)
 	}
