@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,7 @@ func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
 		evidence := []control.Attempt{{Addr: addr, At: at, Kind: "auth_failure", Method: "INVITE", User: who, Number: who, UserAgent: who, Source: "event"}}
 		ban := control.Ban{Prefix: prefix, Since: at, Rule: "auth", Attempts: 5, InKernel: true, Evidence: evidence}
 		byHand := control.Ban{Prefix: prefix, Since: at, Rule: "operator", By: who, Reason: who}
+		next := []control.Next{{Verdict: "counted", Rule: who}, {Verdict: "held", Rule: who, Guard: who}, {Verdict: who}}
 		stuck := []control.StuckPhone{{Addr: addr, User: who, UserAgent: who}}
 		for _, s := range []*screen{{}, {width: 80}, {width: 80, ascii: true}} {
 			for name, print := range map[string]func(){
@@ -161,7 +163,7 @@ func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
 				},
 				"why": func() {
 					for _, b := range []*control.Ban{&ban, &byHand} {
-						for _, line := range s.standing(&control.Standing{Addr: addr, Prefix: prefix, Ban: b, Attempts: evidence, Stuck: stuck}, at) {
+						for _, line := range s.standing(&control.Standing{Addr: addr, Prefix: prefix, Ban: b, Attempts: evidence, Stuck: stuck, Next: next}, at) {
 							fmt.Fprintln(s.out, line)
 						}
 					}
@@ -195,5 +197,50 @@ func hostileStatus(who string) *control.Status {
 	return &control.Status{
 		Version: who, Problems: []string{who}, Sources: []control.Source{{Name: who, Address: who, Up: true, Speaks: []string{who}}}, Speakers: []control.Speaker{{Kind: who, Why: who}},
 		Firewall: control.Firewall{Backend: who}, Policy: control.Policy{Rules: []control.Rule{{Name: who, Kinds: []string{who}}}, NeverBan: []control.NeverBan{{Origin: who}}},
+	}
+}
+
+func TestWhatTheNextFailureLeadsTo(t *testing.T) {
+	const day = 24 * time.Hour
+	never := &control.NeverBan{Origin: "ignoreip"}
+	ban := control.Next{User: "same", Verdict: "ban", Rule: "auth", Count: 5, MaxRetry: 5, BanTime: day, Offence: 1}
+	again, forever, held := ban, ban, ban
+	again.BanTime, again.Offence = 2*day+73*time.Minute, 2
+	forever.BanTime = policy.Forever
+	held.Verdict, held.Guard = "held", "ban_rate"
+	for _, test := range []struct {
+		standing control.Standing
+		want     []string
+	}{
+		{control.Standing{Ban: &control.Ban{}}, []string{"does not count: it is banned"}},
+		{control.Standing{Next: []control.Next{ban}}, []string{"bans it by auth for 1d"}},
+		{control.Standing{Next: []control.Next{again}}, []string{"bans it by auth for 2d1h (its ban number 2)"}},
+		{control.Standing{Next: []control.Next{forever}}, []string{"bans it by auth for good"}},
+		{control.Standing{Next: []control.Next{held}}, []string{"would ban it by auth for 1d: the ban_rate guard holds that"}},
+		{control.Standing{Next: []control.Next{{User: "another", Verdict: "counted", Rule: "auth", Count: 1, MaxRetry: 5}}}, []string{"counts as 1 of 5 for auth"}},
+		{
+			control.Standing{
+				Attempts: make([]control.Attempt, 1),
+				Next:     []control.Next{{User: "same", Verdict: "counted", Rule: "auth", Count: 4, MaxRetry: 6}, {User: "another", Verdict: "ban", Rule: "enumeration", BanTime: 3 * day}},
+			},
+			[]string{"counts as 4 of 6 for auth", "of another user bans it by enumeration for 3d"},
+		},
+		{
+			control.Standing{
+				Attempts: make([]control.Attempt, 1), Never: never,
+				Next: []control.Next{{User: "same", Verdict: "spared", Rule: "auth", Count: 4}, {User: "another", Verdict: "spared", Rule: "enumeration", Count: 3}},
+			},
+			[]string{"is spared: never banned (ignoreip)"},
+		},
+		{
+			control.Standing{Never: never, Next: []control.Next{{User: "same", Verdict: "spared_ban", Rule: "auth", BanTime: day}}},
+			[]string{"would ban it by auth for 1d, and is spared: never banned (ignoreip)"},
+		},
+		{control.Standing{Next: []control.Next{{User: "another", Verdict: "excused"}}}, []string{"does not count: unbanned a moment ago"}},
+		{control.Standing{Next: []control.Next{{User: "another", Verdict: "pass"}}}, []string{"does not count: no rule asks for it"}},
+	} {
+		if got := (&screen{}).next(&test.standing); !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %q, want %q", test.standing.Next, got, test.want)
+		}
 	}
 }

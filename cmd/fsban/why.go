@@ -8,6 +8,7 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/policy"
 )
 
 func newWhy(s *settings) *cobra.Command {
@@ -16,7 +17,8 @@ func newWhy(s *settings) *cobra.Command {
 		Use:   "why ADDRESS",
 		Short: "Everything that is known of an address",
 		Long: `Say everything that is known of an address: whether it is banned, by which rule and after which attempts; whether it is
-never banned or known-good, and why; how far it is with each rule, and what it did last.`,
+never banned or known-good, and why; how far it is with each rule, what its next failure would lead to, and what it did
+last.`,
 		Example:           "  fsban why 192.0.2.7",
 		Args:              oneArg,
 		ValidArgsFunction: s.completing(1, bannedAddresses),
@@ -90,11 +92,11 @@ func (s *screen) standing(w *control.Standing, now time.Time) []string {
 	if w.Offences > 0 {
 		row("past bans", "%d, the last began %s: the next one is longer", w.Offences, stamp(w.LastBan))
 	}
-	if w.Excused {
-		row("excused", "a ban of it was lifted a moment ago: nothing counts yet")
-	}
 	for _, c := range w.Counts {
 		row("counts", "%d of %d within %s, rule %s", c.Count, c.MaxRetry, c.FindTime, s.clean(c.Rule))
+	}
+	for _, text := range s.next(w) {
+		row("next failure", "%s", text)
 	}
 	for _, p := range w.Stuck {
 		row("stuck phone", "user %s, %d failures since %s, %s", s.quote(p.User, 60), p.Count, stamp(p.Since), s.quote(p.UserAgent, 80))
@@ -107,4 +109,53 @@ func (s *screen) standing(w *control.Standing, now time.Time) []string {
 		row("attempt", "%s %s %s user %s%s, %s, told by %s", stamp(a.At), s.clean(a.Kind), s.clean(a.Method), s.quote(a.User, 60), number, s.quote(a.UserAgent, 80), s.clean(a.Source))
 	}
 	return lines
+}
+
+// next says what the next failure leads to.
+func (s *screen) next(w *control.Standing) (list []string) {
+	if len(w.Next) == 0 && w.Ban != nil {
+		return []string{"does not count: it is banned"}
+	}
+	for i := range w.Next {
+		text := s.leadsTo(&w.Next[i], w.Never)
+		switch {
+		case len(list) > 0 && text == list[0]: // they differ in what is not said
+		case w.Next[i].User == "another" && len(w.Attempts) > 0:
+			list = append(list, "of another user "+text)
+		default:
+			list = append(list, text)
+		}
+	}
+	return list
+}
+
+func (s *screen) leadsTo(n *control.Next, never *control.NeverBan) string {
+	rule := s.clean(n.Rule)
+	ban := fmt.Sprintf("it by %s for %s", rule, short(n.BanTime))
+	if n.BanTime == policy.Forever {
+		ban = fmt.Sprintf("it by %s for good", rule)
+	}
+	spared := "is spared: never banned"
+	if never != nil {
+		spared += " (" + s.clean(never.Origin) + ")"
+	}
+	switch n.Verdict {
+	case policy.Counted.String():
+		return fmt.Sprintf("counts as %d of %d for %s", n.Count, n.MaxRetry, rule)
+	case policy.BanNow.String():
+		if n.Offence > 1 {
+			ban += fmt.Sprintf(" (its ban number %d)", n.Offence)
+		}
+		return "bans " + ban
+	case policy.Held.String():
+		return fmt.Sprintf("would ban %s: the %s guard holds that", ban, s.clean(n.Guard))
+	case policy.Spared.String():
+		return spared
+	case policy.SparedBan.String():
+		return fmt.Sprintf("would ban %s, and %s", ban, spared)
+	case policy.Excused.String():
+		return "does not count: unbanned a moment ago"
+	default:
+		return "does not count: no rule asks for it"
+	}
 }
