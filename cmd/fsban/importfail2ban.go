@@ -6,9 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -236,7 +239,8 @@ func (i *importer) next() []step {
 	steps = append(steps,
 		step{"sudoedit " + file, "freeswitch.password"},
 		step{"sudo fsban check --config " + file, ""},
-		step{"sudo systemctl enable --now fsban", "returns when fsban protects, beside fail2ban"},
+		step{"sudo systemctl enable fsban", ""},
+		step{"sudo systemctl restart fsban", "returns when fsban protects, beside fail2ban"},
 		step{i.command("--bans"), ""},
 		step{"sudo fsban list", "are they there?"},
 	)
@@ -306,6 +310,7 @@ func writeNew(path string, data []byte, force bool) (err error) {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
+	likeBefore(f, path)
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
@@ -319,4 +324,20 @@ func writeNew(path string, data []byte, force bool) (err error) {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return nil
+}
+
+// likeBefore gives f the owner and mode of the file that it replaces, or of a new one that the service has to read, as far as
+// we may.
+func likeBefore(f *os.File, path string) {
+	if old, err := os.Stat(path); err == nil {
+		if st, ok := old.Sys().(*syscall.Stat_t); ok && f.Chown(int(st.Uid), int(st.Gid)) == nil {
+			_ = f.Chmod(old.Mode().Perm())
+		}
+		return
+	}
+	if g, err := user.LookupGroup("fsban"); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil && f.Chown(-1, gid) == nil {
+			_ = f.Chmod(0o640)
+		}
+	}
 }
