@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	accounts "os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -29,13 +30,15 @@ type File struct {
 	Path   string
 	Exists bool
 	Err    string // why it could not be looked at
-	Closed string // the first directory, or the file, that a service without privileges cannot pass or read
+	Closed string // the first directory, or the file, that the service cannot pass or read
 	Label  string // its SELinux context, or its directory's
+	Reader string // who the service is
 }
 
 // ReadHost looks at this host. ctiLog is the path of mod_cti's log, or empty.
 func ReadHost(ctiLog string) *Host {
-	h := &Host{Zone: time.Now().Format("-0700"), Programs: runningGuards("/proc")}
+	programs, service := lookAround("/proc")
+	h := &Host{Zone: time.Now().Format("-0700"), Programs: programs}
 	if data, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		h.SELinux = "permissive"
 		if strings.TrimSpace(string(data)) == "1" {
@@ -43,14 +46,67 @@ func ReadHost(ctiLog string) *Host {
 		}
 	}
 	if ctiLog != "" {
-		h.CTILog = readFile(ctiLog)
+		h.CTILog = readFile(ctiLog, service)
 	}
 	return h
 }
 
-// readFile looks at a log as the service does, which is root without root's privileges.
-func readFile(path string) *File {
-	f := &File{Path: path}
+// A service is who fsban is, without root's privilege to pass over permissions.
+type service struct {
+	name   string
+	uid    uint64
+	groups []uint64
+}
+
+// installed is who the service will be: the user that the packages make, or else root.
+func installed() service {
+	s := service{name: "root", groups: []uint64{0}}
+	u, err := accounts.Lookup("fsban")
+	if err != nil {
+		return s
+	}
+	ids, _ := u.GroupIds()
+	s = service{name: "fsban"}
+	s.uid, _ = strconv.ParseUint(u.Uid, 10, 32)
+	for _, id := range ids {
+		if gid, err := strconv.ParseUint(id, 10, 32); err == nil {
+			s.groups = append(s.groups, gid)
+		}
+	}
+	return s
+}
+
+// credentials reads who a process is, with the groups that its unit gave it.
+func credentials(status string) (s service, ok bool) {
+	for line := range strings.Lines(status) {
+		name, values, _ := strings.Cut(line, ":")
+		var ids []uint64
+		for _, v := range strings.Fields(values) {
+			id, err := strconv.ParseUint(v, 10, 32)
+			if err != nil {
+				break
+			}
+			ids = append(ids, id)
+		}
+		switch {
+		case name == "Uid" && len(ids) == 4:
+			s.uid, ok = ids[1], true
+		case name == "Gid" && len(ids) == 4:
+			s.groups = append(s.groups, ids[1])
+		case name == "Groups":
+			s.groups = append(s.groups, ids...)
+		}
+	}
+	s.name = fmt.Sprintf("uid %d", s.uid)
+	if u, err := accounts.LookupId(strconv.FormatUint(s.uid, 10)); err == nil {
+		s.name = u.Username
+	}
+	return s, ok
+}
+
+// readFile looks at a log as the service does.
+func readFile(path string, as service) *File {
+	f := &File{Path: path, Reader: as.name}
 	at := "/"
 	for _, part := range strings.Split(strings.Trim(filepath.Clean(path), "/"), "/") {
 		at = filepath.Join(at, part)
@@ -68,7 +124,7 @@ func readFile(path string) *File {
 		} else if at == filepath.Dir(path) {
 			need = 0o5 // it is also watched
 		}
-		if f.Closed == "" && !permits(info, need) {
+		if f.Closed == "" && !as.may(info, need) {
 			f.Closed = at
 		}
 		f.Exists = at == path
@@ -76,14 +132,14 @@ func readFile(path string) *File {
 	return f
 }
 
-// permits says whether root without privileges has these rights.
-func permits(info fs.FileInfo, need fs.FileMode) bool {
+// may says whether the service has these rights.
+func (s service) may(info fs.FileInfo, need fs.FileMode) bool {
 	mode := info.Mode().Perm()
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		switch {
-		case st.Uid == 0:
+		case uint64(st.Uid) == s.uid:
 			mode >>= 6
-		case st.Gid == 0:
+		case slices.Contains(s.groups, uint64(st.Gid)):
 			mode >>= 3
 		}
 	}
@@ -110,15 +166,15 @@ var guards = map[string]string{
 // maxProcesses bounds how many processes are looked at.
 const maxProcesses = 100_000
 
-// runningGuards names the guards that run.
-func runningGuards(proc string) []string {
+// lookAround names the guards that run, and says who fsban is: as it runs, or as it would.
+func lookAround(proc string) (found []string, fsban service) {
+	fsban = installed()
 	dir, err := os.Open(proc)
 	if err != nil {
-		return nil
+		return nil, fsban
 	}
 	defer dir.Close()
 	pids, _ := dir.Readdirnames(maxProcesses)
-	var found []string
 	for _, pid := range pids {
 		if _, err := strconv.Atoi(pid); err != nil {
 			continue
@@ -127,12 +183,21 @@ func runningGuards(proc string) []string {
 		if err != nil {
 			continue
 		}
-		if name := guards[program(strings.Split(string(data[:min(len(data), 4096)]), "\x00"))]; name != "" && !slices.Contains(found, name) {
-			found = append(found, name)
+		arguments := strings.Split(string(data[:min(len(data), 4096)]), "\x00")
+		name := program(arguments)
+		if guard := guards[name]; guard != "" && !slices.Contains(found, guard) {
+			found = append(found, guard)
+		}
+		if name == "fsban" && slices.Contains(arguments, "run") {
+			if status, err := os.ReadFile(filepath.Join(proc, pid, "status")); err == nil {
+				if running, ok := credentials(string(status)); ok {
+					fsban = running
+				}
+			}
 		}
 	}
 	slices.Sort(found)
-	return found
+	return found, fsban
 }
 
 // program is the file that a command line runs: of an interpreter's, the script.
@@ -186,8 +251,8 @@ func (h *Host) logFindings() []Finding {
 	case f.Closed != "":
 		all = append(all, Finding{
 			Check: "cti-log-permissions", Severity: Warning, Title: "fsban's service may not read mod_cti's log",
-			Seen:   fmt.Sprintf("%s is closed to a service without privileges.", word(f.Closed)),
-			Why:    "The service is root without the right to pass over permissions.",
+			Seen:   fmt.Sprintf("%s is closed to %s, who the service is.", word(f.Closed), word(f.Reader)),
+			Why:    "The service has no right to pass over permissions, whoever it is.",
 			Change: fmt.Sprintf("chmod o+rX %s, or SupplementaryGroups= with its group in the unit.", word(f.Closed)),
 		})
 	case !f.Exists:

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -34,10 +35,10 @@ func TestOtherGuardsAreKnownByWhatRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := runningGuards(proc), []string{"csf/lfd", "event_guard", "fail2ban"}; !slices.Equal(got, want) {
+	if got, want := guardsIn(proc), []string{"csf/lfd", "event_guard", "fail2ban"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got := runningGuards(filepath.Join(proc, "nosuch")); got != nil {
+	if got := guardsIn(filepath.Join(proc, "nosuch")); got != nil {
 		t.Errorf("got %q", got)
 	}
 }
@@ -79,9 +80,9 @@ func TestTheLogAsTheServiceFindsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	closed := func() string { return strings.TrimPrefix(readFile(path).Closed, dir) }
+	closed := func() string { return strings.TrimPrefix(readFile(path, nobody).Closed, dir) }
 	put(0o755, 0o644)
-	if f := readFile(path); f.Closed != "" || !f.Exists || f.Err != "" {
+	if f := readFile(path, nobody); f.Closed != "" || !f.Exists || f.Err != "" {
 		t.Errorf("got %+v", f)
 	}
 	put(0o755, 0o640)
@@ -92,11 +93,56 @@ func TestTheLogAsTheServiceFindsIt(t *testing.T) {
 	if got := closed(); got != "/log" {
 		t.Errorf("got %q", got)
 	}
-	if f := readFile(filepath.Join(dir, "later.log")); f.Exists || f.Err != "" {
+	put(0o750, 0o640) // what its group may, and the service is in it
+	member := service{name: "fsban", uid: 4711, groups: []uint64{4712, gidOf(t, path)}}
+	if f := readFile(path, member); f.Closed != "" {
 		t.Errorf("got %+v", f)
 	}
-	if f := readFile(filepath.Join(dir, "nosuch", "x.log")); f.Err == "" {
+	put(0o755, 0o644)
+	if f := readFile(filepath.Join(dir, "later.log"), nobody); f.Exists || f.Err != "" {
 		t.Errorf("got %+v", f)
+	}
+	if f := readFile(filepath.Join(dir, "nosuch", "x.log"), nobody); f.Err == "" {
+		t.Errorf("got %+v", f)
+	}
+}
+
+var nobody = service{name: "fsban", uid: 4711, groups: []uint64{4712}}
+
+func gidOf(t *testing.T, path string) uint64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint64(info.Sys().(*syscall.Stat_t).Gid)
+}
+
+func guardsIn(proc string) []string {
+	found, _ := lookAround(proc)
+	return found
+}
+
+// The service is who it runs as, with the groups that its unit gives it.
+func TestTheRunningServiceIsWhoReads(t *testing.T) {
+	proc := t.TempDir()
+	for pid, files := range map[string][2]string{
+		"7": {"/usr/bin/fsban\x00run\x00", "Name:\tfsban\nUid:\t4711\t4712\t4711\t4711\nGid:\t20\t21\t20\t20\nGroups:\t30 31 \n"},
+		"8": {"/usr/bin/fsban\x00status\x00", "Uid:\t1\t1\t1\t1\nGid:\t1\t1\t1\t1\n"},
+		"9": {"/usr/bin/fsban\x00run\x00", "no status"},
+	} {
+		if err := os.Mkdir(filepath.Join(proc, pid), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range []string{"cmdline", "status"} {
+			if err := os.WriteFile(filepath.Join(proc, pid, name), []byte(files[i]), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, got := lookAround(proc)
+	if got.uid != 4712 || !slices.Equal(got.groups, []uint64{21, 30, 31}) {
+		t.Errorf("%+v", got)
 	}
 }
 
