@@ -80,7 +80,8 @@ func TestSoak(t *testing.T) {
 		after := s.atRest()
 		s.report(samples, before, after)
 		t.Logf("exact: %d of %d rounds; in the others the socket died by itself", exact, rounds)
-		if after.goroutines != before.goroutines || after.files != before.files {
+		// A connection that is about to be closed is one or two of each. What leaks in thousands of requests is more.
+		if after.goroutines > before.goroutines+4 || after.files > before.files+4 {
 			t.Errorf("at rest before: %d goroutines, %d files; after: %d, %d", before.goroutines, before.files, after.goroutines, after.files)
 		}
 		s.flat(samples)
