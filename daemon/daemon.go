@@ -267,8 +267,8 @@ func (d *Daemon) announce(ctx context.Context) error {
 			_, _ = sd.SdNotify(false, "STATUS="+why[0])
 		case !d.announced.Load():
 			d.log.Info("ready", "after", time.Since(d.started).Round(time.Millisecond))
+			d.announced.Store(true) // whoever hears of it may ask for a reload at once
 			_, _ = sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS=protecting")
-			d.announced.Store(true)
 		default:
 			_, _ = sd.SdNotify(false, "STATUS=protecting")
 		}
