@@ -25,7 +25,7 @@ outlives a restart. What should always hold belongs into policy.ignoreip; fsban 
 never banned, and why.`,
 		Example: "  fsban allow 192.0.2.7\n  fsban allow 192.0.2.0/24 --for 7d --reason \"the new office moves in\"",
 		Args:    someArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			if limit != "" {
 				d, err := config.ParseDuration(limit)
 				if err != nil {
@@ -35,11 +35,6 @@ never banned, and why.`,
 					req.Time = 0
 				}
 			}
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				req.Prefix = prefix
 				n, err := client.Allow(cmd.Context(), req)
@@ -48,7 +43,7 @@ never banned, and why.`,
 				}
 				return err
 			})
-		},
+		}),
 	}
 	c.Flags().StringVar(&limit, "for", "", "how long: 10m, 24h, 7d (default: until you disallow it)")
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the record")
@@ -73,12 +68,7 @@ stays: fsban status --all says where each comes from.`,
 		Example:           "  fsban disallow 192.0.2.7",
 		Args:              someArgs,
 		ValidArgsFunction: s.completing(0, allowedNow),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				disallow := client.Disallow
 				if local {
@@ -90,7 +80,7 @@ stays: fsban status --all says where each comes from.`,
 				}
 				return err
 			})
-		},
+		}),
 	}
 	c.Flags().BoolVar(&local, "local", false, "here, and on no other node of the fleet")
 	return c

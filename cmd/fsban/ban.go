@@ -24,7 +24,7 @@ anew. An address of the never-ban list (fsban status --all) is refused without -
 banned all the same, and the exit code is 1.`,
 		Example: "  fsban ban 192.0.2.7\n  fsban ban 192.0.2.0/24 --bantime 7d --reason \"scans since Monday\"",
 		Args:    someArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			if bantime != "" {
 				d, err := config.ParseDuration(bantime)
 				if err != nil {
@@ -32,11 +32,6 @@ banned all the same, and the exit code is 1.`,
 				}
 				req.Time = d
 			}
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				req.Prefix = prefix
 				b, err := client.Ban(cmd.Context(), req)
@@ -45,7 +40,7 @@ banned all the same, and the exit code is 1.`,
 				}
 				return err
 			})
-		},
+		}),
 	}
 	c.Flags().StringVar(&bantime, "bantime", "", "how long: 90s, 10m, 24h, 7d or forever (default: policy.bantime)")
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the record")
@@ -64,12 +59,7 @@ counts, and the ban makes no later one longer. Who is not to be banned again: fs
 		Example:           "  fsban unban 192.0.2.7\n  fsban list --rule scanner --json | jq -r '.[].prefix' | xargs fsban unban",
 		Args:              someArgs,
 		ValidArgsFunction: s.completing(0, bannedNow),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			return eachPrefix(args, func(prefix netip.Prefix) error {
 				unban := client.Unban
 				if local {
@@ -81,7 +71,7 @@ counts, and the ban makes no later one longer. Who is not to be banned again: fs
 				}
 				return err
 			})
-		},
+		}),
 	}
 	c.Flags().BoolVar(&local, "local", false, "here, and on no other node of the fleet")
 	return c

@@ -21,12 +21,7 @@ ban-rate guard those beyond policy.ban_rate a minute. With --release the ones na
 dropped; --all means every one.`,
 		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
 		ValidArgsFunction: s.completing(0, heldNow),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			out := cmd.OutOrStdout()
 			switch {
 			case release && discard:
@@ -69,7 +64,7 @@ dropped; --all means every one.`,
 			}
 			printHeld(screenOf(out), held)
 			return nil
-		},
+		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	c.Flags().BoolVar(&release, "release", false, "make them now")

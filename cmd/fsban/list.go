@@ -36,7 +36,7 @@ terminal some columns are left out; a pipe gets them all.`,
   fsban list --rule scanner,toll --left 1h    # ending within an hour
   fsban list --source operator --json         # made by hand, for programs`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) (err error) {
 			if prefix != "" {
 				if pick.prefix, err = config.ParsePrefix(prefix); err != nil {
 					return &usageError{fmt.Errorf("--prefix: %w", err)}
@@ -50,11 +50,6 @@ terminal some columns are left out; a pipe gets them all.`,
 			if err := pick.check(); err != nil {
 				return &usageError{err}
 			}
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			all, err := client.Bans(cmd.Context(), evidence)
 			if err != nil {
 				return err
@@ -71,7 +66,7 @@ terminal some columns are left out; a pipe gets them all.`,
 				printBans(screenOf(cmd.OutOrStdout()), bans, len(all), evidence, now)
 			}
 			return err
-		},
+		}),
 	}
 	f := c.Flags()
 	f.BoolVar(&asJSON, "json", false, "as JSON")

@@ -197,6 +197,18 @@ func (s *settings) client() (*control.Client, error) {
 	return client, nil
 }
 
+// asking makes a command of do, which talks to the daemon that the settings name.
+func (s *settings) asking(do func(*cobra.Command, []string, *control.Client) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		client, err := s.client()
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		return do(cmd, args, client)
+	}
+}
+
 // revision is the commit that this binary was built from.
 func revision() string {
 	if commit != "" {

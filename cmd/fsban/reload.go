@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"fsban/control"
 )
 
 func newReload(s *settings) *cobra.Command {
@@ -19,12 +21,7 @@ is 2, and nothing changes. What can change while fsban runs does; no count, ban 
 and stays as it is until fsban is restarted (systemctl restart fsban).`,
 		Example: "  fsban check && fsban reload",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
 			r, err := client.Reload(cmd.Context())
 			if err != nil {
 				return err
@@ -43,7 +40,7 @@ and stays as it is until fsban is restarted (systemctl restart fsban).`,
 				fmt.Fprintln(out, "nothing has changed")
 			}
 			return nil
-		},
+		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c

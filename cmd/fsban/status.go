@@ -25,12 +25,7 @@ and everybody who is never banned.
 The exit code is 1 when fsban does not protect.`,
 		Example: "  fsban status\n  fsban status --all\n  fsban status --json",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
 			status, err := client.Status(cmd.Context())
 			if err != nil {
 				return err
@@ -46,7 +41,7 @@ The exit code is 1 when fsban does not protect.`,
 				err = errors.New("not protecting")
 			}
 			return err
-		},
+		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	c.Flags().BoolVar(&all, "all", false, "all rules, problems and everybody who is never banned, each on a line")

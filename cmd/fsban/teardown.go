@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"fsban/control"
 	"fsban/firewall"
 )
 
@@ -16,12 +17,7 @@ func newTeardown(s *settings) *cobra.Command {
 ends with it, until fsban runs again: the state file keeps them. Stop the daemon first, or it puts everything back.`,
 		Example: "  systemctl stop fsban && fsban teardown",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
+		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
 			if _, err := client.Status(cmd.Context()); err == nil {
 				return fmt.Errorf("fsban is running and would put everything back: stop it first (systemctl stop fsban)")
 			}
@@ -33,6 +29,6 @@ ends with it, until fsban runs again: the state file keeps them. Stop the daemon
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing of fsban's is in the kernel")
 			}
 			return err
-		},
+		}),
 	}
 }

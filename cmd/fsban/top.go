@@ -30,7 +30,7 @@ that are tried most within five minutes, the bans made last, who speaks for what
 Where there is no terminal, --once prints one screen, after looking for as long as --every.`,
 		Example: "  fsban top\n  fsban top --every 5s\n  fsban top --once\n  fsban top --once --json",
 		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
 			switch {
 			case every < 200*time.Millisecond || every > time.Minute:
 				return &usageError{fmt.Errorf("--every %v: write at least 200ms, at most 1m", every)}
@@ -41,11 +41,6 @@ Where there is no terminal, --once prints one screen, after looking for as long 
 			case !once && os.Getenv("TERM") == "dumb":
 				return &usageError{errors.New("top cannot draw on this terminal (TERM=dumb): fsban top --once prints one screen")}
 			}
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			ctx := cmd.Context()
 			// Whether somebody answers is known before the screen is taken.
 			first, err := client.Top(ctx, maxTop)
@@ -65,7 +60,7 @@ Where there is no terminal, --once prints one screen, after looking for as long 
 				return nil // somebody ended it, and the terminal is as it was
 			}
 			return err
-		},
+		}),
 	}
 	c.Flags().DurationVar(&every, "every", 2*time.Second, "how often to look")
 	c.Flags().BoolVar(&once, "once", false, "print one screen and end")

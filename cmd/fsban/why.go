@@ -22,16 +22,11 @@ last.`,
 		Example:           "  fsban why 192.0.2.7",
 		Args:              oneArg,
 		ValidArgsFunction: s.completing(1, bannedAddresses),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
 			prefix, err := config.ParsePrefix(args[0])
 			if err != nil || !prefix.IsSingleIP() {
 				return &usageError{fmt.Errorf("%.60q is not an address", args[0])}
 			}
-			client, err := s.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			standing, err := client.Why(cmd.Context(), prefix.Addr())
 			if err != nil {
 				return err
@@ -44,7 +39,7 @@ last.`,
 				fmt.Fprintln(screen.out, line)
 			}
 			return nil
-		},
+		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
