@@ -50,7 +50,7 @@ Where there is no terminal, --once prints one screen, after looking for as long 
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), first)
 			}
-			m := newTopModel(screenOf(cmd.OutOrStdout()), every, asking(ctx, client))
+			m := newTopModel(screenOf(cmd.OutOrStdout()), every, asksOf(ctx, client))
 			m.take(&first)
 			if once {
 				return m.printOnce(ctx)
@@ -87,7 +87,7 @@ type topAsks struct {
 // askTime bounds how long an answer is waited for.
 const askTime = 20 * time.Second
 
-func asking(ctx context.Context, c *control.Client) topAsks {
+func asksOf(ctx context.Context, c *control.Client) topAsks {
 	within := func(do func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(ctx, askTime)
 		defer cancel()
