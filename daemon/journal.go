@@ -21,7 +21,8 @@ import (
 // A logPlace is how far mod_cti's log counts.
 type logPlace struct {
 	ctilog.Position
-	At time.Time `json:"at"` // of the last line, by FreeSWITCH's clock
+	At    time.Time `json:"at"`             // of the last line
+	Clock time.Time `json:"clock,omitzero"` // the same, by FreeSWITCH's clock
 }
 
 // A standing is what is sealed with the journal.
@@ -78,7 +79,7 @@ func (l *loop) keepKnown(addr netip.Addr) {
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
 func (l *loop) seal(now time.Time) {
-	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.At), Fleet: fleetPlace{ID: l.member.id, Place: l.member.from}})
+	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.Clock), Fleet: fleetPlace{ID: l.member.id, Place: l.member.from}})
 	if err != nil {
 		l.log.Error("cannot note where the log stands", "error", err)
 		return

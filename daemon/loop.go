@@ -128,7 +128,7 @@ func (l *loop) decide(s *sighting) {
 	}
 	if s.next != (ctilog.Position{}) {
 		newFile := s.next.File.Ino != l.place.File.Ino
-		l.place, l.changed = logPlace{s.next, s.At}, true
+		l.place, l.changed = logPlace{s.next, s.At, s.Stamp()}, true
 		if newFile { // the one of the last seal may go away
 			l.seal(s.read)
 		}

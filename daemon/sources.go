@@ -214,7 +214,8 @@ func (d *Daemon) onLine(line ctilog.Line) {
 		doubtful := again && a.At.After(now.Add(clockSlack))
 		// What is read back is as old as it says.
 		if outcome == detect.Attempt && detect.Adrift(a.At, now) && (!line.Backlog || a.At.After(now)) {
-			a.At, outcome = now, detect.ClockAdrift
+			a.Adrift(now)
+			outcome = detect.ClockAdrift
 		}
 		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
 			d.tell(&a, now)

@@ -191,7 +191,7 @@ func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
 	p := r.report(number)
 	p.told |= 1 << a.Source
 	if a.Source == policy.CTILog {
-		p.line = a.At.UnixMicro()
+		p.line = a.Stamp().UnixMicro()
 	}
 	switch {
 	case p.counted:
@@ -274,7 +274,7 @@ func (r *Arbiter) match(a *policy.Attempt, now time.Time) uint64 {
 		if p == nil {
 			break
 		}
-		apart := since(a.At, p.at).Abs()
+		apart := since(a.Stamp(), p.at).Abs()
 		if apart < nearest && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr && (p.user == a.User || p.user == "" || a.User == "") &&
 			(apart < moment || since(now, p.read) < moment) {
 			best, nearest = number, apart
@@ -294,7 +294,7 @@ func (r *Arbiter) Told(a *policy.Attempt) bool {
 	}
 	number := r.latest[r.chain(a.Addr)]
 	for p := r.report(number); p != nil; p = r.report(p.before) {
-		if p.line == a.At.UnixMicro() && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
+		if p.line == a.Stamp().UnixMicro() && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
 			return true
 		}
 	}
@@ -308,7 +308,7 @@ func since(t time.Time, us int64) time.Duration {
 
 // remember adds a report of a, told by nobody so far.
 func (r *Arbiter) remember(a *policy.Attempt, now time.Time) uint64 {
-	return r.add(report{addr: a.Addr, user: a.User, at: a.At.UnixMicro(), read: now.UnixMicro(), kind: a.Kind})
+	return r.add(report{addr: a.Addr, user: a.User, at: a.Stamp().UnixMicro(), read: now.UnixMicro(), kind: a.Kind})
 }
 
 func (r *Arbiter) add(p report) uint64 {

@@ -194,6 +194,30 @@ func TestALineThatIsReadAgainIsKnown(t *testing.T) {
 	}
 }
 
+// A FreeSWITCH whose clock is an hour off: what the event told of just before a restart, and the line of it, which is read a
+// while after, are of the same moment by that clock.
+func TestAClockThatIsOffDoesNotCountTwice(t *testing.T) {
+	for name, off := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			event, line := told(t, "event", "1000", now.Add(off)), told(t, "cti_log", "1000", now.Add(off+3*time.Millisecond))
+			event.Adrift(now)
+			first := NewArbiter(policy.Event, policy.CTILog)
+			first.Alive(policy.Event, true, now)
+			if !first.Counts(event, now) {
+				t.Fatal("the event does not count")
+			}
+			second := NewArbiter(policy.Event, policy.CTILog)
+			second.Remember(first.Recent(now, time.Time{}))
+			later := now.Add(5 * time.Second)
+			line.Adrift(later)
+			second.Alive(policy.CTILog, true, later)
+			if second.Counts(line, later) {
+				t.Error("the line counts again")
+			}
+		})
+	}
+}
+
 // Nights of failures, nearly one a second of each address and user, each told by up to three sources in ragged order, with
 // a socket that dies and comes back: each counts exactly once.
 func TestRandomNightsCountExactly(t *testing.T) {

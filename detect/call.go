@@ -117,15 +117,16 @@ func (d *Detector) call(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) 
 	if !ok || !bytes.Equal(from, ev.Get(sipReceivedIP)) {
 		return policy.Attempt{}, NoAddress
 	}
-	at, outcome := eventAt(ev, now)
-	return policy.Attempt{
-		Addr: addr, At: at, Kind: policy.CallReject, Source: policy.Event, Method: policy.Invite,
+	a := policy.Attempt{
+		Addr: addr, Kind: policy.CallReject, Source: policy.Event, Method: policy.Invite,
 		User:      d.texts.keep(ev.Get(sipFromUser)),
 		Number:    d.texts.keep(number),
 		Domain:    d.texts.keep(ev.Get(sipReqHost)),
 		Profile:   d.texts.keep(ev.Get(sofiaProfile)),
 		UserAgent: d.texts.keep(ev.Get(sipUserAgent)),
-	}, outcome
+	}
+	outcome := timed(&a, ev, now)
+	return a, outcome
 }
 
 // stranger tells whether nobody vouches for a call. One leg of a loopback has the address, the context and the number of

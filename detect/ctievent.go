@@ -24,8 +24,8 @@ func (d *Detector) ctiEvent(e *ctiEvent, ev *esl.Event, now time.Time) (policy.A
 	if !ok {
 		return policy.Attempt{}, NoAddress
 	}
-	at, outcome := eventAt(ev, now)
-	a := policy.Attempt{Addr: addr, At: at, Kind: policy.Violation, Source: policy.CTIEvent}
+	a := policy.Attempt{Addr: addr, Kind: policy.Violation, Source: policy.CTIEvent}
+	outcome := timed(&a, ev, now)
 	if user := value(ev, e.user); string(user) != "(null)" {
 		a.User = d.texts.keep(user)
 	}

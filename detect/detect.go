@@ -140,11 +140,18 @@ func EventTime(ev *esl.Event) (time.Time, bool) {
 	return time.UnixMicro(int64(us)), ok
 }
 
-// eventAt returns when ev counts as having happened, and what that makes of an attempt.
-func eventAt(ev *esl.Event, now time.Time) (time.Time, Outcome) {
+// timed has a count as having happened when ev says, or now, and returns what that makes of it.
+func timed(a *policy.Attempt, ev *esl.Event, now time.Time) Outcome {
 	at, ok := EventTime(ev)
-	if !ok || Adrift(at, now) {
-		return now, ClockAdrift
+	switch {
+	case !ok:
+		a.At = now
+		return ClockAdrift
+	case Adrift(at, now):
+		a.At = at
+		a.Adrift(now)
+		return ClockAdrift
 	}
-	return at, Attempt
+	a.At = at
+	return Attempt
 }

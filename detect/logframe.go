@@ -103,7 +103,8 @@ func (d *Detector) ctiFrame(l *esl.Log, now time.Time) (policy.Attempt, Outcome)
 	case Attempt, ClockAdrift:
 		a.Source = policy.ESLLog
 		if Adrift(a.At, now) {
-			a.At, outcome = now, ClockAdrift
+			a.Adrift(now)
+			outcome = ClockAdrift
 		}
 	}
 	return a, outcome

@@ -73,8 +73,8 @@ func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.
 	if !ok {
 		return policy.Attempt{}, NoAddress
 	}
-	at, outcome := eventAt(ev, now)
-	a := policy.Attempt{Addr: addr, At: at, Source: policy.Event}
+	a := policy.Attempt{Addr: addr, Source: policy.Event}
+	outcome := timed(&a, ev, now)
 	port := portOf(ev)
 	counts := true
 	switch subclass {

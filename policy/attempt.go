@@ -27,7 +27,19 @@ type Attempt struct {
 	Domain    string     `json:"domain,omitempty"`
 	Profile   string     `json:"profile,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
+	Clock     time.Time  `json:"clock,omitzero"` // when FreeSWITCH says it was, where its clock is so far off that At is when we read it
 }
+
+// Stamp returns when a was by FreeSWITCH's clock, however far off that is.
+func (a *Attempt) Stamp() time.Time {
+	if a.Clock.IsZero() {
+		return a.At
+	}
+	return a.Clock
+}
+
+// Adrift has a count as happening now, because FreeSWITCH's clock is so far off.
+func (a *Attempt) Adrift(now time.Time) { a.Clock, a.At = a.At, now }
 
 // A Kind is what was tried. The set is closed and small: safe as a metric label.
 type Kind uint8
