@@ -81,6 +81,9 @@ func (a api) troubles(s *control.Status) []string {
 	if s.Bans.Refused > 0 {
 		list = append(list, fmt.Sprintf("%d bans were refused: raise firewall.max_bans, or, where firewall.backend is rules, install ipset", s.Bans.Refused))
 	}
+	if lost := a.opts.LogLost(); lost > 0 {
+		list = append(list, fmt.Sprintf("%d lines of the log were lost: whatever reads it (journalctl -u fsban) did not take them", lost))
+	}
 	return list
 }
 

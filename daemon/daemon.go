@@ -43,6 +43,8 @@ type Options struct {
 	Load   func() (config.Config, error)
 	Hangup <-chan os.Signal
 	SetLog func(config.Log)
+	// LogLost tells how many lines of Log nobody took; nil: none are lost.
+	LogLost func() uint64
 
 	tune func(*esl.Options) // for tests: less patience
 	pace fleet.Pace         // the same for the fleet
@@ -112,6 +114,9 @@ func Run(ctx context.Context, cfg config.Config, opts Options) error {
 
 // open acquires what can fail at once: state file and firewall. It starts nothing.
 func open(cfg config.Config, opts Options) (*Daemon, error) {
+	if opts.LogLost == nil {
+		opts.LogLost = func() uint64 { return 0 }
+	}
 	d := &Daemon{
 		log: opts.Log, opts: opts, started: time.Now(),
 		lines:    detect.New(detect.Options{}),

@@ -211,6 +211,7 @@ func (m *metrics) ofOperation(t table, d *Daemon) {
 			readers, admins, refused := d.server.Requests()
 			return map[string]uint64{"reader": readers, "admin": admins, "refused": refused}[role]
 		})
+	t.counterOf("fsban_log_lines_lost_total", "Lines of fsban's own log that were lost, because whatever reads it did not take them.", d.opts.LogLost)
 	t.counterOf("fsban_control_connections_dropped_total", "Connections to the control socket that were closed at once, because as many as may be were open.", d.server.Dropped)
 }
 

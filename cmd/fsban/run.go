@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -31,6 +28,8 @@ SIGHUP, like fsban reload, has the configuration file read again. Where it is wr
 			hangup := make(chan os.Signal, 1) // before anything else: a hangup must not take the guard down
 			signal.Notify(hangup, syscall.SIGHUP)
 			defer signal.Stop(hangup)
+			// Who no longer reads the log must not take the guard down either.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 			load := func() (config.Config, error) {
 				cfg, err := config.Load(s.config)
 				if s.socket != "" {
@@ -42,46 +41,13 @@ SIGHUP, like fsban reload, has the configuration file read again. Where it is wr
 			if err != nil {
 				return &usageError{err}
 			}
-			log := newLogger(os.Stderr)
+			lines := newSink(os.Stderr)
+			defer lines.close()
+			log := newLogger(lines)
 			log.set(cfg.Log)
 			return daemon.Run(cmd.Context(), cfg, daemon.Options{
-				Log: slog.New(log), Version: version, Revision: revision(), Load: load, Hangup: hangup, SetLog: log.set,
+				Log: slog.New(log), Version: version, Revision: revision(), Load: load, Hangup: hangup, SetLog: log.set, LogLost: lines.lost.Load,
 			})
 		},
 	}
-}
-
-// A logger is a handler of a log whose level and format can be changed while it is used.
-type logger struct {
-	text, json slog.Handler
-	asJSON     *atomic.Bool
-	level      *slog.LevelVar
-}
-
-func newLogger(out io.Writer) *logger {
-	level := new(slog.LevelVar)
-	opts := &slog.HandlerOptions{Level: level}
-	return &logger{slog.NewTextHandler(out, opts), slog.NewJSONHandler(out, opts), new(atomic.Bool), level}
-}
-
-func (l *logger) set(c config.Log) {
-	l.level.Set(c.SlogLevel())
-	l.asJSON.Store(c.Format == "json")
-}
-
-func (l *logger) Enabled(_ context.Context, level slog.Level) bool { return level >= l.level.Level() }
-
-func (l *logger) Handle(ctx context.Context, r slog.Record) error {
-	if l.asJSON.Load() {
-		return l.json.Handle(ctx, r)
-	}
-	return l.text.Handle(ctx, r)
-}
-
-func (l *logger) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &logger{l.text.WithAttrs(attrs), l.json.WithAttrs(attrs), l.asJSON, l.level}
-}
-
-func (l *logger) WithGroup(name string) slog.Handler {
-	return &logger{l.text.WithGroup(name), l.json.WithGroup(name), l.asJSON, l.level}
 }
