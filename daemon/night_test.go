@@ -106,6 +106,7 @@ func TestANightCountsExactly(t *testing.T) {
 	script(5400*time.Millisecond, kill)
 	script(5450*time.Millisecond, again) // the file alone
 	script(6000*time.Millisecond, socketBack)
+	script(6400*time.Millisecond, subscribed)
 	script(6800*time.Millisecond, log.copyTruncate) // events speak: nothing is lost
 	script(7400*time.Millisecond, socketDies(fakeswitch.Kill))
 	script(7800*time.Millisecond, func() { // the file speaks

@@ -204,11 +204,12 @@ func TestBanThatMakesNoSenseIsDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = db.Update(func(tx *bbolt.Tx) error {
-				b, err := tx.CreateBucket(bucket)
-				if err != nil {
-					return err
+				for _, name := range [][]byte{bucket, journalBucket, metaBucket} {
+					if _, err := tx.CreateBucket(name); err != nil {
+						return err
+					}
 				}
-				return put(b, fileKey(netip.MustParsePrefix("192.0.2.7/32")), []byte(value))
+				return put(tx.Bucket(bucket), fileKey(netip.MustParsePrefix("192.0.2.7/32")), []byte(value))
 			})
 			if err != nil {
 				t.Fatal(err)

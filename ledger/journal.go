@@ -153,15 +153,9 @@ func (j *journal) giveBack(s seal) {
 
 func (s *seal) empty() bool { return len(s.entries) == 0 && s.state == nil }
 
-// openJournal makes the buckets, and finds out where the journal ends.
-func (l *Ledger) openJournal(tx *bbolt.Tx) error {
-	b, err := tx.CreateBucketIfNotExists(journalBucket)
-	if err != nil {
-		return err
-	}
-	if _, err := tx.CreateBucketIfNotExists(metaBucket); err != nil {
-		return err
-	}
+// openJournal finds out where the journal ends.
+func (l *Ledger) openJournal(tx *bbolt.Tx) {
+	b := tx.Bucket(journalBucket)
 	first, _ := b.Cursor().First()
 	last, _ := b.Cursor().Last()
 	l.journal.next, l.journal.size = 1, 0
@@ -169,7 +163,6 @@ func (l *Ledger) openJournal(tx *bbolt.Tx) error {
 		l.journal.next = binary.BigEndian.Uint64(last) + 1
 		l.journal.size = l.journal.next - binary.BigEndian.Uint64(first)
 	}
-	return nil
 }
 
 // The key of an entry is its number and its time.

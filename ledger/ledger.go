@@ -110,6 +110,7 @@ func Open(path string, now time.Time) (*Ledger, error) {
 		return nil, fmt.Errorf("state file %s is damaged (%w) and cannot be set aside: %w", path, err, renameErr)
 	}
 	clear(l.bans)
+	clear(l.pending)
 	l.v4.Store(0)
 	l.v6.Store(0)
 	l.damage = nil
@@ -160,18 +161,31 @@ func (l *Ledger) damaged() error {
 	return l.damage
 }
 
-// read reads the bans that last, and drops those that are over.
+// read reads the bans that last, and has those dropped that are over. It writes to a new file alone: a disk that is full keeps
+// nobody from starting.
 func (l *Ledger) read(now time.Time) error {
-	return l.db.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucket)
-		if err != nil {
-			return err
-		}
-		if err := l.openJournal(tx); err != nil {
-			return err
-		}
-		var over [][]byte
-		err = b.ForEach(func(k, v []byte) error {
+	buckets := [][]byte{bucket, journalBucket, metaBucket}
+	isNew := false
+	err := l.db.View(func(tx *bbolt.Tx) error {
+		isNew = slices.ContainsFunc(buckets, func(name []byte) bool { return tx.Bucket(name) == nil })
+		return nil
+	})
+	if err == nil && isNew {
+		err = l.db.Update(func(tx *bbolt.Tx) error {
+			for _, name := range buckets {
+				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return l.db.View(func(tx *bbolt.Tx) error {
+		l.openJournal(tx)
+		return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
 			ban := new(Ban)
 			v, err := whole(k, v)
 			if err == nil {
@@ -184,16 +198,12 @@ func (l *Ledger) read(now time.Time) error {
 				return fmt.Errorf("damaged: ban %x is of %v", k, ban.Prefix)
 			}
 			if ban.Over(now) {
-				over = append(over, slices.Clone(k))
+				l.change(ban.Prefix, nil)
 				return nil
 			}
 			l.put(ban.Prefix, ban)
 			return nil
 		})
-		for _, k := range over {
-			err = errors.Join(err, b.Delete(k))
-		}
-		return err
 	})
 }
 

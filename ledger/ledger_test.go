@@ -18,6 +18,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"fsban/policy"
 )
@@ -125,6 +126,35 @@ func TestBansThatAreOverAreDroppedAtOpen(t *testing.T) {
 	if got := prefixes(l); got != "192.0.2.2/32 192.0.2.3/32" {
 		t.Errorf("what was dropped is back: %s", got)
 	}
+}
+
+// A disk that is full, here one that takes no byte more, keeps nobody from starting.
+func TestAFullDiskDoesNotKeepItFromOpening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fsban.db")
+	l := open(t, path, start)
+	l.Add(ban("192.0.2.1/32", time.Minute))
+	l.Add(ban("192.0.2.2/32", policy.Forever))
+	flush(t, l)
+	var before unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 0, Max: unix.RLIM_INFINITY}, &before); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(path, start.Add(time.Hour))
+	if err := unix.Prlimit(0, unix.RLIMIT_FSIZE, &before, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := prefixes(l); got != "192.0.2.2/32" {
+		t.Errorf("there are %s", got)
+	}
+	flush(t, l)
+	l = open(t, path, start)
+	if got := prefixes(l); got != "192.0.2.2/32" {
+		t.Errorf("what was dropped is back: %s", got)
+	}
+	flush(t, l)
 }
 
 func TestRemoveReturnsTheBanOnce(t *testing.T) {
