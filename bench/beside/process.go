@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,11 +77,11 @@ func (p *process) kill() {
 
 // usage is what a process has taken so far.
 type usage struct {
-	cpu      time.Duration // user and system time of all its threads, also of those that ended
-	children time.Duration // of the programs that it ran and that ended, in hundredths of a second
-	wakeups  int           // how often its threads, those that still run, have waited for something
-	rss      float64       // MiB now
-	peak     float64       // MiB at most
+	cpu      time.Duration  // user and system time of all its threads, also of those that ended
+	children time.Duration  // of the programs that it ran and that ended, in hundredths of a second
+	waits    map[string]int // how often each of its threads has waited for something
+	rss      float64        // MiB now
+	peak     float64        // MiB at most
 }
 
 func (p *process) usage() (u usage, err error) {
@@ -115,14 +117,26 @@ func (p *process) usage() (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
+	u.waits = make(map[string]int)
 	for _, thread := range threads {
 		n, err := status(thread, "voluntary_ctxt_switches")
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH): // it has ended meanwhile
+		case err != nil:
 			return u, err
+		default:
+			u.waits[thread] = n
 		}
-		u.wakeups += n
 	}
 	return u, nil
+}
+
+// wakeups are how often its threads have waited since before. What one did that has ended meanwhile is not known.
+func (u *usage) wakeups(before usage) (n int) {
+	for thread, waits := range u.waits {
+		n += waits - before.waits[thread]
+	}
+	return n
 }
 
 // status reads a number of a process's or a thread's status.

@@ -358,7 +358,7 @@ func idle(ctx context.Context, g guard, _ job, p params) (figures, error) {
 	took := time.Since(began).Seconds()
 	f := make(figures)
 	f.add("cpu", (after.cpu-before.cpu+after.children-before.children).Seconds()/took)
-	f.add("wakeups", float64(after.wakeups-before.wakeups)/took)
+	f.add("wakeups", float64(after.wakeups(before))/took)
 	f.add("rss", after.rss)
 	return f, g.process().gone()
 }
