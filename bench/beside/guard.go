@@ -288,7 +288,7 @@ func (f *fsban) start(ctx context.Context) (err error) {
 		if err := f.p.gone(); err != nil {
 			return err
 		}
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+		if err := sleep(ctx, lookEvery); err != nil {
 			return fmt.Errorf("wait for fsban to be ready: %w (%v)", err, s.Problems)
 		}
 	}
