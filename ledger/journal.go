@@ -189,16 +189,20 @@ func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
 		next++
 		size++
 	}
+	var gone [][]byte // first all of them: whoever deletes the first one, again and again, walks over ever more empty pages
 	c := b.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.First() {
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		old := len(k) != journalKeyLen || int64(binary.BigEndian.Uint64(k[8:])) < s.since.UnixMicro()
 		if !old && size <= MaxJournal {
 			break
 		}
-		if err := c.Delete(); err != nil {
+		gone = append(gone, slices.Clone(k))
+		size--
+	}
+	for _, k := range gone {
+		if err := b.Delete(k); err != nil {
 			return err
 		}
-		size--
 	}
 	if s.state != nil {
 		if err := put(tx.Bucket(metaBucket), stateKey, slices.Clone(s.state)); err != nil { // it may have to be written again
