@@ -23,6 +23,7 @@ func (d *Daemon) openFirewall() error {
 	d.backend = b
 	d.enforcer = firewall.NewEnforcer(b, firewall.EnforcerOptions{
 		Bans:    func() iter.Seq2[netip.Prefix, time.Time] { return d.ledger.Each },
+		Tally:   d.ledger.Tally,
 		Adopt:   d.adopt,
 		Amend:   d.amend,
 		Applied: d.onApplied,

@@ -182,23 +182,28 @@ func (e *Enforcer) adopt(entries []Entry, unclaimed map[netip.Prefix]time.Durati
 // plausible tells whether size is what the kernel should hold now, give or take the bans that are about to end, that have
 // just ended, and the changes under way.
 func (e *Enforcer) plausible(size int, now time.Time) bool {
-	sure, ending, due := 0, 0, 0
-	for _, until := range e.opts.Bans() {
-		switch {
-		case until.IsZero() || until.After(now.Add(e.opts.Check+expiring)):
-			sure++
-		case until.After(now.Add(expiring)):
-			sure++
-			due++
-		default:
-			ending++
-			due++
-		}
-	}
+	all, ending, due := e.opts.Tally(now.Add(expiring), now.Add(e.opts.Check+expiring))
+	sure := all - ending
 	ended := e.compare.due
 	e.compare.due = due
 	e.mu.Lock()
 	unsure := len(e.pending) + len(e.restoring) + len(e.stuck)
 	e.mu.Unlock()
 	return sure-unsure <= size && size <= sure+ending+ended+unsure
+}
+
+// tally counts the bans one by one.
+func (o *EnforcerOptions) tally(soon, later time.Time) (all, bySoon, byLater int) {
+	for _, until := range o.Bans() {
+		all++
+		switch {
+		case until.IsZero() || until.After(later):
+		case until.After(soon):
+			byLater++
+		default:
+			bySoon++
+			byLater++
+		}
+	}
+	return all, bySoon, byLater
 }

@@ -14,6 +14,9 @@ import (
 type EnforcerOptions struct {
 	// Bans yields every ban that should be in force, with its end (zero: without end). It is called from Run's goroutine.
 	Bans func() iter.Seq2[netip.Prefix, time.Time]
+	// Tally returns how many bans Bans yields, and how many of them end by soon, and by later. It is called from Run's
+	// goroutine; nil: they are counted one by one.
+	Tally func(soon, later time.Time) (all, bySoon, byLater int)
 	// Adopt is given the entries that the kernel holds and Bans does not know: what an earlier run left, or somebody
 	// added by hand. They stay in force. Called from Run's goroutine; nil: they are left alone.
 	Adopt func([]Entry)
@@ -72,6 +75,9 @@ var errNotYet = errors.New("not set up yet")
 // NewEnforcer returns an Enforcer for b. It starts nothing.
 func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 	opts.Check = cmp.Or(opts.Check, 10*time.Second)
+	if opts.Tally == nil {
+		opts.Tally = opts.tally
+	}
 	opts.RetryMin = cmp.Or(opts.RetryMin, 200*time.Millisecond)
 	opts.RetryMax = cmp.Or(opts.RetryMax, 10*time.Second)
 	return &Enforcer{

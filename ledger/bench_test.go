@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"fsban/policy"
 )
@@ -38,6 +39,34 @@ func BenchmarkOpen(b *testing.B) {
 func BenchmarkFlush(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		filled(b, filepath.Join(b.TempDir(), fmt.Sprint(i)))
+	}
+}
+
+// BenchmarkExpire is the look for bans that are over, which is done each second, among 100,000 that are not.
+func BenchmarkExpire(b *testing.B) {
+	l := open(b, filepath.Join(b.TempDir(), "fsban.db"), start)
+	for i := range many {
+		l.Add(ban(fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), time.Hour+time.Duration(i)*time.Second))
+	}
+	for b.Loop() {
+		if over := l.Expire(start); len(over) > 0 {
+			b.Fatal(over)
+		}
+	}
+}
+
+// BenchmarkTurnover is a journal that is full, and as much again to be written.
+func BenchmarkTurnover(b *testing.B) {
+	l := open(b, filepath.Join(b.TempDir(), "fsban.db"), start)
+	e := Entry{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: start, User: "1000"}}
+	for b.Loop() {
+		for range MaxJournal {
+			l.Note(e, start)
+		}
+		l.Seal(nil, start)
+		if err := l.Flush(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

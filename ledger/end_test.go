@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -46,5 +47,65 @@ func TestAnotherEndKeepsTheEvidence(t *testing.T) {
 	b, err := l.Load(p)
 	if err != nil || !b.Until.Equal(start.Add(5*time.Hour)) || len(b.Evidence) != 2 || prefixes(l) != "192.0.2.7/32" {
 		t.Errorf("%+v, %v, %s", b, err, prefixes(l))
+	}
+}
+
+// Bans come, are replaced and go in any order. What ends is what is over, no more and no less, and what is kept of it does not
+// outgrow the bans.
+func TestEndsComeInTheirOrder(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	rng := rand.New(rand.NewPCG(1, 2))
+	want := make(map[netip.Prefix]time.Time)
+	counted := func(by time.Time) (n int) {
+		for _, until := range want {
+			if !until.IsZero() && !until.After(by) {
+				n++
+			}
+		}
+		return n
+	}
+	ended := 0
+	for now := start; now.Before(start.Add(3 * time.Minute)); now = now.Add(time.Second) {
+		for range 100 {
+			b := ban(fmt.Sprintf("192.0.2.%d/32", rng.IntN(200)), policy.Forever)
+			switch rng.IntN(8) {
+			case 0:
+				l.Remove(b.Prefix)
+				delete(want, b.Prefix)
+				continue
+			case 1: // without end
+			default:
+				b.Until = now.Add(time.Duration(rng.IntN(60_000)) * time.Millisecond)
+			}
+			l.Add(b)
+			want[b.Prefix] = b.Until
+		}
+		if rng.IntN(10) == 0 {
+			if err := l.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		soon, later := now.Add(3*time.Second), now.Add(13*time.Second)
+		if all, bySoon, byLater := l.Tally(soon, later); all != len(want) || bySoon != counted(soon) || byLater != counted(later) {
+			t.Fatalf("%d bans, %d end soon, %d later; want %d, %d, %d", all, bySoon, byLater, len(want), counted(soon), counted(later))
+		}
+		due := counted(now)
+		over := l.Expire(now)
+		for _, b := range over {
+			if until, there := want[b.Prefix]; !there || until.IsZero() || until.After(now) {
+				t.Fatalf("%v ended at %v: banned until %v", b.Prefix, now, until)
+			}
+			delete(want, b.Prefix)
+		}
+		if len(over) != due || counted(now) != 0 {
+			t.Fatalf("%d bans ended, of %d", len(over), due)
+		}
+		ended += due
+		if len(l.ends) > 2*len(l.bans)+164 {
+			t.Fatalf("%d ends of %d bans", len(l.ends), len(l.bans))
+		}
+	}
+	if ended < 100 {
+		t.Errorf("only %d bans ended", ended)
 	}
 }

@@ -68,6 +68,7 @@ type Ledger struct {
 
 	mu      sync.RWMutex
 	bans    map[netip.Prefix]*Ban
+	ends    ends                  // of them, and of some that are gone
 	v4, v6  atomic.Int64          // how many of them are of each family: for whoever must not wait
 	pending map[netip.Prefix]*Ban // to be written; nil: to be deleted. Never more than prefixes changed since the last batch
 	failed  error                 // of the last batch
@@ -111,6 +112,7 @@ func Open(path string, now time.Time) (*Ledger, error) {
 	}
 	clear(l.bans)
 	clear(l.pending)
+	l.ends = nil
 	l.v4.Store(0)
 	l.v6.Store(0)
 	l.damage = nil
@@ -258,6 +260,7 @@ func (l *Ledger) put(prefix netip.Prefix, b *Ban) {
 	if b == nil {
 		delete(l.bans, prefix)
 	} else {
+		l.expect(b)
 		l.bans[prefix] = b
 	}
 	count := &l.v6
@@ -336,30 +339,6 @@ func (l *Ledger) Each(f func(netip.Prefix, time.Time) bool) {
 
 // Count returns the number of bans by family. It waits for nobody.
 func (l *Ledger) Count() (v4, v6 int) { return int(l.v4.Load()), int(l.v6.Load()) }
-
-// Expire ends the bans that are over at now and returns them. Nobody who only reads has to wait while it looks for them.
-func (l *Ledger) Expire(now time.Time) []Ban {
-	var ended []netip.Prefix
-	l.Each(func(p netip.Prefix, until time.Time) bool {
-		if !until.IsZero() && !until.After(now) {
-			ended = append(ended, p)
-		}
-		return true
-	})
-	if len(ended) == 0 {
-		return nil
-	}
-	var over []Ban
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, p := range ended {
-		if b := l.bans[p]; b != nil && b.Over(now) {
-			over = append(over, *b)
-			l.change(p, nil)
-		}
-	}
-	return over
-}
 
 // Failures returns how many writes have failed, and why the last write did; nil when it did not.
 func (l *Ledger) Failures() (uint64, error) {
@@ -441,11 +420,9 @@ func (l *Ledger) Flush() error {
 		l.journal.giveBack(sealed)
 		return err
 	}
-	for p, b := range batch {
-		if b != nil && l.bans[p] == b {
-			light := *b
-			light.Evidence = nil
-			l.bans[p] = &light
+	for _, b := range batch {
+		if b != nil {
+			b.Evidence = nil
 		}
 	}
 	return nil
