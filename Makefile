@@ -6,6 +6,7 @@
 # make pictures   draw the dashboard with a played attack, into docs/pictures (needs Node.js, npm and chromium; 6 minutes)
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
+# make bench-growth    what a quiet day costs, and what costs more with more bans and addresses (15 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
 # make soak   ten minutes of everything at once, at 20,000 events a second; then a flood under a memory limit (FOR=1h)
 # make fuzz   each parser a minute with what nobody would write (EACH=10m for longer)
@@ -22,7 +23,7 @@ STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build run test check chaos soak fuzz dist dashboard pictures bench bench-fail2ban bench-fleet bench-kernel
+.PHONY: build run test check chaos soak fuzz dist dashboard pictures bench bench-fail2ban bench-fleet bench-growth bench-kernel
 .PHONY: tools-run tools-test tools-pictures
 
 build:
@@ -81,6 +82,9 @@ bench-fail2ban: tools-test build
 
 bench-kernel:
 	bench/kernel.sh
+
+bench-growth: tools-test
+	$(GO) test -count=1 -timeout 1h -v -run 'TestIdle$$|TestGrowth$$' ./daemon -idle.for 1m -growth.to 1000000
 
 # need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
 define need

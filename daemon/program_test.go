@@ -35,17 +35,29 @@ type program struct {
 // startProgram builds fsban, and runs it with a configuration.
 func startProgram(t *testing.T, dir, yaml string, env ...string) *program {
 	t.Helper()
+	buildProgram(t, dir)
+	return runProgram(t, dir, yaml, env...)
+}
+
+// buildProgram builds fsban into dir, as `make build` does.
+func buildProgram(t *testing.T, dir string) {
+	t.Helper()
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, "fsban"), "fsban/cmd/fsban")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// runProgram runs what buildProgram has built into dir.
+func runProgram(t *testing.T, dir, yaml string, env ...string) *program {
+	t.Helper()
 	p := &program{log: filepath.Join(dir, "log"), ended: make(chan struct{})}
 	file, path := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "fsban")
 	address := freeAddress(t)
 	p.metrics = "http://" + address + "/metrics"
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(yaml, "127.0.0.1:0", address)), 0o600); err != nil {
 		t.Fatal(err)
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "fsban/cmd/fsban")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
 	}
 	log, err := os.Create(p.log)
 	if err != nil {
