@@ -89,11 +89,11 @@ func (f *Fleet) Addresses() (addrs []string, db int, secure bool, err error) {
 	if scheme == "unix" && filepath.IsAbs(rest) && f.Sentinel == "" && !f.Cluster {
 		return []string{rest}, 0, false, nil
 	}
+	if strings.Contains(f.Redis, "@") {
+		return nil, 0, false, fmt.Errorf("no login here, because this is shown: set username and password_file")
+	}
 	if !ok || scheme != "redis" && scheme != "rediss" || rest == "" {
 		return nil, 0, false, fmt.Errorf(form, f.Redis)
-	}
-	if strings.Contains(rest, "@") {
-		return nil, 0, false, fmt.Errorf("no login here, because this is shown: set username and password_file")
 	}
 	hosts, number, _ := strings.Cut(rest, "/")
 	if number != "" {
