@@ -33,6 +33,10 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 			t.Errorf("not %q:\n%s", set, m.do("cat", "/proc/"+pid+"/status"))
 		}
 	}
+	// No core, and nobody but root reads its memory: then what shows of it in /proc is root's.
+	if got := m.sh("stat -c %U /proc/" + pid + "/environ; grep -c '^Max core file size  *0  *0 ' /proc/" + pid + "/limits; systemctl show -P LimitCORE fsban"); got != "root\n1\n0" {
+		t.Errorf("its memory is open:\n%s", got)
+	}
 	m.do("fsban", "check")
 	m.sh("test -s /usr/share/man/man1/fsban-status.1.gz; test -s /usr/share/bash-completion/completions/fsban; test -s /usr/share/doc/fsban/docs/installation.md")
 
