@@ -30,7 +30,7 @@ func TestTheImageProtects(t *testing.T) {
 		}
 	}
 	if want := []string{
-		"FROM scratch", "ARG TARGETARCH", "COPY fsban_*_linux_${TARGETARCH} /usr/bin/fsban", "USER 0:0", `VOLUME ["/var/lib/fsban", "/run/fsban"]`,
+		"FROM scratch", "ARG TARGETARCH", "COPY fsban_*_linux_${TARGETARCH} /usr/bin/fsban", "COPY fsban_*_linux_${TARGETARCH}.licenses.txt /usr/share/doc/fsban/", "USER 0:0", `VOLUME ["/var/lib/fsban", "/run/fsban"]`,
 		"EXPOSE 9738", `ENTRYPOINT ["/usr/bin/fsban"]`, `CMD ["run"]`, `HEALTHCHECK --interval=30s --timeout=5s --start-period=1m CMD ["/usr/bin/fsban", "status"]`,
 	}; !slices.Equal(instructions, want) {
 		t.Fatalf("this test makes another image than the file:\n%s", strings.Join(instructions, "\n"))

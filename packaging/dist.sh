@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build what is handed out, for each of ARCHS, into a directory (dist): static binaries, archives, deb and rpm, bills of
-# materials, and SHA256SUMS. The same commit and the same Go give the same bytes, wherever and whenever it runs.
+# materials, the licences of all that is in them, and SHA256SUMS. The same commit and the same Go give the same bytes, wherever and whenever it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,12 +32,14 @@ for arch in $ARCHS; do
 	name=fsban_${PKGVERSION}_linux_$arch
 	GOOS=linux GOARCH=$arch GOAMD64=v1 "$GO" build -ldflags "$ldflags" -o "$work/fsban" ./cmd/fsban
 	install -m 755 "$work/fsban" "$out/$name"
-	"$GO" run ./packaging/sbom -version "$PKGVERSION" "$work/fsban" >"$out/$name.cdx.json"
+	"$GO" run ./packaging/sbom -version "$PKGVERSION" -modules "$("$GO" env GOMODCACHE)" -goroot "$("$GO" env GOROOT)" \
+		-texts "$work/licenses.txt" "$work/fsban" >"$out/$name.cdx.json"
+	install -m 644 "$work/licenses.txt" "$out/$name.licenses.txt"
 
 	tree=$work/$name
 	mkdir -p "$tree/packaging"
 	install -m 755 "$work/fsban" "$tree/fsban"
-	cp -r README.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$tree/"
+	cp -r README.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$work/licenses.txt" "$tree/"
 	cp packaging/{fsban.service,fsban.tmpfiles,config.yaml,logrotate.example} "$tree/packaging/"
 	tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w -c "$name" |
 		gzip -9 -n >"$out/$name.tar.gz"

@@ -5,6 +5,7 @@ package packaging_test
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"debug/elf"
 	"encoding/json"
@@ -128,8 +129,8 @@ func TestTheSumsAreRight(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS")
 	cmd.Dir = filepath.Dir(made(t, "SHA256SUMS"))
 	out, err := cmd.CombinedOutput()
-	if n := strings.Count(string(out), ": OK\n"); err != nil || n != 5 {
-		t.Errorf("%v, %d files are right, want 5:\n%s", err, n, out)
+	if n := strings.Count(string(out), ": OK\n"); err != nil || n != 6 {
+		t.Errorf("%v, %d files are right, want 6:\n%s", err, n, out)
 	}
 }
 
@@ -164,7 +165,11 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 		}
 		Components []struct {
 			Name, Version, PURL string
-			Ref                 string `json:"bom-ref"`
+			Licenses            []struct {
+				License    struct{ ID string }
+				Expression string
+			}
+			Ref string `json:"bom-ref"`
 		}
 		Dependencies []struct{ DependsOn []string }
 	}
@@ -178,11 +183,23 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 	if sum, _, _ := strings.Cut(output(t, "sha256sum", program), " "); len(bom.Metadata.Component.Hashes) != 1 || bom.Metadata.Component.Hashes[0].Content != sum {
 		t.Errorf("it is of the program %+v, want %s", bom.Metadata.Component.Hashes, sum)
 	}
+	texts, err := os.ReadFile(made(t, "*.licenses.txt"))
+	if err != nil || !strings.Contains(string(texts), "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION") {
+		t.Errorf("our own licence is not among the texts (%v)", err)
+	}
 	listed := make(map[string]string)
 	for _, c := range bom.Components {
 		listed[c.Name] = c.Version
 		if c.Ref == "" || !strings.HasPrefix(c.PURL, "pkg:golang/"+c.Name+"@") {
 			t.Errorf("%+v", c)
+		}
+		// Its licence is named, and its text is there under its name.
+		if len(c.Licenses) != 1 || (c.Licenses[0].License.ID == "") == (c.Licenses[0].Expression == "") {
+			t.Errorf("licences of %s: %+v", c.Name, c.Licenses)
+		}
+		_, list, _ := strings.Cut(string(texts), "\n"+strings.Repeat("=", 80)+"\n")
+		if line := fmt.Sprintf("\n%s %s\n    %s; source: ", c.Name, c.Version, cmp.Or(c.Licenses[0].License.ID, c.Licenses[0].Expression)); !strings.Contains(string(texts), line) || !strings.Contains(list, "\n"+c.Name+" LICENSE") {
+			t.Errorf("the texts lack %q", line)
 		}
 	}
 	want := make(map[string]string)
@@ -223,7 +240,7 @@ func TestTheArchiveHasWhatAnInstallationByHandNeeds(t *testing.T) {
 		modes[name] = header.Mode
 	}
 	for name, mode := range map[string]int64{
-		"fsban": 0o755, "LICENSE": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644, "config.example.yaml": 0o644, "docs/installation.md": 0o644,
+		"fsban": 0o755, "LICENSE": 0o644, "licenses.txt": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644, "config.example.yaml": 0o644, "docs/installation.md": 0o644,
 		"packaging/fsban.service": 0o644, "packaging/fsban.tmpfiles": 0o644, "packaging/config.yaml": 0o644, "packaging/logrotate.example": 0o644,
 		"man/fsban.1.gz": 0o644, "completion/fsban.bash": 0o644, "completion/_fsban": 0o644, "completion/fsban.fish": 0o644,
 	} {

@@ -1,5 +1,7 @@
-// Sbom writes the bill of materials of a Go program: which modules are in it, by version and checksum, as CycloneDX 1.5 in
-// JSON. It reads what the linker has put into the program, so it lists what is really there, and nothing else.
+// Sbom writes the bill of materials of a Go program: which modules are in it, by version, checksum and licence, as CycloneDX
+// 1.5 in JSON. It reads what the linker has put into the program, so it lists what is really there, and nothing else. Beside
+// the bill it writes the texts that the authors of the modules want to see with every copy. A module without a licence that
+// is known to allow such copies is an error.
 package main
 
 import (
@@ -8,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -34,6 +37,7 @@ type component struct {
 	Type       string     `json:"type"`
 	Name       string     `json:"name"`
 	Version    string     `json:"version"`
+	Licenses   []licence  `json:"licenses,omitempty"`
 	PURL       string     `json:"purl,omitempty"`
 	Hashes     []hash     `json:"hashes,omitempty"`
 	Properties []property `json:"properties,omitempty"`
@@ -42,6 +46,16 @@ type component struct {
 type hash struct {
 	Algorithm string `json:"alg"`
 	Content   string `json:"content"`
+}
+
+// A licence is one, or an expression that joins some.
+type licence struct {
+	License    *licenceID `json:"license,omitempty"`
+	Expression string     `json:"expression,omitempty"`
+}
+
+type licenceID struct {
+	ID string `json:"id"`
 }
 
 type property struct {
@@ -55,20 +69,24 @@ type depends struct {
 }
 
 func main() {
+	var from shelf
 	version := flag.String("version", "", "the version of the program")
+	flag.StringVar(&from.modules, "modules", "", "where the sources of modules are (go env GOMODCACHE)")
+	flag.StringVar(&from.goroot, "goroot", "", "where Go is (go env GOROOT)")
+	texts := flag.String("texts", "", "`file` to write the texts of all licences to")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: sbom [-version VERSION] PROGRAM")
+	if flag.NArg() != 1 || *texts == "" {
+		fmt.Fprintln(os.Stderr, "usage: sbom -version VERSION -modules DIR -goroot DIR -texts FILE PROGRAM, where the program's LICENSE is")
 		os.Exit(2)
 	}
-	if err := write(os.Stdout, flag.Arg(0), *version); err != nil {
+	if err := write(os.Stdout, *texts, flag.Arg(0), *version, from); err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
 		os.Exit(1)
 	}
 }
 
-// write writes the bill of the program at path. The same program has the same bill.
-func write(w io.Writer, path, version string) error {
+// write writes the bill of the program at path, and the texts. The same program has the same.
+func write(w io.Writer, texts, path, version string, from shelf) error {
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
 		return err
@@ -77,10 +95,18 @@ func write(w io.Writer, path, version string) error {
 	if err != nil {
 		return err
 	}
+	own, err := os.ReadFile("LICENSE")
+	if err != nil {
+		return err
+	}
+	ids, err := recognise(string(own))
+	if err != nil {
+		return fmt.Errorf("our own licence: %w", err)
+	}
 	sum := sha256.Sum256(data)
 	main := component{
 		Ref: info.Main.Path, Type: "application", Name: info.Main.Path, Version: version,
-		Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}},
+		Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}}, Licenses: licensed(ids),
 	}
 	for _, s := range info.Settings {
 		if strings.HasPrefix(s.Key, "GO") || strings.HasPrefix(s.Key, "vcs") || s.Key == "CGO_ENABLED" {
@@ -96,6 +122,17 @@ func write(w io.Writer, path, version string) error {
 		on = append(on, c.Ref)
 	}
 	b.Depends = []depends{{main.Ref, on}}
+	all, err := from.license(b.Components)
+	if err != nil {
+		return err
+	}
+	file, err := os.Create(texts)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(writePapers(file, string(own), b.Components, all), file.Close()); err != nil {
+		return err
+	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(b)
