@@ -120,11 +120,17 @@ func (s *Server) Listen() (net.Listener, error) {
 	}
 	l, err := net.Listen("unix", s.path)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		if conn, dialErr := net.DialTimeout("unix", s.path, time.Second); dialErr == nil {
+		if info, statErr := os.Lstat(s.path); statErr == nil && info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("control socket (control.socket): %s is there, and is no socket", s.path)
+		}
+		conn, dialErr := net.DialTimeout("unix", s.path, time.Second)
+		if dialErr == nil {
 			_ = conn.Close()
+		}
+		if dialErr == nil || errors.Is(dialErr, syscall.EAGAIN) { // its queue is full, but it listens
 			return nil, fmt.Errorf("control socket %s: another fsban is running", s.path)
 		}
-		if err := os.Remove(s.path); err != nil {
+		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, s.notMade(err)
 		}
 		l, err = net.Listen("unix", s.path)

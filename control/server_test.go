@@ -449,3 +449,47 @@ func TestACommandSaysWhoHasToBeUpgraded(t *testing.T) {
 		})
 	}
 }
+
+// What is at the socket's place and is no dead socket of ours stays as it is.
+func TestOnlyADeadSocketIsReplaced(t *testing.T) {
+	dir, err := os.MkdirTemp("", "fsban") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	file, link, busy := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "busy")
+	if err := errors.Join(os.WriteFile(file, []byte("mine"), 0o600), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody listens, and his queue is full.
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		t.Cleanup(func() { _ = syscall.Close(fd) })
+		err = errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: busy}), syscall.Listen(fd, 0))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := net.Dial("unix", busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = waiting.Close() }()
+	for path, want := range map[string]string{file: "is there, and is no socket", link: "is there, and is no socket", busy: "another fsban is running"} {
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := NewServer(path, "1.0.0", &fake{}, slog.New(slog.DiscardHandler)).Listen()
+		if err == nil {
+			_ = l.Close()
+		}
+		after, statErr := os.Lstat(path)
+		if err == nil || !strings.Contains(err.Error(), want) || statErr != nil || !os.SameFile(before, after) {
+			t.Errorf("%s: %v, want %s (%v)", filepath.Base(path), err, want, statErr)
+		}
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
+		t.Errorf("the file has %q (%v)", text, err)
+	}
+}
