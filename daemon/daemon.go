@@ -95,6 +95,7 @@ type Daemon struct {
 	counts        [policy.NumKinds]atomic.Uint64 // attempts by kind
 	dropped       atomic.Uint64
 	made, refused atomic.Uint64
+	turnedAway    atomic.Uint64 // connections to metrics and health
 
 	announced      atomic.Bool // systemd, that fsban is ready
 	reloadTroubles atomic.Pointer[[]string]

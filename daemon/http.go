@@ -7,11 +7,51 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/exporter-toolkit/web"
 )
+
+// maxVisitors is how many connections to metrics and health may be open. One more is closed at once, and counted.
+const maxVisitors = 128
+
+// visitors lets in as many as may be.
+type visitors struct {
+	net.Listener
+	open   atomic.Int64
+	turned *atomic.Uint64
+}
+
+// A visitor is a connection that was let in.
+type visitor struct {
+	net.Conn
+	leave func()
+}
+
+// Accept returns the next visitor.
+func (v *visitors) Accept() (net.Conn, error) {
+	for {
+		c, err := v.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if v.open.Add(1) <= maxVisitors {
+			return &visitor{c, sync.OnceFunc(func() { v.open.Add(-1) })}, nil
+		}
+		v.open.Add(-1)
+		v.turned.Add(1)
+		_ = c.Close()
+	}
+}
+
+// Close ends the connection and gives its place back.
+func (v *visitor) Close() error {
+	v.leave()
+	return v.Conn.Close()
+}
 
 // serveHTTP serves metrics and health until ctx ends. There is nothing here that changes anything.
 func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
@@ -48,7 +88,7 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	defer stop()
 	webConfig := d.cfg().HTTP.WebConfigFile
 	flags := &web.FlagConfig{WebConfigFile: &webConfig, WebListenAddresses: &[]string{d.cfg().HTTP.Listen}, WebSystemdSocket: new(bool)}
-	if err := web.Serve(l, srv, flags, d.log); !errors.Is(err, http.ErrServerClosed) {
+	if err := web.Serve(&visitors{Listener: l, turned: &d.turnedAway}, srv, flags, d.log); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("metrics (http.listen, http.web_config_file): %w", err)
 	}
 	return ctx.Err()

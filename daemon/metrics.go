@@ -213,6 +213,7 @@ func (m *metrics) ofOperation(t table, d *Daemon) {
 		})
 	t.counterOf("fsban_log_lines_lost_total", "Lines of fsban's own log that were lost, because whatever reads it did not take them.", d.opts.LogLost)
 	t.counterOf("fsban_control_connections_dropped_total", "Connections to the control socket that were closed at once, because as many as may be were open.", d.server.Dropped)
+	t.counterOf("fsban_http_connections_dropped_total", "Connections to metrics and health that were closed at once, because as many as may be were open.", d.turnedAway.Load)
 }
 
 // banned is how many bans of a family are in force.
