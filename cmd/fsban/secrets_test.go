@@ -102,9 +102,15 @@ func TestNoPasswordGetsOut(t *testing.T) {
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- daemon.Wait() }()
-	t.Cleanup(func() { _ = daemon.Process.Kill() })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = daemon.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = daemon.Process.Kill()
+		<-ended
+	})
 	client := control.NewClient(filepath.Join(dir, "s"))
 	defer client.Close()
 	// ask has every command and page tell what it knows.
