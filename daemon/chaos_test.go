@@ -35,8 +35,9 @@ var (
 )
 
 // TestChaos plays sequences of attacks, operators' doings and faults that a seed draws, against a daemon in a process of its
-// own and a real kernel. Each failure is told by three sources. Afterwards: who must be banned is, in kernel and ledger;
-// nobody else is; and the daemon is up.
+// own and a real kernel. Each failure is told by three sources. Half of the sequences are of a fleet, with a peer and a real
+// Redis. At any time: nobody is in the kernel who never did anything. Afterwards: who must be banned is, in kernel and ledger
+// and at the peer; nobody else is; the never-ban list holds; the daemon is up, and counts what happens.
 func TestChaos(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		seed, steps := *chaosSeed, 40
@@ -46,7 +47,8 @@ func TestChaos(t *testing.T) {
 		if *chaosLong > 0 {
 			steps = 200
 		}
-		for begun, n := time.Now(), uint64(0); n == 0 || time.Since(begun) < *chaosLong; n++ {
+		begun, n := time.Now(), uint64(0)
+		for ; n == 0 || time.Since(begun) < *chaosLong; n++ {
 			t.Logf("seed %d: play it again with -chaos.seed %d", seed+n, seed+n)
 			c := newChaos(t, seed+n)
 			for range steps {
@@ -58,6 +60,7 @@ func TestChaos(t *testing.T) {
 			}
 			c.end()
 		}
+		t.Logf("%d sequences of %d steps in %v", n, steps, time.Since(begun).Round(time.Second))
 	}, "iptables", "ip6tables", "ipset")
 }
 
@@ -79,6 +82,7 @@ type chaos struct {
 	log    *ctiWriter
 	daemon process
 	client *control.Client
+	peer   *chaosPeer // nil: there is no fleet
 
 	story     []string
 	logs      []*bytes.Buffer // of the daemons, one after the other
@@ -97,8 +101,14 @@ const honestLimit = 4
 
 func newChaos(t *testing.T, seed uint64) *chaos {
 	fs := newSwitch(t, fakeswitch.Options{Heartbeat: 200 * time.Millisecond})
+	// A port that no connection is given as its own: it must be free whenever FreeSWITCH comes back.
+	fs.CloseListener()
+	if err := fs.Listen("127.0.0.1:8021"); err != nil {
+		t.Fatal(err)
+	}
 	cfg := kernelConfig(t, fs)
-	cfg.Policy.IgnoreIP = append(cfg.Policy.IgnoreIP, "192.0.2.0/24")
+	cfg.HTTP.Listen = config.Default().HTTP.Listen
+	cfg.Policy.IgnoreIP = append(cfg.Policy.IgnoreIP, chaosNever.String())
 	cfg.Policy.BanRate = 0
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "log", "cti_fail2ban.log")
 	if err := os.Mkdir(filepath.Dir(cfg.CTILog.Path), 0o755); err != nil {
@@ -111,6 +121,9 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	}
 	c.log = &ctiWriter{t: t, path: cfg.CTILog.Path, client: c.client}
 	c.log.open()
+	if seed%2 == 1 {
+		c.joinFleet(seed%4 == 3)
+	}
 	c.start()
 	c.ready()
 	return c
@@ -119,6 +132,11 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 // end takes everything away that the next sequence must not find.
 func (c *chaos) end() {
 	c.client.Close()
+	c.fs.CloseListener()
+	c.fs.End(fakeswitch.Kill)
+	if c.peer != nil {
+		c.peer.stop()
+	}
 	command := exec.Command("sh", "-c", "iptables -t raw -F; iptables -t raw -X; ip6tables -t raw -F; ip6tables -t raw -X; ipset destroy")
 	if out, err := command.CombinedOutput(); err != nil {
 		c.t.Fatalf("%v: %s", err, out)
@@ -130,10 +148,7 @@ func (c *chaos) step() {
 	for range c.rng.IntN(4) {
 		c.honest()
 	}
-	doings := []struct {
-		often int
-		do    func()
-	}{
+	doings := []doing{
 		{8, c.attack},
 		{3, c.neverBanned},
 		{2, c.operatorBans},
@@ -148,8 +163,14 @@ func (c *chaos) step() {
 		{2, c.reconfigured},
 		{1, c.stateIsDamaged},
 		{1, c.diskIsFull},
+		{1, c.standsStill},
+		{1, c.noFiles},
+		{1, c.setIsAnothers},
 		{1, c.clockJumps},
 		{1, c.flood},
+	}
+	if c.peer != nil {
+		doings = append(doings, c.peer.doings(c)...)
 	}
 	all := 0
 	for _, d := range doings {
@@ -162,7 +183,27 @@ func (c *chaos) step() {
 			break
 		}
 	}
+	c.nobodyElse()
 	time.Sleep(time.Duration(c.rng.IntN(120)) * time.Millisecond)
+}
+
+// A doing is drawn that often.
+type doing struct {
+	often int
+	do    func()
+}
+
+// nobodyElse looks whether the kernel shuts out somebody who never did anything to be banned, or who is never banned.
+func (c *chaos) nobodyElse() {
+	members, err := c.kernel()
+	if err != nil {
+		return // the set is gone: somebody has destroyed it
+	}
+	for addr := range members {
+		if _, known := c.fates[addr]; !known {
+			c.t.Fatalf("%v is in the kernel after %d failures\n%s", addr, c.failures[addr], c.whatHappened())
+		}
+	}
 }
 
 func (c *chaos) tell(format string, args ...any) {
@@ -187,10 +228,13 @@ func (c *chaos) fail(addr netip.Addr) {
 
 // honest has somebody mistype who never does so often enough.
 func (c *chaos) honest() {
-	addr := netip.AddrFrom4([4]byte{198, 51, 100, byte(c.rng.IntN(40))})
-	if c.failures[addr] < honestLimit {
+	if addr := c.honestAddr(); c.failures[addr] < honestLimit {
 		c.fail(addr)
 	}
+}
+
+func (c *chaos) honestAddr() netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 51, 100, byte(c.rng.IntN(40))})
 }
 
 func (c *chaos) attack() {
@@ -206,8 +250,15 @@ func (c *chaos) attack() {
 
 func (c *chaos) neverBanned() {
 	for range 1 + c.rng.IntN(20) {
-		c.fail(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + c.rng.IntN(3))}))
+		c.fail(c.neverAddr())
 	}
+}
+
+// chaosNever is never banned.
+var chaosNever = netip.MustParsePrefix("192.0.2.0/24")
+
+func (c *chaos) neverAddr() netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + c.rng.IntN(3))})
 }
 
 // flood has two thousand addresses fail once.
@@ -305,9 +356,10 @@ func (c *chaos) socketSaysNonsense() {
 	c.fs.End(fakeswitch.Kill)
 }
 
-// logRotates rotates the log, at most once a second: twice at once, a copy cannot be told from what was renamed.
+// logRotates rotates the log, but not twice at once: then a copy cannot be told from what was renamed. A reader looks at least
+// once a second, and takes a file for new that is a second older than its last look.
 func (c *chaos) logRotates() {
-	if time.Since(c.rotated) < time.Second {
+	if time.Since(c.rotated) < 3*time.Second {
 		return
 	}
 	c.rotated = time.Now()
@@ -329,7 +381,11 @@ func (c *chaos) firewallIsFlushed() {
 		"iptables -t raw -F", "iptables -t raw -F FSBAN", "ipset flush fsban4", "ipset flush",
 		"iptables -t raw -I PREROUTING -j ACCEPT", "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4",
 	}
-	what := commands[c.rng.IntN(len(commands))]
+	c.shell(commands[c.rng.IntN(len(commands))])
+}
+
+// shell runs what somebody does to the firewall.
+func (c *chaos) shell(what string) {
 	out, err := exec.CommandContext(c.t.Context(), "sh", "-c", what).CombinedOutput()
 	c.flushed = time.Now()
 	c.tell("somebody runs %s: %v %s", what, err, bytes.TrimSpace(out))
@@ -363,8 +419,11 @@ func (c *chaos) killed() {
 }
 
 func (c *chaos) stopped() {
+	c.answers()
+	if c.rng.IntN(2) == 0 {
+		c.attack()
+	}
 	c.tell("it is stopped")
-	c.ready()
 	c.terminate()
 	c.meanwhile()
 	c.start()
@@ -372,7 +431,10 @@ func (c *chaos) stopped() {
 
 // reconfigured has the configuration read again, changed or broken.
 func (c *chaos) reconfigured() {
-	c.ready() // a signal to a process that is only just there ends it
+	c.answers()
+	if c.rng.IntN(2) == 0 {
+		c.attack()
+	}
 	if c.rng.IntN(3) == 0 {
 		c.tell("SIGHUP, and the configuration is broken")
 		if err := os.WriteFile(configure(c.t, &c.cfg), []byte("{"), 0o600); err != nil {
@@ -462,6 +524,52 @@ func (c *chaos) diskIsFull() {
 	c.tell("it has room again")
 }
 
+// standsStill has the daemon do nothing for a while.
+func (c *chaos) standsStill() {
+	c.tell("it stands still")
+	if err := c.daemon.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		c.t.Fatal(err)
+	}
+	c.attack()
+	time.Sleep(time.Duration(c.rng.IntN(700)) * time.Millisecond)
+	if err := c.daemon.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		c.t.Fatal(err)
+	}
+	c.tell("it goes on")
+}
+
+// noFiles keeps the daemon from opening anything for a while: files, sockets, pipes to iptables.
+func (c *chaos) noFiles() {
+	c.tell("it may not open files")
+	var before unix.Rlimit
+	pid := c.daemon.cmd.Process.Pid
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	c.attack()
+	c.fs.End(fakeswitch.Kill)
+	c.firewallIsFlushed()
+	c.attack()
+	time.Sleep(time.Duration(c.rng.IntN(500)) * time.Millisecond)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	c.tell("it may again")
+}
+
+// setIsAnothers puts a set into the place of ours that is of another kind, or has no room, so that the kernel refuses bans.
+func (c *chaos) setIsAnothers() {
+	const away = "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4"
+	kind := []string{"hash:ip", "hash:net,port", "hash:net maxelem 1", "hash:net family inet6", "list:set"}[c.rng.IntN(5)]
+	c.shell(away + "; ipset create fsban4 " + kind)
+	c.attack()
+	time.Sleep(time.Duration(c.rng.IntN(500)) * time.Millisecond)
+	c.shell(away)
+}
+
 func (c *chaos) clockJumps() {
 	c.skew = []time.Duration{0, 10 * time.Second, -30 * time.Second, time.Hour, -time.Hour}[c.rng.IntN(5)]
 	c.tell("FreeSWITCH's clock is off by %v", c.skew)
@@ -477,6 +585,15 @@ func (c *chaos) inKernel() {
 				err = fmt.Errorf("%v is not in the kernel", b.Prefix)
 			}
 		}
+		return err
+	})
+}
+
+// answers waits until the daemon does: a signal to a process that is only just there ends it.
+func (c *chaos) answers() {
+	c.t.Helper()
+	c.eventually("it answers", func() error {
+		_, err := c.client.Status(c.t.Context())
 		return err
 	})
 }
@@ -515,6 +632,9 @@ func (c *chaos) settle() {
 	c.tell("everything comes to rest")
 	c.skew = 0
 	c.ready()
+	if c.peer != nil {
+		c.inStep()
+	}
 	if err := c.fs.WaitSubscribed(c.t.Context(), "sofia::register_failure"); err != nil {
 		c.t.Fatal(err)
 	}
@@ -530,6 +650,7 @@ func (c *chaos) settle() {
 			c.fail(addr)
 		}
 	}
+	c.counts()
 	c.eventually("the right ones are banned", func() error {
 		bans, err := c.client.Bans(c.t.Context(), true)
 		if err != nil {
@@ -544,8 +665,13 @@ func (c *chaos) settle() {
 		return c.judge(inLedger)
 	})
 	c.ready()
-	if err := c.judge(c.kernel()); err != nil {
+	if members, err := c.kernel(); err != nil {
+		c.t.Error(err)
+	} else if err := c.judge(members); err != nil {
 		c.t.Errorf("in the kernel: %v", err)
+	}
+	if c.peer != nil {
+		c.eventually("the peer has the same bans", c.peerAgrees)
 	}
 	c.terminate()
 	l, err := ledger.Open(filepath.Join(c.cfg.State.Directory, "fsban.db"), time.Now())
@@ -559,6 +685,90 @@ func (c *chaos) settle() {
 	if err := errors.Join(c.judge(onDisk), l.Close()); err != nil || l.SetAside() != "" {
 		c.t.Errorf("on disk: %v; set aside: %q", err, l.SetAside())
 	}
+}
+
+// counts has one more attacker fail, and somebody who is never banned, and looks whether all this is counted, and once: whatever
+// happened before, each source is heard again, and the numbers agree with each other and with the kernel.
+func (c *chaos) counts() {
+	c.t.Helper()
+	var before metricValues
+	busy := func(m metricValues) float64 {
+		return m.sum("fsban_log_frames_total") + m.sum("fsban_cti_log_lines_total") + m.sum("fsban_decisions_total") + m.sum("fsban_attempts_while_banned_total") +
+			m.sum("fsban_bans_total") + m.sum("fsban_unbans_total") + m.sum("fsban_attempts_total")
+	}
+	same := 0
+	c.eventually("all is counted that was told", func() error {
+		now := c.scrape()
+		if same++; before == nil || busy(now) != busy(before) {
+			same = 0
+		}
+		if before = now; same < 3 {
+			time.Sleep(time.Second) // the daemon's own clock
+			return errors.New("it still counts")
+		}
+		return nil
+	})
+	n := c.cfg.Policy.MaxRetry
+	attacker, spared := netip.AddrFrom4([4]byte{203, 0, 113, byte(c.next)}), c.neverAddr()
+	c.tell("%v and %v fail %d times, and are counted", attacker, spared, n)
+	c.next++
+	c.fates[attacker] = banned
+	for range n {
+		c.fail(attacker)
+		c.fail(spared)
+	}
+	c.eventually("the numbers agree", func() error {
+		now := c.scrape()
+		bans, err := c.client.Bans(c.t.Context(), false)
+		if err != nil {
+			return err
+		}
+		members, err := c.kernel()
+		if err != nil {
+			return err
+		}
+		var wrong []error
+		is := func(what string, got, want float64) {
+			if got != want {
+				wrong = append(wrong, fmt.Errorf("%s: %v, not %v", what, got, want))
+			}
+		}
+		more := func(want int, name string, labels ...string) {
+			is(fmt.Sprint(name, labels), now.sum(name, labels...)-before.sum(name, labels...), float64(want))
+		}
+		for _, source := range []string{"event", "esl_log", "cti_log"} {
+			more(2*n, "fsban_attempts_total", `source="`+source+`"`, `kind="auth_failure"`)
+		}
+		more(2*n, "fsban_profile_attempts_total", `kind="auth_failure"`)
+		more(n-1, "fsban_decisions_total", `verdict="counted"`)
+		more(1, "fsban_decisions_total", `verdict="ban"`)
+		is("spared", now.sum("fsban_decisions_total", `verdict="spared`)-before.sum("fsban_decisions_total", `verdict="spared`), float64(n))
+		more(1, "fsban_bans_total")
+		more(0, "fsban_attempts_dropped_total")
+		is("fsban_banned_prefixes", now.sum("fsban_banned_prefixes"), float64(len(bans)))
+		is("the kernel's set", float64(len(members)), float64(len(bans)))
+		is("fsban_firewall_set_entries", now.sum("fsban_firewall_set_entries"), float64(len(members)))
+		is("fsban_firewall_pending", now.sum("fsban_firewall_pending"), 0)
+		return errors.Join(wrong...)
+	})
+	status, err := c.client.Status(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, entry := range c.cfg.Policy.IgnoreIP {
+		if !slices.ContainsFunc(status.Policy.NeverBan, func(n control.NeverBan) bool { return strings.HasPrefix(n.Prefix.String(), entry) }) {
+			c.t.Errorf("%s is not on the never-ban list any more: %v", entry, status.Policy.NeverBan)
+		}
+	}
+}
+
+func (c *chaos) scrape() metricValues {
+	c.t.Helper()
+	m, err := (&program{metrics: "http://" + c.cfg.HTTP.Listen + "/metrics"}).scrape(c.t.Context())
+	if err != nil {
+		c.t.Fatalf("%v\n%s", err, c.whatHappened())
+	}
+	return m
 }
 
 func (c *chaos) whatHappened() string {
@@ -604,10 +814,10 @@ func (c *chaos) why(addr netip.Addr) string {
 }
 
 // kernel lists what the set holds, as ipset says it.
-func (c *chaos) kernel() map[netip.Addr]bool {
+func (c *chaos) kernel() (map[netip.Addr]bool, error) {
 	out, err := exec.CommandContext(c.t.Context(), "ipset", "save", "fsban4").Output()
 	if err != nil {
-		c.t.Fatal(err)
+		return nil, fmt.Errorf("ipset save: %w", err)
 	}
 	members := make(map[netip.Addr]bool)
 	for line := range strings.Lines(string(out)) {
@@ -618,5 +828,5 @@ func (c *chaos) kernel() map[netip.Addr]bool {
 			c.t.Fatal(line)
 		}
 	}
-	return members
+	return members, nil
 }

@@ -49,7 +49,7 @@ func childMain(path string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := Run(ctx, cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), tune: impatient, Load: load, Hangup: hangup}); err != nil {
+	if err := Run(ctx, cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), tune: impatient, pace: brisk, Load: load, Hangup: hangup}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

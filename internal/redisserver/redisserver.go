@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -121,6 +122,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	to       string
 	cut      bool
+	slow     atomic.Int64
 	conns    map[net.Conn]bool
 	group    sync.WaitGroup
 }
@@ -158,6 +160,20 @@ func (p *Proxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut = false
+}
+
+// Slow has all that passes wait for so long, a piece at a time.
+func (p *Proxy) Slow(d time.Duration) { p.slow.Store(int64(d)) }
+
+// A slowly is where a piece arrives late.
+type slowly struct {
+	p  *Proxy
+	to io.Writer
+}
+
+func (s slowly) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(s.p.slow.Load()))
+	return s.to.Write(b)
 }
 
 // Redirect ends all connections; new ones go to another server.
@@ -201,7 +217,7 @@ func (p *Proxy) serve() {
 		p.conns[conn], p.conns[server] = true, true
 		p.mu.Unlock()
 		pass := func(to, from net.Conn) {
-			_, _ = io.Copy(to, from)
+			_, _ = io.Copy(slowly{p, to}, from)
 			_, _ = to.Close(), from.Close()
 		}
 		p.group.Go(func() { pass(conn, server) })
