@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -502,6 +504,44 @@ func TestNothingCountsTwiceWhenRedisGoesBack(t *testing.T) {
 				t.Errorf("b counts %d, want %d", n, want)
 			}
 		})
+	}
+}
+
+func TestNothingCountsTwiceWhenTheStateFileIsDamaged(t *testing.T) {
+	redis := redisserver.Start(t)
+	fs := newSwitch(t, fakeswitch.Options{})
+	cfg := configFor(t, fs)
+	cfg.Fleet.Redis, cfg.Fleet.Node, cfg.Fleet.Share = "redis://"+redis.Addr(), "a", config.ShareFailures
+	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
+	var lines strings.Builder
+	for range 4 {
+		fmt.Fprintf(&lines, "ip[203.0.113.66] user[1000] at[%s] Registration failed\n", time.Now().Format("2006-01-02T15:04:05.000000-0700"))
+	}
+	if err := os.WriteFile(cfg.CTILog.Path, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	counted := func(r *rig) (n int) {
+		for _, c := range r.why("203.0.113.66").Counts {
+			if c.Rule == "auth" {
+				n = c.Count
+			}
+		}
+		return n
+	}
+	r := start(t, fs, cfg)
+	until(t, "the log is counted, and told of", func() bool { return counted(r) == 4 && r.fleet.Sent(fleet.Attempt) > 0 })
+	inStep(t, r)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.State.Directory, "fsban.db"), []byte("no database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, fs, cfg)
+	until(t, "the log is counted again", func() bool { return counted(r) >= 4 || len(r.banned()) > 0 })
+	inStep(t, r)
+	if n := counted(r); n != 4 || len(r.banned()) > 0 {
+		t.Errorf("%d counted, %v banned", n, r.banned())
 	}
 }
 

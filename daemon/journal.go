@@ -151,7 +151,8 @@ func (l *loop) restore() (logPlace, fleetPlace) {
 	if attempts > 0 {
 		l.log.Info("counting on from before the start", "attempts", attempts)
 	}
-	s.Fleet.lost = s.Fleet.ID == "" && attempts > 0
+	// Without it we have another name, and the fleet's log tells of what is counted here from mod_cti's log already.
+	s.Fleet.lost = s.Fleet.ID == "" && (attempts > 0 || unreadable > 0 || l.ledger.SetAside() != "")
 	return s.Log, s.Fleet
 }
 
