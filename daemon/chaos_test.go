@@ -93,6 +93,7 @@ type chaos struct {
 	skew      time.Duration
 	rotated   time.Time
 	flushed   time.Time
+	alone     bool // the kernel may hold bans that the daemon does not know yet
 	address   string
 }
 
@@ -376,7 +377,16 @@ func (c *chaos) logRotates() {
 	}
 }
 
+// kernelIsNotAlone waits, after a kill, until the daemon has taken over what the kernel holds: the last bans may be there and
+// nowhere else.
+func (c *chaos) kernelIsNotAlone() {
+	if c.alone {
+		c.ready()
+	}
+}
+
 func (c *chaos) firewallIsFlushed() {
+	c.kernelIsNotAlone()
 	commands := []string{
 		"iptables -t raw -F", "iptables -t raw -F FSBAN", "ipset flush fsban4", "ipset flush",
 		"iptables -t raw -I PREROUTING -j ACCEPT", "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4",
@@ -405,12 +415,14 @@ func (c *chaos) kill() {
 }
 
 func (c *chaos) killed() {
-	if time.Since(c.flushed) < time.Second {
-		// A new ban is in the kernel at once, and on disk 100 ms later. Flushed there and killed before, it is nowhere.
+	if time.Since(c.flushed) < 10*time.Second {
+		// A new ban is in the kernel at once, and on disk 100 ms later, or when the disk takes it. Flushed there and killed
+		// before, it is nowhere.
 		c.inKernel()
 	}
 	c.tell("kill -9")
 	c.kill()
+	c.alone = true
 	c.meanwhile()
 	c.start()
 	if c.rng.IntN(2) == 0 {
@@ -540,6 +552,7 @@ func (c *chaos) standsStill() {
 
 // noFiles keeps the daemon from opening anything for a while: files, sockets, pipes to iptables.
 func (c *chaos) noFiles() {
+	c.kernelIsNotAlone()
 	c.tell("it may not open files")
 	var before unix.Rlimit
 	pid := c.daemon.cmd.Process.Pid
@@ -562,6 +575,7 @@ func (c *chaos) noFiles() {
 
 // setIsAnothers puts a set into the place of ours that is of another kind, or has no room, so that the kernel refuses bans.
 func (c *chaos) setIsAnothers() {
+	c.kernelIsNotAlone()
 	const away = "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4"
 	kind := []string{"hash:ip", "hash:net,port", "hash:net maxelem 1", "hash:net family inet6", "list:set"}[c.rng.IntN(5)]
 	c.shell(away + "; ipset create fsban4 " + kind)
@@ -609,6 +623,7 @@ func (c *chaos) ready() {
 		case !s.Ready || !s.Firewall.Enforcing || s.Firewall.Pending > 0:
 			return fmt.Errorf("ready: %t, %+v, %q", s.Ready, s.Firewall, s.Problems)
 		}
+		c.alone = false
 		return nil
 	})
 }

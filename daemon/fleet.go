@@ -94,10 +94,9 @@ func (d *Daemon) openFleet(from fleetPlace) error {
 		l.changed = true
 	}
 	l.member = member{
-		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, gone: make(map[what]gone), untold: make(map[netip.Prefix]time.Time),
+		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
 		waiting: make(map[netip.Prefix]fleet.Statement), counts: make(map[string]int),
 	}
-	l.restoreGone()
 	d.fleet = fleet.New(fleet.Options{
 		Addrs: addrs, DB: db, Username: c.Username, Password: string(c.Password), TLS: secure, Sentinel: c.Sentinel, Cluster: c.Cluster,
 		Name: c.Name, Node: l.member.node, From: from.Place, FromEnd: from.lost,
@@ -568,6 +567,7 @@ func (l *loop) forgetGone(n int) {
 
 // restoreGone takes up what an earlier process remembered.
 func (l *loop) restoreGone() {
+	l.member.gone = make(map[what]gone)
 	for _, shelf := range []ledger.Shelf{ledger.Unbanned, ledger.Disallowed} {
 		unreadable, err := l.ledger.Records(shelf, func(record []byte) error {
 			var g gone

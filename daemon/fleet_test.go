@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -542,6 +543,39 @@ func TestNothingCountsTwiceWhenTheStateFileIsDamaged(t *testing.T) {
 	inStep(t, r)
 	if n := counted(r); n != 4 || len(r.banned()) > 0 {
 		t.Errorf("%d counted, %v banned", n, r.banned())
+	}
+}
+
+// A fleet's unban is on disk at once with the end of the ban, and what is counted a moment later.
+func TestAFleetsUnbanHoldsThoughTheCountIsOlder(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	cfg := configFor(t, fs)
+	cfg.Fleet.Redis = "redis://127.0.0.1:1" // nobody is there
+	now := time.Now()
+	l, err := ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{"203.0.113.66", "203.0.113.67"} {
+		for range 5 {
+			l.Note(ledger.Entry{Attempt: policy.Attempt{Addr: netip.MustParseAddr(addr), At: now.Add(-time.Second), Kind: policy.AuthFailure, User: "1000"}}, now)
+		}
+	}
+	unbanned := netip.MustParsePrefix("203.0.113.66/32")
+	err = l.Keep(ledger.Unbanned, unbanned, gone{Prefix: unbanned, Stamp: now.UnixMicro(), Node: "b", Until: now.Add(time.Hour)})
+	l.Seal([]byte(`{}`), now.Add(-time.Hour))
+	if err := errors.Join(err, l.Flush(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, fs, cfg)
+	r.ready()
+	if got := fmt.Sprint(r.banned()); !strings.Contains(got, "203.0.113.67") || strings.Contains(got, "203.0.113.66") {
+		t.Errorf("banned are %s", got)
+	}
+	r.fail("203.0.113.66", 4)
+	r.settled()
+	if w := r.why("203.0.113.66"); w.Ban != nil {
+		t.Errorf("four failures after the unban: %+v", w.Ban)
 	}
 }
 

@@ -138,10 +138,18 @@ func (l *loop) restore() (logPlace, fleetPlace) {
 	}
 	l.arbiter.Remember(s.Arbiter)
 	l.place, l.known = s.Log, s.Log.At.Add(-detect.Slack)
+	if l.cfg().Fleet.On() {
+		l.restoreGone()
+	}
 	for _, d := range begun {
-		if _, banned := l.ledger.Get(d.Prefix); !banned {
-			l.banFor(&d, policy.Event, firewall.Cause{Read: l.started})
+		if _, banned := l.ledger.Get(d.Prefix); banned {
+			continue
 		}
+		if g, there := l.member.gone[what{ledger.Unbanned, d.Prefix}]; there && g.Stamp > d.Since.UnixMicro() {
+			l.forget(d.Prefix) // the fleet's unban was on disk, and that this is from where it counts was not
+			continue
+		}
+		l.banFor(&d, policy.Event, firewall.Cause{Read: l.started})
 	}
 	for _, h := range l.engine.Held() { // an operator has released it
 		if _, banned := l.ledger.Get(h.Prefix); banned {
