@@ -550,8 +550,10 @@ func (c *chaos) standsStill() {
 	c.tell("it goes on")
 }
 
-// noFiles keeps the daemon from opening anything for a while: files, sockets, pipes to iptables.
+// noFiles keeps the daemon from opening anything for a while: files, sockets, pipes to iptables. One that only just starts
+// would end.
 func (c *chaos) noFiles() {
+	c.answers()
 	c.kernelIsNotAlone()
 	c.tell("it may not open files")
 	var before unix.Rlimit
