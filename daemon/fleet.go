@@ -34,6 +34,7 @@ type member struct {
 	node string      // what others know us by
 	id   string      // the part of it that is kept over a restart
 	from fleet.Place // how far the log counts
+	lost bool        // that was not known when we began
 
 	gone    map[what]gone              // what was taken back
 	untold  map[netip.Prefix]time.Time // bans that others' failures completed, which others are likely to tell of: when we do
@@ -67,7 +68,12 @@ type fleetPlace struct {
 	ID string `json:"id,omitempty"`
 	fleet.Place
 
-	lost bool // there was one, most likely, and it is not known
+	Lost bool `json:"lost,omitempty"` // there was a place, most likely, and it is not known
+}
+
+func (l *loop) fleetPlace() fleetPlace {
+	m := &l.member
+	return fleetPlace{ID: m.id, Place: m.from, Lost: m.lost && m.from == fleet.Place{}}
 }
 
 // openFleet makes our part of the fleet, if there is one to be in. It starts nothing.
@@ -94,12 +100,12 @@ func (d *Daemon) openFleet(from fleetPlace) error {
 		l.changed = true
 	}
 	l.member = member{
-		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
+		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, lost: from.Lost, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
 		waiting: make(map[netip.Prefix]fleet.Statement), counts: make(map[string]int),
 	}
 	d.fleet = fleet.New(fleet.Options{
 		Addrs: addrs, DB: db, Username: c.Username, Password: string(c.Password), TLS: secure, Sentinel: c.Sentinel, Cluster: c.Cluster,
-		Name: c.Name, Node: l.member.node, From: from.Place, FromEnd: from.lost,
+		Name: c.Name, Node: l.member.node, From: from.Place, FromEnd: from.Lost,
 		Take: d.takeFleet, Current: d.current, Self: d.self, Changed: d.onFleet, Pace: d.opts.pace,
 	})
 	d.metrics.ofFleet(table{d.registry}, d)

@@ -79,7 +79,7 @@ func (l *loop) keepKnown(addr netip.Addr) {
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
 func (l *loop) seal(now time.Time) {
-	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.Clock), Fleet: fleetPlace{ID: l.member.id, Place: l.member.from}})
+	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.Clock), Fleet: l.fleetPlace()})
 	if err != nil {
 		l.log.Error("cannot note where the log stands", "error", err)
 		return
@@ -160,7 +160,7 @@ func (l *loop) restore() (logPlace, fleetPlace) {
 		l.log.Info("counting on from before the start", "attempts", attempts)
 	}
 	// Without it we have another name, and the fleet's log tells of what is counted here from mod_cti's log already.
-	s.Fleet.lost = s.Fleet.ID == "" && (attempts > 0 || unreadable > 0 || l.ledger.SetAside() != "")
+	s.Fleet.Lost = s.Fleet.Lost || s.Fleet.ID == "" && (attempts > 0 || unreadable > 0 || l.ledger.SetAside() != "")
 	return s.Log, s.Fleet
 }
 
