@@ -88,6 +88,7 @@ type chaos struct {
 	logs      []*bytes.Buffer // of the daemons, one after the other
 	fates     map[netip.Addr]fate
 	failures  map[netip.Addr]int
+	failed    map[netip.Addr]time.Time // last
 	attackers []netip.Addr
 	next      int // the next attacker's number
 	skew      time.Duration
@@ -118,7 +119,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	c := &chaos{
 		t: t, rng: rand.New(rand.NewPCG(seed, seed)), fs: fs, cfg: cfg, address: fs.Addr(),
 		client: control.NewClient(cfg.Control.Socket),
-		fates:  make(map[netip.Addr]fate), failures: make(map[netip.Addr]int),
+		fates:  make(map[netip.Addr]fate), failures: make(map[netip.Addr]int), failed: make(map[netip.Addr]time.Time),
 	}
 	c.log = &ctiWriter{t: t, path: cfg.CTILog.Path, client: c.client}
 	c.log.open()
@@ -216,6 +217,7 @@ func (c *chaos) fail(addr netip.Addr) {
 	caller := fakeswitch.Caller{Addr: addr, User: "1000"}
 	at := time.Now().Add(c.skew)
 	c.failures[addr]++
+	c.failed[addr] = time.Now()
 	tellings := []func(){
 		func() { c.fs.Emit(fakeswitch.WrongPassword, caller, at) },
 		func() { c.fs.Emit(fakeswitch.CTILine, caller, at) },

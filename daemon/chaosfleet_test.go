@@ -136,9 +136,10 @@ func (c *chaos) peerBans() {
 	}
 }
 
-// peerUnbans has the peer let somebody go whom this node has banned.
+// peerUnbans has the peer let somebody go whom this node has banned, and whose failures are on disk: killed before, a daemon
+// reads and counts them again after the unban. Where the disk was full, that takes five seconds.
 func (c *chaos) peerUnbans() {
-	if prefix, ok := c.letGo(); ok && c.peer.isBanned(prefix.Addr()) {
+	if prefix, ok := c.letGo(); ok && c.peer.isBanned(prefix.Addr()) && time.Since(c.failed[prefix.Addr()]) > 6*time.Second {
 		c.tell("the peer unbans %v", prefix)
 		c.fates[prefix.Addr()] = free
 		c.peer.say(fleet.Unban, prefix.Addr())
@@ -168,6 +169,7 @@ func (c *chaos) operatorUnbansPeers() {
 func (c *chaos) peerHearsFailures() {
 	hears := func(addr netip.Addr) {
 		c.failures[addr]++
+		c.failed[addr] = time.Now()
 		c.peer.fleet.Say(fleet.Statement{
 			What: fleet.Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: c.peer.fleet.Stamp(), Node: chaosPeerName, Times: 1, Attempt: policy.Attempt{
 				Addr: addr, At: time.Now(), Kind: policy.AuthFailure, Method: policy.Register, User: "1000",
