@@ -97,11 +97,15 @@ func (d *Daemon) openFleet(from fleetPlace) error {
 	}
 	if from.ID == "" {
 		from.ID = fmt.Sprintf("%06x", rand.N(1<<24))
-		l.changed = true
 	}
 	l.member = member{
 		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, lost: from.Lost, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
 		waiting: make(map[netip.Prefix]fleet.Statement), counts: make(map[string]int),
+	}
+	// Under which name we speak is on disk before we do: to another one, our own failures are another node's.
+	l.seal(d.started)
+	if err := d.ledger.Flush(); err != nil {
+		d.log.Error("what others know this node by is not on disk", "node", l.member.node, "error", err)
 	}
 	d.fleet = fleet.New(fleet.Options{
 		Addrs: addrs, DB: db, Username: c.Username, Password: string(c.Password), TLS: secure, Sentinel: c.Sentinel, Cluster: c.Cluster,

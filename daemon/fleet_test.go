@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -583,6 +584,27 @@ func TestAFleetsUnbanHoldsThoughTheCountIsOlder(t *testing.T) {
 	r.settled()
 	if w := r.why("203.0.113.66"); w.Ban != nil {
 		t.Errorf("four failures after the unban: %+v", w.Ban)
+	}
+}
+
+// A node that is killed before it has done anything comes back under the same name: under another one, what it told before
+// would be another node's.
+func TestANodeKeepsItsNameFromTheFirstMoment(t *testing.T) {
+	cfg := configFor(t, newSwitch(t, fakeswitch.Options{}))
+	cfg.Fleet.Redis, cfg.Fleet.Node = "redis://127.0.0.1:1", "a"
+	var names []string
+	for range 2 {
+		d, err := open(cfg, Options{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, d.loop.member.node)
+		if err := errors.Join(d.ledger.Close(), d.backend.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names[0] != names[1] || !strings.HasPrefix(names[0], "a-") {
+		t.Errorf("it was %s, and is %s", names[0], names[1])
 	}
 }
 
