@@ -186,18 +186,28 @@ type ctiWriter struct {
 	discarded int
 }
 
-// caughtUp waits until the daemon has read the last line that was written. What is removed or cut before that is lost, for
-// whoever reads it.
+// caughtUp waits until the daemon has read the last line that was written: a line since then, and no more for a second. What
+// is removed or cut before that is lost, for whoever reads it.
 func (w *ctiWriter) caughtUp() {
 	w.t.Helper()
+	var nudged, read, since time.Time
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		_, err := fmt.Fprintln(w.file, "a line that is none, and has the log be looked at once more")
-		w.check(err)
+		now := time.Now()
+		if now.Sub(nudged) > 5*time.Second {
+			_, err := fmt.Fprintln(w.file, "a line that is none, and has the log be looked at once more")
+			w.check(err)
+			nudged = now
+		}
 		s, err := w.client.Status(w.t.Context())
-		if err == nil && slices.ContainsFunc(s.Sources, func(s control.Source) bool { return s.Name == "cti_log" && !s.LastEvent.Before(w.wrote) }) {
+		for _, s := range s.Sources {
+			if s.Name == "cti_log" && !s.LastEvent.Equal(read) {
+				read, since = s.LastEvent, now
+			}
+		}
+		if err == nil && read.After(w.wrote) && now.Sub(since) > time.Second {
 			return
 		}
-		if time.Now().After(end) {
+		if now.After(end) {
 			w.t.Fatalf("the line of %v was never read: %v, %+v", w.wrote, err, s.Sources)
 		}
 	}
