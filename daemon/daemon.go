@@ -173,6 +173,8 @@ func (d *Daemon) run(ctx context.Context) error {
 		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.backend.Close())
 	}
 
+	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg().FreeSWITCH.Address,
+		"backend", d.cfg().Firewall.Backend, "rules", len(d.loop.engine.Rules()))
 	keepers, stopKeepers := newStage(ctx) // kernel and disk
 	keepers.run("firewall", d.enforcer.Run)
 	keepers.run("ledger", d.ledger.Run)
@@ -196,8 +198,6 @@ func (d *Daemon) run(ctx context.Context) error {
 	if httpListener != nil {
 		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
 	}
-	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg().FreeSWITCH.Address,
-		"backend", d.cfg().Firewall.Backend, "rules", len(d.loop.engine.Rules()))
 	err = ignoreCanceled(sources.Wait())
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 	err = errors.Join(err, stopDeciders(), stopSpeakers(), stopKeepers(), d.backend.Close())
