@@ -2,29 +2,18 @@ package ledger
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"fsban/policy"
 )
 
 // The journal holds the attempts that count, so that a restart does not give an attacker a fresh start. It is written up
 // to a seal: with what the owner needs to go on from exactly there (how far a log was read, for example), in one
 // transaction. So after a crash either both are on disk, or neither.
 
-// An Entry of the journal is an attempt that was counted, or a prefix that began again from zero.
-type Entry struct {
-	Attempt policy.Attempt `json:"attempt,omitzero"`
-	Forgot  netip.Prefix   `json:"forgot,omitzero"`
-	At      time.Time      `json:"at,omitzero"` // when it was forgotten
-}
-
-// MaxJournal is how many entries are kept; of more, the oldest go.
+// MaxJournal is how many entries are kept; of more, the oldest go, some of them at a time.
 const MaxJournal = 100_000
 
 var (
@@ -35,8 +24,9 @@ var (
 
 // journal is a Ledger's part of it, under its lock.
 type journal struct {
-	noted  []timed // since the last seal
-	sealed []timed // up to the last seal, and not written yet
+	noted  []chunk // since the last seal
+	sealed []chunk // up to the last seal, and not written yet
+	kept   int     // entries in both
 	state  []byte  // of the last seal; nil: written
 	since  time.Time
 
@@ -45,17 +35,17 @@ type journal struct {
 	lost uint64 // entries dropped because the disk did not take them
 }
 
-type timed struct {
-	Entry
-	at time.Time
-}
-
 // Note adds an entry at its time. It is written with the next seal.
 func (l *Ledger) Note(e Entry, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.journal.noted = append(l.journal.noted, timed{e, at})
-	l.journal.bound()
+	j := &l.journal
+	if n := len(j.noted); n == 0 || !j.noted[n-1].add(&e, at) {
+		j.noted = append(j.noted, chunk{})
+		j.noted[n].add(&e, at)
+	}
+	j.kept++
+	j.bound()
 }
 
 // Seal has everything noted so far written, together with state. Entries from before since are of no use any more.
@@ -64,8 +54,7 @@ func (l *Ledger) Seal(state []byte, since time.Time) {
 	defer l.mu.Unlock()
 	j := &l.journal
 	j.sealed = append(j.sealed, j.noted...)
-	clear(j.noted)
-	j.noted = j.noted[:0]
+	j.noted = nil
 	j.state, j.since = state, since
 	l.wakeUp()
 }
@@ -78,7 +67,7 @@ func (l *Ledger) Lost() uint64 {
 }
 
 // Journal calls f for each entry, oldest first, and returns the state that was sealed with them; nil when there is none.
-// Entries that cannot be read are passed over and counted, and so is the state.
+// What cannot be read, up to 8 KiB of entries each, is passed over and counted, and so is the state.
 func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error) {
 	err = l.guard(func() error {
 		return l.db.View(func(tx *bbolt.Tx) error {
@@ -95,13 +84,10 @@ func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error
 				return nil
 			}
 			return b.ForEach(func(k, v []byte) error {
-				var e Entry
 				v, err := whole(k, v)
-				if err != nil || json.Unmarshal(v, &e) != nil || e.Attempt.Addr.IsValid() == e.Forgot.IsValid() {
+				if err != nil || decode(v, f) != nil {
 					unreadable++
-					return nil
 				}
-				f(e)
 				return nil
 			})
 		})
@@ -114,58 +100,71 @@ func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error
 
 // bound drops the oldest entries where there are too many.
 func (j *journal) bound() {
-	if more := len(j.sealed) + len(j.noted) - MaxJournal; more > 0 {
-		j.lost += uint64(more)
-		fromSealed := min(more, len(j.sealed))
-		j.sealed = without(j.sealed, fromSealed)
-		j.noted = without(j.noted, more-fromSealed)
+	for j.kept > MaxJournal {
+		from := &j.sealed
+		if len(j.sealed) == 0 {
+			from = &j.noted
+		}
+		n := entriesIn((*from)[0].data)
+		(*from)[0] = chunk{}
+		*from = (*from)[1:]
+		j.kept -= n
+		j.lost += uint64(n)
 	}
-}
-
-// without returns entries without the first n. It moves none of the others: under a flood that the disk does not take, one
-// goes for each that comes.
-func without(entries []timed, n int) []timed {
-	clear(entries[:n])
-	return entries[n:]
 }
 
 // A seal is what one batch writes of the journal.
 type seal struct {
-	entries []timed
+	chunks  []chunk
+	entries int
 	state   []byte
 	since   time.Time
 }
 
 func (j *journal) take() seal {
-	s := seal{j.sealed, j.state, j.since}
+	s := seal{chunks: j.sealed, state: j.state, since: j.since}
+	for i := range s.chunks {
+		s.entries += entriesIn(s.chunks[i].data)
+	}
+	j.kept -= s.entries
 	j.sealed, j.state = nil, nil
 	return s
 }
 
 // giveBack takes up again what could not be written.
 func (j *journal) giveBack(s seal) {
-	j.sealed = append(s.entries, j.sealed...)
+	j.sealed = append(s.chunks, j.sealed...)
+	j.kept += s.entries
 	if j.state == nil {
 		j.state = s.state
 	}
 	j.bound()
 }
 
-func (s *seal) empty() bool { return len(s.entries) == 0 && s.state == nil }
+func (s *seal) empty() bool { return len(s.chunks) == 0 && s.state == nil }
 
 // openJournal finds out where the journal ends.
 func (l *Ledger) openJournal(tx *bbolt.Tx) {
 	b := tx.Bucket(journalBucket)
 	first, _ := b.Cursor().First()
-	last, _ := b.Cursor().Last()
+	last, v := b.Cursor().Last()
 	l.journal.next, l.journal.size = 1, 0
 	if len(first) == journalKeyLen && len(last) == journalKeyLen {
-		l.journal.next = binary.BigEndian.Uint64(last) + 1
+		l.journal.next = binary.BigEndian.Uint64(last) + entries(last, v)
 		l.journal.size = l.journal.next - binary.BigEndian.Uint64(first)
 	}
 }
 
-// The key of an entry is its number and its time.
+// entries is how many numbers a chunk of the file takes.
+func entries(k, v []byte) uint64 {
+	data, err := whole(k, v)
+	if err != nil {
+		return 1
+	}
+	return uint64(max(entriesIn(data), 1))
+}
+
+// The key of a chunk is the number of its first entry and the time of its newest.
 const journalKeyLen = 16
 
 func journalKey(number uint64, at time.Time) []byte {
@@ -178,26 +177,23 @@ func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
 	b := tx.Bucket(journalBucket)
 	b.FillPercent = 0.9 // it only grows at its end
 	next, size := l.journal.next, l.journal.size
-	for i := range s.entries {
-		v, err := json.Marshal(&s.entries[i].Entry)
-		if err != nil {
-			continue // it never will be written, and must not hold up the others
-		}
-		if err := put(b, journalKey(next, s.entries[i].at), v); err != nil {
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if err := put(b, journalKey(next, c.newest), c.data); err != nil {
 			return err
 		}
-		next++
-		size++
+		next += uint64(entriesIn(c.data))
 	}
+	size += uint64(s.entries)
 	var gone [][]byte // first all of them: whoever deletes the first one, again and again, walks over ever more empty pages
 	c := b.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+	for k, v := c.First(); k != nil; k, v = c.Next() {
 		old := len(k) != journalKeyLen || int64(binary.BigEndian.Uint64(k[8:])) < s.since.UnixMicro()
 		if !old && size <= MaxJournal {
 			break
 		}
 		gone = append(gone, slices.Clone(k))
-		size--
+		size -= min(size, entries(k, v))
 	}
 	for _, k := range gone {
 		if err := b.Delete(k); err != nil {

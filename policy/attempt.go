@@ -103,10 +103,10 @@ const (
 	AnyMethod Method = iota // not told
 	Register
 	Invite
-	numMethods
+	NumMethods
 )
 
-var methodNames = [numMethods]string{"", "REGISTER", "INVITE"}
+var methodNames = [NumMethods]string{"", "REGISTER", "INVITE"}
 
 func (m Method) String() string { return methodNames[m] }
 

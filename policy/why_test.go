@@ -85,7 +85,7 @@ func TestNamesAreWrittenAndRead(t *testing.T) {
 		var got Source
 		check(s, &got, func() bool { return got == s })
 	}
-	for m := range numMethods {
+	for m := range NumMethods {
 		var got Method
 		check(m, &got, func() bool { return got == m })
 	}
