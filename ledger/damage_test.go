@@ -190,12 +190,13 @@ func FuzzIntact(f *testing.F) {
 }
 
 func TestBanThatMakesNoSenseIsDamage(t *testing.T) {
+	good := ban("192.0.2.7/32", time.Hour)
+	whole := string(appendBan(nil, &good))
 	for name, value := range map[string]string{
-		"no JSON":        "{",
-		"empty":          "",
-		"no prefix":      `{"rule":"auth"}`,
-		"another prefix": `{"prefix":"192.0.2.8/32","since":"2026-11-22T12:00:00Z","rule":"auth","source":"event"}`,
-		"unknown source": `{"prefix":"192.0.2.7/32","since":"2026-11-22T12:00:00Z","rule":"auth","source":"moon"}`,
+		"empty":           "",
+		"another version": "{" + whole[1:],
+		"unknown source":  whole[:1] + "\xff" + whole[2:],
+		"cut":             whole[:20],
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "fsban.db")
@@ -231,7 +232,7 @@ func TestBanThatMakesNoSenseIsDamage(t *testing.T) {
 // A digit that has become another one is found, too.
 func TestChangedValueIsDamage(t *testing.T) {
 	data := contents(t, 5)
-	was, is := []byte(`"rule":"auth"`), []byte(`"rule":"euth"`)
+	was, is := []byte("\x04auth"), []byte("\x04euth")
 	if !bytes.Contains(data, was) {
 		t.Fatal("no ban is in the file as it was thought to be")
 	}

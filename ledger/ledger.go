@@ -8,7 +8,6 @@ package ledger
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,19 +29,19 @@ import (
 
 // A Ban is one banned prefix.
 type Ban struct {
-	Prefix   netip.Prefix     `json:"prefix"`
-	Since    time.Time        `json:"since"`
-	Until    time.Time        `json:"until,omitzero"` // zero: until somebody unbans
-	Rule     string           `json:"rule"`           // "operator" and "kernel" where no rule banned
-	Attempts int              `json:"attempts,omitempty"`
-	Source   policy.Source    `json:"source"`
-	Offence  int              `json:"offence,omitempty"`  // the how manieth ban of this prefix, as far as is known
-	By       string           `json:"by,omitempty"`       // which operator
-	Reason   string           `json:"reason,omitempty"`   // what the operator wrote
-	Node     string           `json:"node,omitempty"`     // of the fleet: which one has banned
-	Stamp    int64            `json:"stamp,omitempty"`    // when it said so, by the fleet's clock; 0: it has not
-	Local    bool             `json:"local,omitempty"`    // it is not for the fleet
-	Evidence []policy.Attempt `json:"evidence,omitempty"` // the last attempts, oldest first
+	Prefix   netip.Prefix
+	Since    time.Time
+	Until    time.Time // zero: until somebody unbans
+	Rule     string    // "operator" and "kernel" where no rule banned
+	Attempts int
+	Source   policy.Source
+	Offence  int              // the how manieth ban of this prefix, as far as is known
+	By       string           // which operator
+	Reason   string           // what the operator wrote
+	Node     string           // of the fleet: which one has banned
+	Stamp    int64            // when it said so, by the fleet's clock; 0: it has not
+	Local    bool             // it is not for the fleet
+	Evidence []policy.Attempt // the last attempts, oldest first
 }
 
 // Over tells whether the ban has ended at now.
@@ -188,16 +187,13 @@ func (l *Ledger) read(now time.Time) error {
 	return l.db.View(func(tx *bbolt.Tx) error {
 		l.openJournal(tx)
 		return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
-			ban := new(Ban)
 			v, err := whole(k, v)
-			if err == nil {
-				err = json.Unmarshal(v, &withoutEvidence{Ban: ban})
-			}
 			if err != nil {
 				return fmt.Errorf("damaged: ban %x: %w", k, err)
 			}
-			if !ban.Prefix.IsValid() || string(k) != string(fileKey(ban.Prefix)) {
-				return fmt.Errorf("damaged: ban %x is of %v", k, ban.Prefix)
+			ban, err := readBan(k, v, false)
+			if err != nil {
+				return fmt.Errorf("ban %x: %w", k, err)
 			}
 			if ban.Over(now) {
 				l.change(ban.Prefix, nil)
@@ -208,16 +204,6 @@ func (l *Ledger) read(now time.Time) error {
 		})
 	})
 }
-
-// withoutEvidence reads a ban and passes over its evidence, which is most of it.
-type withoutEvidence struct {
-	*Ban
-	Evidence skipped `json:"evidence"`
-}
-
-type skipped struct{}
-
-func (*skipped) UnmarshalJSON([]byte) error { return nil }
 
 // SetAside returns where a damaged file was moved by Open, or "".
 func (l *Ledger) SetAside() string { return l.setAway }
@@ -290,17 +276,18 @@ func (l *Ledger) Load(prefix netip.Prefix) (Ban, error) {
 	if ban.Evidence != nil {
 		return ban, nil
 	}
-	var stored Ban
+	stored := new(Ban)
 	err := l.guard(func() error {
-		return l.db.View(func(tx *bbolt.Tx) error {
-			if v := tx.Bucket(bucket).Get(fileKey(prefix)); v != nil {
-				v, err := whole(fileKey(prefix), v)
-				if err != nil {
-					return err
-				}
-				return json.Unmarshal(v, &stored)
+		return l.db.View(func(tx *bbolt.Tx) (err error) {
+			key := fileKey(prefix)
+			v := tx.Bucket(bucket).Get(key)
+			if v == nil {
+				return nil
 			}
-			return nil
+			if v, err = whole(key, v); err == nil {
+				stored, err = readBan(key, v, true)
+			}
+			return err
 		})
 	})
 	if err != nil {
@@ -441,12 +428,7 @@ func (l *Ledger) write(batch map[netip.Prefix]*Ban, records map[slot][]byte, sea
 					}
 					continue
 				}
-				v, err := json.Marshal(ban)
-				if err != nil {
-					delete(batch, p) // it never will be written, and must not hold up the others
-					return fmt.Errorf("ban of %v: %w", p, err)
-				}
-				if err := put(b, fileKey(p), v); err != nil {
+				if err := put(b, fileKey(p), appendBan(nil, ban)); err != nil {
 					return err
 				}
 			}
@@ -460,14 +442,4 @@ func (l *Ledger) write(batch map[netip.Prefix]*Ban, records map[slot][]byte, sea
 		return fmt.Errorf("write to the state file %s: %w", l.path, err)
 	}
 	return nil
-}
-
-// fileKey is the prefix's address and length, so that the file is sorted by address.
-func fileKey(p netip.Prefix) []byte {
-	a := p.Addr().As16()
-	bits := p.Bits()
-	if p.Addr().Is4() {
-		bits += 96
-	}
-	return append(a[:], byte(bits))
 }

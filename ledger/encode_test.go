@@ -46,6 +46,48 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestABanIsReadAsItWasWritten(t *testing.T) {
+	far := policy.Attempt{Addr: netip.MustParseAddr("2001:db8::7"), At: time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC), User: "1000"}
+	for _, want := range []Ban{
+		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Since: start, Until: start.Add(time.Hour), Rule: "auth", Attempts: 5, Evidence: []policy.Attempt{far, far}},
+		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Since: start, Rule: "operator", Source: policy.Operator, By: "root (uid 0)", Reason: "a test"},
+		{Prefix: netip.MustParsePrefix("2001:db8::/64"), Since: start, Until: start, Rule: "slow", Offence: 7, Node: "a-123456", Stamp: 1 << 60, Local: true},
+	} {
+		key, data := fileKey(want.Prefix), appendBan(nil, &want)
+		light, err := readBan(key, data, false)
+		if err != nil || light.Evidence != nil {
+			t.Fatal(err, light)
+		}
+		light.Evidence = want.Evidence
+		got, err := readBan(key, data, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range []*Ban{light, got} {
+			if !b.Since.Equal(want.Since) || !b.Until.Equal(want.Until) || len(b.Evidence) > 0 && !b.Evidence[0].At.Equal(far.At) {
+				t.Errorf("%+v instead of %+v", b, want)
+			}
+			b.Since, b.Until = want.Since, want.Until
+			for i := range b.Evidence {
+				b.Evidence[i].At = far.At
+			}
+			if !reflect.DeepEqual(*b, want) {
+				t.Errorf("%+v\ninstead of %+v", *b, want)
+			}
+		}
+		for n := range data {
+			if b, err := readBan(key, data[:n], true); err == nil {
+				t.Errorf("the first %d bytes are %+v", n, b)
+			}
+		}
+	}
+	for _, key := range [][]byte{nil, make([]byte, 16), append(make([]byte, 16), 129), append(make([]byte, 15), 1, 8)} {
+		if p := prefixOf(key); p.IsValid() {
+			t.Errorf("%x is %v", key, p)
+		}
+	}
+}
+
 // A state file outlives the program that wrote it: what a number stands for stays.
 func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	got := fmt.Sprint(policy.Kinds())
