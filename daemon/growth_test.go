@@ -189,7 +189,7 @@ func (g *growth) remember(bans int) {
 	}
 	now := time.Now()
 	for i := range bans {
-		until := now.Add(time.Hour + 24*time.Hour*time.Duration(i)/time.Duration(bans))
+		until := now.Add(time.Hour + 24*time.Hour/time.Duration(bans)*time.Duration(i))
 		l.Add(ledger.Ban{Prefix: netip.PrefixFrom(nth(10, i), 32), Since: now, Until: until, Rule: "auth", Attempts: 5})
 	}
 	if err := cmp.Or(l.Flush(), l.Close()); err != nil {

@@ -103,8 +103,8 @@ func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever the bytes are, reading them ends, and what was read is written as it was.
-func FuzzDecode(f *testing.F) {
+// FuzzJournal: whatever the bytes are, reading them ends, and what was read is written as it was.
+func FuzzJournal(f *testing.F) {
 	var c chunk
 	for _, e := range []Entry{attempt("1000", start), {Forgot: netip.MustParsePrefix("192.0.2.0/24"), At: start}} {
 		c.add(&e, start)
