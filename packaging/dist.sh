@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build what is handed out, for each of ARCHS, into a directory (dist): static binaries, archives, deb and rpm, bills of
-# materials, the licences of all that is in them, and SHA256SUMS. The same commit and the same Go give the same bytes, wherever and whenever it runs.
+# materials, the licences of all that is in them, and SHA256SUMS. The same commit and the same Go give the same bytes,
+# wherever and whenever it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

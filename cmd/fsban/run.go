@@ -51,7 +51,7 @@ It leaves no core, whatever ends it, and lets no debugger but root's in: there a
 			log := newLogger(lines)
 			log.set(cfg.Log)
 			if closed != nil {
-				slog.New(log).Warn("a crash may leave passwords in a core", "err", closed)
+				slog.New(log).Warn("a crash may leave passwords in a core", "error", closed)
 			}
 			return daemon.Run(cmd.Context(), cfg, daemon.Options{
 				Log: slog.New(log), Version: version, Revision: revision(), Load: load, Hangup: hangup, SetLog: log.set, LogLost: lines.lost.Load,
