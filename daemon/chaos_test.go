@@ -88,7 +88,7 @@ type chaos struct {
 	peer   *chaosPeer // nil: there is no fleet
 
 	story     []string
-	logs      []*bytes.Buffer // of the daemons, one after the other
+	logs      []*syncBuffer // of the daemons, one after the other
 	fates     map[netip.Addr]fate
 	failures  map[netip.Addr]int
 	failed    map[netip.Addr]time.Time // last

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -142,13 +141,13 @@ func TestFromTheEventSocketToTheKernel(t *testing.T) {
 // A process is a daemon in a process of its own.
 type process struct {
 	cmd *exec.Cmd
-	log *bytes.Buffer
+	log *syncBuffer
 }
 
 func spawn(t *testing.T, cfg *config.Config) process {
 	t.Helper()
 	path := configure(t, cfg)
-	p := process{exec.CommandContext(t.Context(), os.Args[0]), new(bytes.Buffer)}
+	p := process{exec.CommandContext(t.Context(), os.Args[0]), new(syncBuffer)}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+path)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
