@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,8 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"sync"
 	"syscall"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,7 +99,7 @@ func guard(t testing.TB, redis *redisserver.Server, name string, change ...func(
 	runtime.LockOSThread() // the node dies with the thread that has started it
 	cmd := netns.Command(context.Background(), os.Args[0])
 	cmd.Env = append(cmd.Env, fleetChildEnv+"="+path)
-	log := new(lockedBuffer)
+	log := new(syncBuffer)
 	cmd.Stdout, cmd.Stderr = log, log
 	input, err := cmd.StdinPipe()
 	if err == nil {
@@ -120,23 +119,6 @@ func guard(t testing.TB, redis *redisserver.Server, name string, change ...func(
 		runtime.UnlockOSThread()
 	})
 	return g
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
 }
 
 // inFleet waits until the nodes protect and are in step.
