@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"syscall"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
