@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -90,14 +89,18 @@ func TestABanIsReadAsItWasWritten(t *testing.T) {
 
 // A state file outlives the program that wrote it: what a number stands for stays.
 func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
-	got := fmt.Sprint(policy.Kinds())
+	var names []string
+	for _, k := range policy.Kinds() {
+		names = append(names, k.String())
+	}
 	for s := range policy.NumSources {
-		got += " " + s.String()
+		names = append(names, s.String())
 	}
 	for m := range policy.NumMethods {
-		got += " " + m.String()
+		names = append(names, m.String())
 	}
-	const want = "[auth_failure challenge auth_success violation acl_reject call_reject] event operator kernel cti_log cti_event esl_log fleet  REGISTER INVITE"
+	got := strings.Join(names, " ")
+	const want = "auth_failure challenge auth_success violation acl_reject call_reject event operator kernel cti_log cti_event esl_log fleet  REGISTER INVITE"
 	if got != want {
 		t.Errorf("%s\nwas %s: add new ones at the end", got, want)
 	}
