@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"fsban/config"
+	"fsban/ctilog"
 	"fsban/internal/fakeswitch"
 	"fsban/policy"
 )
@@ -143,5 +146,30 @@ func TestTheLogIsLookedForOnce(t *testing.T) {
 	r.ready()
 	if path := r.cfg().CTILog.Path; r.ctilog.Load() == nil && path != config.CTILogOff || r.ctilog.Load() != nil && path == "" {
 		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog.Load() != nil)
+	}
+}
+
+// FreeSWITCH's clock is put back by half a minute. Should mod_cti's log be gone at the next start, what was read of it before
+// that still counts as read.
+func TestAClockThatIsPutBackTakesNothingReadAway(t *testing.T) {
+	cfg := configFor(t, newSwitch(t, fakeswitch.Options{}))
+	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
+	now := time.Now()
+	for range 2 { // and over a restart
+		d, err := open(cfg, Options{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, at := range []time.Time{now, now.Add(-30 * time.Second)} {
+			a := policy.Attempt{Addr: netip.MustParseAddr("203.0.113.5"), At: at, Source: policy.CTILog}
+			d.loop.decide(&sighting{Attempt: a, read: now, next: ctilog.Position{File: ctilog.Mark{Ino: 1, Offset: int64(100 * i)}}})
+		}
+		if p := d.loop.place; !p.At.Equal(now) || !p.Clock.Equal(now) || p.File.Offset != 100 {
+			t.Errorf("the log counts up to %+v, want %v and offset 100", p, now)
+		}
+		d.loop.seal(now)
+		if err := errors.Join(d.ledger.Close(), d.backend.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 // A logPlace is how far mod_cti's log counts.
 type logPlace struct {
 	ctilog.Position
-	At    time.Time `json:"at"`             // of the last line
+	At    time.Time `json:"at"`             // of the newest line
 	Clock time.Time `json:"clock,omitzero"` // the same, by FreeSWITCH's clock
 }
 

@@ -128,7 +128,11 @@ func (l *loop) decide(s *sighting) {
 	}
 	if s.next != (ctilog.Position{}) {
 		newFile := s.next.File.Ino != l.place.File.Ino
-		l.place, l.changed = logPlace{s.next, s.At, s.Stamp()}, true
+		l.place.Position, l.changed = s.next, true
+		// Where that position is lost, what was told of before this counted already: a clock that is put back takes none of it away.
+		if !s.At.Before(l.place.At) {
+			l.place.At, l.place.Clock = s.At, s.Stamp()
+		}
 		if newFile { // the one of the last seal may go away
 			l.seal(s.read)
 		}
