@@ -1,11 +1,13 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -128,7 +130,23 @@ func TestBansThatAreOverAreDroppedAtOpen(t *testing.T) {
 	}
 }
 
-// whileFull does something while no file may grow.
+// alone runs the test that calls it in a process of its own, and tells there that it does. What is done to that process is
+// done to nothing else.
+func alone(t *testing.T) bool {
+	t.Helper()
+	const env = "FSBAN_TEST_ALONE"
+	if os.Getenv(env) != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), env+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return false
+}
+
+// whileFull does something while no file may grow, in a process of its own.
 func whileFull(t *testing.T, do func()) {
 	t.Helper()
 	var before unix.Rlimit
@@ -145,6 +163,9 @@ func whileFull(t *testing.T, do func()) {
 
 // A disk that is full keeps nobody from starting.
 func TestAFullDiskDoesNotKeepItFromOpening(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	path := filepath.Join(t.TempDir(), "fsban.db")
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.1/32", time.Minute))
@@ -320,6 +341,9 @@ func TestChangesThatCannotBeWrittenStayPending(t *testing.T) {
 }
 
 func TestChangeDuringAWriteThatFailsIsTheOneThatStays(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	path := filepath.Join(t.TempDir(), "fsban.db")
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.2/32", time.Hour))
