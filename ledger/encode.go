@@ -242,22 +242,23 @@ func (r *reader) addr() netip.Addr {
 
 func (r *reader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.data)
-	if n <= 0 {
-		r.bad = true
-		return 0
-	}
-	r.data = r.data[n:]
+	r.pass(n)
 	return v
 }
 
 func (r *reader) varint() int64 {
 	v, n := binary.Varint(r.data)
+	r.pass(n)
+	return v
+}
+
+// pass goes over a number of n bytes; none, or fewer, is what package binary says of one that is bad, whose value is 0.
+func (r *reader) pass(n int) {
 	if n <= 0 {
 		r.bad = true
-		return 0
+		return
 	}
 	r.data = r.data[n:]
-	return v
 }
 
 func (r *reader) time() time.Time {
