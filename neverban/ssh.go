@@ -14,6 +14,10 @@ const (
 	maxPeers       = 1_000            // addresses that have logged in
 	maxConnections = 10_000           // connections whose age is known
 	peerStays      = 10 * time.Minute // after the last sign of it: an administrator who reconnects
+
+	// tablesEvery is how often the tables of connections are read. For that the kernel walks over its whole hash table, some
+	// 10 ms of CPU time on a machine with much memory, however few connections there are.
+	tablesEvery = 30 * time.Second
 )
 
 // An sshWatch watches who is logged in over ssh.
@@ -30,7 +34,9 @@ const (
 // Options.SSHPorts. In a network namespace of its own, a container's, a process sees only connections to that namespace.
 type sshWatch struct {
 	*Watcher
-	peers peers
+	peers  peers
+	tables time.Time // when the tables of connections are to be read again
+	failed error     // reading them, the last time
 }
 
 func newSSHWatch(w *Watcher) *sshWatch {
@@ -43,11 +49,8 @@ func (s *sshWatch) look() {
 		return
 	}
 	var r report
-	connections, err := s.connections()
-	if err != nil {
-		r.problems = append(r.problems, fmt.Sprintf("ssh peers: %v", err))
-		connections = nil
-	}
+	now := time.Now()
+	s.peers.forget(now)
 	logins := readSessions(s.opts.Sessions)
 	utmp, err := os.Stat(s.opts.Utmp)
 	if err == nil {
@@ -59,7 +62,16 @@ func (s *sshWatch) look() {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.problems = append(r.problems, fmt.Sprintf("ssh peers: %s: %v", s.opts.Utmp, err))
 	}
-	s.peers.observe(time.Now(), connections, logins)
+	s.peers.loggedIn(now, logins)
+	if !now.Before(s.tables) {
+		s.tables = now.Add(tablesEvery)
+		var connections []connection
+		connections, s.failed = s.connections()
+		s.peers.observe(now, connections)
+	}
+	if s.failed != nil {
+		r.problems = append(r.problems, fmt.Sprintf("ssh peers: %v", s.failed))
+	}
 	for addr := range s.peers.proven {
 		r.entries = append(r.entries, single(addr, "ssh peer"))
 	}
@@ -101,17 +113,25 @@ func newPeers(ripe time.Duration) peers {
 	return peers{ripe: ripe, since: make(map[connection]time.Time), proven: make(map[netip.Addr]time.Time)}
 }
 
-// observe takes note of who is connected and who is logged in now.
-func (p *peers) observe(now time.Time, connections []connection, logins []netip.Addr) {
+// forget forgets those of whom there was no sign for long.
+func (p *peers) forget(now time.Time) {
 	for addr, last := range p.proven {
 		if now.Sub(last) > peerStays {
 			delete(p.proven, addr)
 		}
 	}
 	p.full = false
+}
+
+// loggedIn takes note of who is logged in now.
+func (p *peers) loggedIn(now time.Time, logins []netip.Addr) {
 	for _, addr := range logins {
 		p.prove(addr, now)
 	}
+}
+
+// observe takes note of who is connected now.
+func (p *peers) observe(now time.Time, connections []connection) {
 	since := make(map[connection]time.Time, min(len(connections), maxConnections))
 	for _, c := range connections { // those known go first: newcomers cannot push them out
 		if first, known := p.since[c]; known {

@@ -131,7 +131,10 @@ func TestWhoIsAnSSHPeer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p, began := newPeers(test.ripe), time.Now()
 			for _, l := range test.looks {
-				p.observe(began.Add(l.at), l.connections, l.logins)
+				now := began.Add(l.at)
+				p.forget(now)
+				p.loggedIn(now, l.logins)
+				p.observe(now, l.connections)
 				var got []netip.Addr
 				for addr := range p.proven {
 					got = append(got, addr)
@@ -149,20 +152,20 @@ func TestSSHPeersAreBounded(t *testing.T) {
 	p, began := newPeers(time.Minute), time.Now()
 	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }
 	old := connection{remote: netip.MustParseAddrPort("203.0.113.9:1"), inode: 1}
-	p.observe(began, []connection{old}, nil)
+	p.observe(began, []connection{old})
 	var flood []connection
 	for i := range 3 * maxConnections {
 		flood = append(flood, connection{remote: netip.AddrPortFrom(at(i), 1), inode: 2})
 	}
-	p.observe(began.Add(time.Second), append(flood, old), nil)
+	p.observe(began.Add(time.Second), append(flood, old))
 	if len(p.since) != maxConnections {
 		t.Errorf("%d connections remembered, want %d", len(p.since), maxConnections)
 	}
-	p.observe(began.Add(time.Minute), append(flood, old), nil)
+	p.observe(began.Add(time.Minute), append(flood, old))
 	if _, ok := p.proven[old.remote.Addr()]; !ok || len(p.proven) != 1 || p.full {
 		t.Errorf("%d peers, want the old connection's alone", len(p.proven))
 	}
-	p.observe(began.Add(time.Hour), append(flood, old), nil)
+	p.observe(began.Add(time.Hour), append(flood, old))
 	if len(p.proven) != maxPeers || !p.full {
 		t.Errorf("%d peers, full %v, want %d", len(p.proven), p.full, maxPeers)
 	}
@@ -260,7 +263,13 @@ func TestTablesThatCannotBeReadAreAProblem(t *testing.T) {
 		dir := t.TempDir()
 		r := start(t, Options{SSHPorts: []uint16{22}, Proc: dir, Utmp: dir})
 		synctest.Wait()
-		r.wantProblems(t, "ssh peers: open "+dir+"/tcp: no such file or directory", "ssh peers: "+dir+": not a regular file")
+		r.wantProblems(t, "ssh peers: "+dir+": not a regular file", "ssh peers: open "+dir+"/tcp: no such file or directory")
+		if err := os.WriteFile(filepath.Join(dir, "tcp"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(tablesEvery)
+		synctest.Wait()
+		r.wantProblems(t, "ssh peers: "+dir+": not a regular file")
 	})
 }
 

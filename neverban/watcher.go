@@ -97,7 +97,7 @@ const (
 	refreshEvery = 5 * time.Minute  // names, gateways, access lists
 	retryEvery   = time.Minute      // the same, when something could not be said
 	refreshGap   = 5 * time.Second  // never sooner than that after the last time, however often Refresh is called
-	lookEvery    = 5 * time.Second  // ssh's peers, the file
+	lookEvery    = 5 * time.Second  // who is logged in over ssh, the file
 	addressEvery = 30 * time.Second // own addresses, which the kernel tells of by itself
 	maxProblems  = 50               // of one source
 )
