@@ -25,13 +25,6 @@ type logPlace struct {
 	Clock time.Time `json:"clock,omitzero"` // the same, by FreeSWITCH's clock
 }
 
-// A standing is what is sealed with the journal.
-type standing struct {
-	Log     logPlace      `json:"log"`
-	Arbiter []detect.Memo `json:"arbiter,omitempty"`
-	Fleet   fleetPlace    `json:"fleet,omitzero"`
-}
-
 // memory is how long an attempt can matter.
 func (l *loop) memory() time.Duration { return l.cfg().Policy.LongestFindTime() }
 
@@ -79,11 +72,12 @@ func (l *loop) keepKnown(addr netip.Addr) {
 
 // seal makes what was noted so far, and where we stand, what the next process begins with.
 func (l *loop) seal(now time.Time) {
-	state, err := json.Marshal(standing{Log: l.place, Arbiter: l.arbiter.Recent(now, l.place.Clock), Fleet: l.fleetPlace()})
+	head, err := json.Marshal(standing{l.place, l.fleetPlace()})
 	if err != nil {
 		l.log.Error("cannot note where the log stands", "error", err)
 		return
 	}
+	state := appendStanding(make([]byte, 0, len(l.sealed)+256), head, l.arbiter.Recent(now, l.place.Clock))
 	if !l.changed && bytes.Equal(state, l.sealed) {
 		return
 	}
@@ -127,7 +121,12 @@ func (l *loop) restore() (logPlace, fleetPlace) {
 	restoreAll(l, ledger.Offences, func(o policy.Offence) time.Time { return o.Since }, l.engine.SetOffence)
 	var s standing
 	if state != nil {
-		err = json.Unmarshal(state, &s)
+		var memos []detect.Memo
+		if s, memos, err = readStanding(state); err == nil {
+			for i := range memos {
+				l.arbiter.Remember(&memos[i])
+			}
+		}
 	}
 	if s.Log.At.IsZero() && attempts > 0 { // what the journal holds must not be read again and count twice
 		l.lost = true
@@ -136,7 +135,6 @@ func (l *loop) restore() (logPlace, fleetPlace) {
 	if err != nil {
 		l.log.Error("where the log stood is not known: it is read from the last attempt on", "after", newest, "error", err)
 	}
-	l.arbiter.Remember(s.Arbiter)
 	l.place, l.known = s.Log, s.Log.At.Add(-detect.Slack)
 	if l.cfg().Fleet.On() {
 		l.restoreGone()

@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -350,61 +351,53 @@ func (r *Arbiter) chain(addr netip.Addr) uint64 { return maphash.Comparable(r.se
 
 // A Memo is what an Arbiter knows of one report: what the next process needs to go on where this one stopped.
 type Memo struct {
-	Addr    netip.Addr      `json:"addr"`
-	User    string          `json:"user,omitempty"`
-	At      time.Time       `json:"at"`
-	Read    time.Time       `json:"read"`
-	Line    time.Time       `json:"line,omitzero"`
-	Kind    policy.Kind     `json:"kind"`
-	Told    []policy.Source `json:"told"`
-	Counted bool            `json:"counted,omitempty"`
-	Held    *policy.Attempt `json:"held,omitempty"`
+	Addr     netip.Addr
+	User     string
+	At, Read time.Time
+	Line     time.Time // zero until mod_cti's log has told of it
+	Kind     policy.Kind
+	Told     uint8 // by which sources: a bit each
+	Counted  bool
+	Held     *policy.Attempt // of a source that did not speak; nil: nobody's, or another source has confirmed it
 }
 
 // Slack is how much older than the line before it a line of mod_cti's log may be.
 const Slack = time.Second
 
-// Recent returns the reports, read within Memory, of which another source may tell yet, and all of the last two seconds;
+// Recent yields the reports, read within Memory, of which another source may tell yet, and all of the last two seconds;
 // oldest first. Beside them those that mod_cti's log has told of at log, or at most Slack before: it may have to be read again
-// from there.
-func (r *Arbiter) Recent(now, log time.Time) []Memo {
-	if r.ring == nil {
-		return nil
-	}
+// from there. What they hold is the Arbiter's.
+func (r *Arbiter) Recent(now, log time.Time) iter.Seq[Memo] {
 	reread := int64(math.MaxInt64)
 	if !log.IsZero() {
 		reread = log.Add(-Slack).UnixMicro()
 	}
-	first := r.added + 1
-	for p := r.report(first - 1); p != nil && (since(now, p.read) <= Memory || p.line >= reread); p = r.report(first - 1) {
-		first--
-	}
-	held := make(map[uint64]*policy.Attempt, len(r.held))
-	for i := range r.held {
-		held[r.held[i].number] = &r.held[i].attempt
-	}
-	var recent []Memo
-	for n := first; n <= r.added; n++ {
-		p := r.report(n)
-		if p.counted && r.all(p) && since(now, p.read) > sameMoment && p.line < reread {
-			continue
+	return func(yield func(Memo) bool) {
+		first := r.added + 1
+		for p := r.report(first - 1); p != nil && (since(now, p.read) <= Memory || p.line >= reread); p = r.report(first - 1) {
+			first--
 		}
-		m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Counted: p.counted}
-		if p.line != 0 {
-			m.Line = time.UnixMicro(p.line)
-		}
-		for s := range policy.NumSources {
-			if p.told&(1<<s) != 0 {
-				m.Told = append(m.Told, s)
+		held := r.held
+		for n := first; n <= r.added; n++ {
+			p := r.report(n)
+			if p.counted && r.all(p) && since(now, p.read) > sameMoment && p.line < reread {
+				continue
+			}
+			m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Told: p.told, Counted: p.counted}
+			if p.line != 0 {
+				m.Line = time.UnixMicro(p.line)
+			}
+			for len(held) > 0 && held[0].number < n {
+				held = held[1:]
+			}
+			if len(held) > 0 && held[0].number == n {
+				m.Held = &held[0].attempt
+			}
+			if !yield(m) {
+				return
 			}
 		}
-		if a := held[n]; a != nil {
-			attempt := *a
-			m.Held = &attempt
-		}
-		recent = append(recent, m)
 	}
-	return recent
 }
 
 // all tells whether every source told of p that can.
@@ -417,24 +410,19 @@ func (r *Arbiter) all(p *report) bool {
 	return true
 }
 
-// Remember takes up what an earlier process knew. What it held counts: the connection that would have told of it died with
-// that process.
-func (r *Arbiter) Remember(memory []Memo) {
+// Remember takes up a Memo of an earlier process, one after the other. What it held counts: the connection that would have
+// told of it died with that process.
+func (r *Arbiter) Remember(m *Memo) {
 	if r.ring == nil {
 		return
 	}
-	for _, m := range memory {
-		p := report{addr: m.Addr, user: m.User, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, counted: m.Counted}
-		if !m.Line.IsZero() {
-			p.line = m.Line.UnixMicro()
-		}
-		for _, s := range m.Told {
-			p.told |= 1 << s
-		}
-		if m.Held != nil && !p.counted {
-			p.counted = true
-			r.due = append(r.due, *m.Held)
-		}
-		r.add(p)
+	p := report{addr: m.Addr, user: m.User, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, told: m.Told, counted: m.Counted}
+	if !m.Line.IsZero() {
+		p.line = m.Line.UnixMicro()
 	}
+	if m.Held != nil && !p.counted {
+		p.counted = true
+		r.due = append(r.due, *m.Held)
+	}
+	r.add(p)
 }

@@ -1,7 +1,6 @@
 package detect
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -138,17 +137,9 @@ func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	if !first.Counts(told(t, "event", "told by the event", at), at) || first.Counts(told(t, "cti_log", "told by the line", at), at) {
 		t.Fatal("the event does not speak")
 	}
-	data, err := json.Marshal(first.Recent(at.Add(time.Second), time.Time{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var memory []Memo
-	if err := json.Unmarshal(data, &memory); err != nil {
-		t.Fatal(err)
-	}
 
 	second := NewArbiter(policy.Event, policy.CTILog)
-	second.Remember(memory)
+	handOver(first, second, at.Add(time.Second), time.Time{})
 	later := at.Add(time.Second)
 	second.Alive(policy.CTILog, true, later)
 	if due := second.Due(later); len(due) != 1 || due[0].User != "told by the line" || !due[0].At.Equal(at) {
@@ -166,9 +157,24 @@ func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	if got := second.Due(later); got != nil {
 		t.Errorf("due again: %v", got)
 	}
-	if n := len(first.Recent(at.Add(time.Minute), at.Add(time.Minute))); n != 0 {
+	if n := memos(first, at.Add(time.Minute), at.Add(time.Minute)); n != 0 {
 		t.Errorf("%d memos of a minute ago", n)
 	}
+}
+
+// handOver has to know what from knows, as over a restart.
+func handOver(from, to *Arbiter, now, log time.Time) {
+	for m := range from.Recent(now, log) {
+		to.Remember(&m)
+	}
+}
+
+// memos is how many there are to hand over.
+func memos(r *Arbiter, now, log time.Time) (n int) {
+	for range r.Recent(now, log) {
+		n++
+	}
+	return n
 }
 
 // A log that has to be read again from where it stood, long after: what it told of just before does not count again, though
@@ -181,11 +187,11 @@ func TestALineThatIsReadAgainIsKnown(t *testing.T) {
 	first.Counts(told(t, "event", "1000", now), now)
 	first.Counts(line, now)
 	later := now.Add(time.Hour)
-	if n := len(first.Recent(later, line.At.Add(2*Slack))); n != 0 {
+	if n := memos(first, later, line.At.Add(2*Slack)); n != 0 {
 		t.Errorf("%d memos of what is not read again", n)
 	}
 	second := NewArbiter(policy.Event, policy.CTILog)
-	second.Remember(first.Recent(later, line.At.Add(Slack/2)))
+	handOver(first, second, later, line.At.Add(Slack/2))
 	if !second.Told(line) {
 		t.Error("the line is not known")
 	}
@@ -207,7 +213,7 @@ func TestAClockThatIsOffDoesNotCountTwice(t *testing.T) {
 				t.Fatal("the event does not count")
 			}
 			second := NewArbiter(policy.Event, policy.CTILog)
-			second.Remember(first.Recent(now, time.Time{}))
+			handOver(first, second, now, time.Time{})
 			later := now.Add(5 * time.Second)
 			line.Adrift(later)
 			second.Alive(policy.CTILog, true, later)
@@ -283,8 +289,8 @@ func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 			t.Fatal("a line counts while the event socket speaks")
 		}
 	}
-	if len(r.held) > maxHeld || len(r.Recent(at, at)) > numReports {
-		t.Errorf("%d held, %d memos", len(r.held), len(r.Recent(at, at)))
+	if n := memos(r, at, at); len(r.held) > maxHeld || n > numReports {
+		t.Errorf("%d held, %d memos", len(r.held), n)
 	}
 	r.Due(at.Add(time.Minute))
 	if got := r.Alone(policy.CTILog); got < flood-numReports || got > flood {

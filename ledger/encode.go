@@ -52,10 +52,10 @@ func (c *chunk) add(e *Entry, at time.Time) bool {
 		c.newest = at
 	}
 	if e.Forgot.IsValid() {
-		c.data = appendAddr(append(c.data, entryForgot), e.Forgot.Addr())
-		c.data = appendTime(append(c.data, byte(e.Forgot.Bits())), e.At)
+		c.data = AppendAddr(append(c.data, entryForgot), e.Forgot.Addr())
+		c.data = AppendTime(append(c.data, byte(e.Forgot.Bits())), e.At)
 	} else {
-		c.data = appendAttempt(append(c.data, entryAttempt), &e.Attempt)
+		c.data = AppendAttempt(append(c.data, entryAttempt), &e.Attempt)
 	}
 	binary.LittleEndian.PutUint32(c.data[1:], binary.LittleEndian.Uint32(c.data[1:])+1)
 	return true
@@ -75,18 +75,32 @@ func decode(data []byte, f func(Entry)) error {
 		return errChunk
 	}
 	n := entriesIn(data)
-	r := reader{data: data[chunkHead:]}
+	r := Reader{Data: data[chunkHead:]}
 	for ; n > 0; n-- {
-		e := r.entry()
-		if r.bad {
+		e := entryOf(&r)
+		if r.Bad {
 			return errChunk
 		}
 		f(e)
 	}
-	if len(r.data) > 0 {
+	if len(r.Data) > 0 {
 		return errChunk
 	}
 	return nil
+}
+
+// entryOf reads one.
+func entryOf(r *Reader) (e Entry) {
+	switch r.Byte(entryForgot + 1) {
+	case entryForgot:
+		addr := r.Addr()
+		prefix, err := addr.Prefix(int(r.Byte(129)))
+		r.Bad = r.Bad || err != nil
+		e.Forgot, e.At = prefix, r.Time()
+	default:
+		e.Attempt = r.Attempt()
+	}
+	return e
 }
 
 const banVersion = 1
@@ -99,34 +113,34 @@ func appendBan(to []byte, b *Ban) []byte {
 		local = 1
 	}
 	to = append(to, banVersion, byte(b.Source), local)
-	to = appendTime(appendTime(to, b.Since), b.Until)
+	to = AppendTime(AppendTime(to, b.Since), b.Until)
 	for _, n := range []int64{int64(b.Attempts), int64(b.Offence), b.Stamp} {
 		to = binary.AppendVarint(to, n)
 	}
-	to = appendTexts(to, b.Rule, b.By, b.Reason, b.Node)
+	to = AppendTexts(to, b.Rule, b.By, b.Reason, b.Node)
 	to = binary.AppendUvarint(to, uint64(len(b.Evidence)))
 	for i := range b.Evidence {
-		to = appendAttempt(to, &b.Evidence[i])
+		to = AppendAttempt(to, &b.Evidence[i])
 	}
 	return to
 }
 
 // readBan reads the ban of a key, with its evidence or without.
 func readBan(key, data []byte, evidence bool) (*Ban, error) {
-	r := reader{data: data}
+	r := Reader{Data: data}
 	b := new(Ban)
-	if b.Prefix = prefixOf(key); !b.Prefix.IsValid() || r.byte(banVersion+1) != banVersion {
-		r.bad = true
+	if b.Prefix = prefixOf(key); !b.Prefix.IsValid() || r.Byte(banVersion+1) != banVersion {
+		r.Bad = true
 	}
-	b.Source, b.Local = policy.Source(r.byte(int(policy.NumSources))), r.byte(2) == 1
-	b.Since, b.Until = r.time(), r.time()
-	b.Attempts, b.Offence, b.Stamp = int(r.varint()), int(r.varint()), r.varint()
-	b.Rule, b.By, b.Reason, b.Node = r.text(), r.text(), r.text(), r.text()
-	n := r.uvarint()
-	for i := uint64(0); evidence && i < n && !r.bad; i++ {
-		b.Evidence = append(b.Evidence, r.attempt())
+	b.Source, b.Local = policy.Source(r.Byte(int(policy.NumSources))), r.Byte(2) == 1
+	b.Since, b.Until = r.Time(), r.Time()
+	b.Attempts, b.Offence, b.Stamp = int(r.Varint()), int(r.Varint()), r.Varint()
+	b.Rule, b.By, b.Reason, b.Node = r.Text(), r.Text(), r.Text(), r.Text()
+	n := r.Uvarint()
+	for i := uint64(0); evidence && i < n && !r.Bad; i++ {
+		b.Evidence = append(b.Evidence, r.Attempt())
 	}
-	if r.bad || evidence && len(r.data) > 0 {
+	if r.Bad || evidence && len(r.Data) > 0 {
 		return nil, errBan
 	}
 	return b, nil
@@ -156,120 +170,4 @@ func prefixOf(key []byte) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return p
-}
-
-func appendAttempt(to []byte, a *policy.Attempt) []byte {
-	to = append(appendAddr(to, a.Addr), byte(a.Kind), byte(a.Source), byte(a.Method))
-	to = appendTime(appendTime(to, a.At), a.Clock)
-	return appendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
-}
-
-func appendTexts(to []byte, texts ...string) []byte {
-	for _, s := range texts {
-		to = append(binary.AppendUvarint(to, uint64(len(s))), s...)
-	}
-	return to
-}
-
-func appendAddr(to []byte, a netip.Addr) []byte {
-	if a.Is4() {
-		b := a.As4()
-		return append(append(to, 4), b[:]...)
-	}
-	b := a.As16()
-	return append(append(to, 16), b[:]...)
-}
-
-// appendTime writes any time, however far away: a log may say any.
-func appendTime(to []byte, t time.Time) []byte {
-	return binary.AppendUvarint(binary.AppendVarint(to, t.Unix()), uint64(t.Nanosecond()))
-}
-
-// A reader reads what was appended. Once something is bad everything is.
-type reader struct {
-	data []byte
-	bad  bool
-}
-
-func (r *reader) entry() (e Entry) {
-	switch r.byte(entryForgot + 1) {
-	case entryForgot:
-		addr := r.addr()
-		prefix, err := addr.Prefix(int(r.byte(129)))
-		r.bad = r.bad || err != nil
-		e.Forgot, e.At = prefix, r.time()
-	default:
-		e.Attempt = r.attempt()
-	}
-	return e
-}
-
-func (r *reader) attempt() (a policy.Attempt) {
-	a.Addr = r.addr()
-	a.Kind, a.Source, a.Method = policy.Kind(r.byte(int(policy.NumKinds))), policy.Source(r.byte(int(policy.NumSources))), policy.Method(r.byte(int(policy.NumMethods)))
-	a.At, a.Clock = r.time(), r.time()
-	a.User, a.Number, a.Domain, a.Profile, a.UserAgent = r.text(), r.text(), r.text(), r.text(), r.text()
-	return a
-}
-
-func (r *reader) text() string { return string(r.take(r.uvarint())) }
-
-func (r *reader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.data)) {
-		r.bad = true
-		return nil
-	}
-	b := r.data[:n]
-	r.data = r.data[n:]
-	return b
-}
-
-// byte reads one below limit.
-func (r *reader) byte(limit int) byte {
-	b := r.take(1)
-	if r.bad || int(b[0]) >= limit {
-		r.bad = true
-		return 0
-	}
-	return b[0]
-}
-
-func (r *reader) addr() netip.Addr {
-	a, ok := netip.AddrFromSlice(r.take(uint64(r.byte(17))))
-	r.bad = r.bad || !ok
-	return a
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.data)
-	r.pass(n)
-	return v
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.data)
-	r.pass(n)
-	return v
-}
-
-// pass goes over a number of n bytes; none, or fewer, is what package binary says of one that is bad, whose value is 0.
-func (r *reader) pass(n int) {
-	if n <= 0 {
-		r.bad = true
-		return
-	}
-	r.data = r.data[n:]
-}
-
-func (r *reader) time() time.Time {
-	sec, nsec := r.varint(), r.uvarint()
-	if r.bad || nsec >= 1e9 {
-		r.bad = true
-		return time.Time{}
-	}
-	t := time.Unix(sec, int64(nsec)).UTC()
-	if t.IsZero() { // and of no place
-		return time.Time{}
-	}
-	return t
 }
