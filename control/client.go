@@ -43,13 +43,9 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.do(ctx, http.MethodGet, pathStatus, nil, &s)
 }
 
-// Bans returns all bans, by start; with evidence the last attempts of each.
-func (c *Client) Bans(ctx context.Context, evidence bool) (b []Ban, err error) {
-	path := pathBans
-	if evidence {
-		path += "?evidence"
-	}
-	return b, c.do(ctx, http.MethodGet, path, nil, &b)
+// Bans returns the bans that p says.
+func (c *Client) Bans(ctx context.Context, p Pick) (b []Ban, err error) {
+	return b, c.do(ctx, http.MethodGet, pathBans+p.query(), nil, &b)
 }
 
 // Top returns what happens right now, with up to n addresses and users; 0 is 20.

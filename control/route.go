@@ -61,10 +61,13 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodGet, pathBans, "All bans, by start",
-		[]parameter{{"evidence", "string", "with the last attempts of each, whatever the value", false}}, nil, []Ban{},
+		http.MethodGet, pathBans, "The bans that are wanted; all of them, by start, where nothing is said", picks, nil, []Ban{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
-			return s.daemon.Bans(r.Context(), r.URL.Query().Has("evidence"))
+			p, err := pickOf(r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Bans(r.Context(), &p)
 		},
 	},
 	{

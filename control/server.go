@@ -22,7 +22,7 @@ import (
 type daemon interface {
 	Status(context.Context) (Status, error)
 	Top(ctx context.Context, n int) (Top, error)
-	Bans(ctx context.Context, evidence bool) ([]Ban, error)
+	Bans(ctx context.Context, p *Pick) ([]Ban, error)
 	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
 	Unban(ctx context.Context, p netip.Prefix, local bool, by string) (Ban, error)
 	Why(ctx context.Context, addr netip.Addr) (Standing, error)

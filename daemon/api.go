@@ -166,8 +166,8 @@ func (a api) firewallStatus() control.Firewall {
 	return f
 }
 
-// Bans returns all bans, with what the kernel counted for each.
-func (a api) Bans(_ context.Context, evidence bool) ([]control.Ban, error) {
+// Bans returns the bans that p says, with what the kernel counted for each.
+func (a api) Bans(_ context.Context, p *control.Pick) ([]control.Ban, error) {
 	entries, err := a.enforcer.Entries()
 	if err != nil {
 		return nil, err
@@ -177,22 +177,29 @@ func (a api) Bans(_ context.Context, evidence bool) ([]control.Ban, error) {
 		inKernel[e.Prefix] = e
 	}
 	now := time.Now()
-	list := []control.Ban{}
-	for _, b := range a.ledger.List() {
-		if b.Over(now) {
+	all := a.ledger.List()
+	list := make([]control.Ban, 0, len(all))
+	for i := range all {
+		if all[i].Over(now) {
 			continue
 		}
-		if evidence {
-			if b, err = a.ledger.Load(b.Prefix); err != nil {
-				return nil, err
-			}
-		}
-		w := wire(&b)
-		if e, ok := inKernel[b.Prefix]; ok {
+		w := wire(&all[i])
+		if e, ok := inKernel[w.Prefix]; ok {
 			w.InKernel = true
 			w.Dropped = control.Dropped{Packets: e.Packets, Bytes: e.Bytes}
 		}
 		list = append(list, w)
+	}
+	list = p.Of(list, now)
+	if len(list) > p.Evidence {
+		return list, nil
+	}
+	for i := range list {
+		b, err := a.ledger.Load(list[i].Prefix)
+		if err != nil {
+			return nil, err
+		}
+		list[i].Evidence = wireAttempts(b.Evidence)
 	}
 	return list, nil
 }

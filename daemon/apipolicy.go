@@ -176,18 +176,11 @@ func foretold(user string, d *policy.Decision) control.Next {
 
 // banOf returns the ban that holds addr, or nil.
 func (a api) banOf(addr netip.Addr) (*control.Ban, error) {
-	bans, err := a.Bans(context.Background(), false)
-	if err != nil {
+	bans, err := a.Bans(context.Background(), &control.Pick{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Limit: 1, Evidence: 1})
+	if err != nil || len(bans) == 0 {
 		return nil, err
 	}
-	for i := range bans {
-		if b := &bans[i]; b.Prefix.Contains(addr) {
-			with, err := a.ledger.Load(b.Prefix)
-			b.Evidence = wireAttempts(with.Evidence)
-			return b, err
-		}
-	}
-	return nil, nil
+	return &bans[0], nil
 }
 
 // Allow puts a prefix onto the never-ban list because an operator says so.

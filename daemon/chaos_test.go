@@ -600,7 +600,7 @@ func (c *chaos) clockJumps() {
 func (c *chaos) inKernel() {
 	c.t.Helper()
 	c.eventually("the kernel holds every ban", func() error {
-		bans, err := c.client.Bans(c.t.Context(), false)
+		bans, err := c.client.Bans(c.t.Context(), control.Pick{})
 		for _, b := range bans {
 			if !b.InKernel {
 				err = fmt.Errorf("%v is not in the kernel", b.Prefix)
@@ -674,7 +674,7 @@ func (c *chaos) settle() {
 	}
 	c.counts()
 	c.eventually("the right ones are banned", func() error {
-		bans, err := c.client.Bans(c.t.Context(), true)
+		bans, err := c.client.Bans(c.t.Context(), control.Pick{Evidence: control.All})
 		if err != nil {
 			return err
 		}
@@ -741,7 +741,7 @@ func (c *chaos) counts() {
 	}
 	c.eventually("the numbers agree", func() error {
 		now := c.scrape()
-		bans, err := c.client.Bans(c.t.Context(), false)
+		bans, err := c.client.Bans(c.t.Context(), control.Pick{})
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fsban/config"
+	"fsban/control"
 	"fsban/fleet"
 	"fsban/internal/redisserver"
 	"fsban/policy"
@@ -274,7 +275,7 @@ func (c *chaos) inStep() {
 
 // peerAgrees compares whom the peer holds for banned with who must be. What was found in the kernel alone stays on this node.
 func (c *chaos) peerAgrees() error {
-	bans, err := c.client.Bans(c.t.Context(), false)
+	bans, err := c.client.Bans(c.t.Context(), control.Pick{})
 	if err != nil {
 		return err
 	}

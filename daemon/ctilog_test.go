@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fsban/config"
+	"fsban/control"
 	"fsban/ctilog"
 	"fsban/internal/fakeswitch"
 	"fsban/policy"
@@ -129,7 +130,7 @@ func TestWhatModCTIAloneFindsCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.eventually("the ban", func() bool { return len(r.banned()) == 1 })
-	bans, err := r.client.Bans(t.Context(), true)
+	bans, err := r.client.Bans(t.Context(), control.Pick{Evidence: control.All})
 	if err != nil {
 		t.Fatal(err)
 	}

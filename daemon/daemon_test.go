@@ -182,7 +182,7 @@ func (r *rig) fail(addr string, times int) {
 
 func (r *rig) banned() []string {
 	r.t.Helper()
-	bans, err := r.client.Bans(r.t.Context(), false)
+	bans, err := r.client.Bans(r.t.Context(), control.Pick{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestWhatABanRemembers(t *testing.T) {
 	r.fail("2001:db8::8", 4)
 	var b control.Ban
 	r.eventually("one ban, in the kernel", func() bool {
-		bans, err := r.client.Bans(t.Context(), true)
+		bans, err := r.client.Bans(t.Context(), control.Pick{Evidence: control.All})
 		if err != nil || len(bans) != 1 {
 			return false
 		}
@@ -531,7 +531,7 @@ func TestBansAreRestoredWithTheirTimeAndCountedOnce(t *testing.T) {
 	r.ready()
 	r.fail("203.0.113.1", 5)
 	r.eventually("the ban", func() bool { return len(r.banned()) == 1 })
-	before, err := r.client.Bans(t.Context(), true)
+	before, err := r.client.Bans(t.Context(), control.Pick{Evidence: control.All})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -540,7 +540,7 @@ func TestBansAreRestoredWithTheirTimeAndCountedOnce(t *testing.T) {
 	}
 	r = start(t, fs, cfg)
 	r.ready()
-	after, err := r.client.Bans(t.Context(), true)
+	after, err := r.client.Bans(t.Context(), control.Pick{Evidence: control.All})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -136,7 +136,7 @@ func inFleet(t testing.TB, nodes ...*guarded) {
 
 // holds tells whether the node's kernel has the ban.
 func (g *guarded) holds(prefix string) bool {
-	bans, err := g.client.Bans(context.Background(), false)
+	bans, err := g.client.Bans(context.Background(), control.Pick{})
 	return err == nil && slices.ContainsFunc(bans, func(b control.Ban) bool { return b.Prefix.String() == prefix && b.InKernel })
 }
 
@@ -226,7 +226,7 @@ func joined(t testing.TB, redis *redisserver.Server, name string, n int) time.Du
 		return err == nil && s.Bans.IPv4 == n && s.Firewall.Pending == 0 && s.Firewall.Enforcing
 	})
 	took := time.Since(began)
-	if bans, err := g.client.Bans(context.Background(), false); err != nil || len(bans) != n || slices.ContainsFunc(bans, func(b control.Ban) bool { return !b.InKernel }) {
+	if bans, err := g.client.Bans(context.Background(), control.Pick{}); err != nil || len(bans) != n || slices.ContainsFunc(bans, func(b control.Ban) bool { return !b.InKernel }) {
 		t.Errorf("not all of %d are in the kernel: %v", len(bans), err)
 	}
 	return took

@@ -210,7 +210,7 @@ func TestAKilledDaemonLeavesItsBansInForceAndKnowsThemAgain(t *testing.T) {
 		r := start(t, fs, cfg)
 		r.ready()
 		r.eventually("both bans are known", func() bool { return len(r.banned()) == 2 })
-		bans, err := r.client.Bans(t.Context(), false)
+		bans, err := r.client.Bans(t.Context(), control.Pick{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestADamagedStateFileIsRebuiltFromTheKernel(t *testing.T) {
 		r = start(t, fs, cfg)
 		r.ready()
 		r.eventually("the ban is back", func() bool { return len(r.banned()) == 1 })
-		bans, err := r.client.Bans(t.Context(), false)
+		bans, err := r.client.Bans(t.Context(), control.Pick{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +289,7 @@ func TestReadyIsNeverClaimedWithoutEnforcing(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 		r.ready()
-		bans, err := r.client.Bans(t.Context(), false)
+		bans, err := r.client.Bans(t.Context(), control.Pick{})
 		if err != nil || len(bans) != 1 || !bans[0].InKernel {
 			t.Errorf("the ban from before: %+v, %v", bans, err)
 		}

@@ -128,7 +128,7 @@ func TestASecondOffenceIsPunishedLonger(t *testing.T) {
 	r.eventually("the first ban is over", func() bool { return r.banned() == nil && r.made.Load() == 1 })
 	r = r.restart(cfg)
 	r.says(fakeswitch.WrongPassword, "203.0.113.66", "1000", 5)
-	bans, err := r.client.Bans(t.Context(), false)
+	bans, err := r.client.Bans(t.Context(), control.Pick{})
 	if err != nil || len(bans) != 1 || bans[0].Offence != 2 || bans[0].Until.Sub(bans[0].Since) < 100*time.Second {
 		t.Errorf("bans %+v, %v", bans, err)
 	}
@@ -311,7 +311,7 @@ func TestARuleTakesNothingAwayFromAnOperatorsBan(t *testing.T) {
 	if err := r.do(t.Context(), func(l *loop) { l.act(&lift, policy.Event, firewall.Cause{Read: time.Now()}) }); err != nil {
 		t.Fatal(err)
 	}
-	bans, err := r.client.Bans(t.Context(), false)
+	bans, err := r.client.Bans(t.Context(), control.Pick{})
 	if err != nil || len(bans) != 1 || bans[0].Rule != "operator" || !bans[0].Until.IsZero() {
 		t.Errorf("%+v, %v", bans, err)
 	}

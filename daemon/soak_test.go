@@ -529,7 +529,7 @@ func (s *soak) operate() (stop func()) {
 			case 0:
 				_, err = client.Status(ctx)
 			case 1:
-				_, err = client.Bans(ctx, n%3 == 0)
+				_, err = client.Bans(ctx, control.Pick{Evidence: n % 3 * control.All / 2})
 			case 2:
 				_, err = client.Why(ctx, netip.AddrFrom4(who(phone, uint32(n%2000))))
 			case 3:

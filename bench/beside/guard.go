@@ -320,7 +320,7 @@ func (f *fsban) counted(ctx context.Context) (int, time.Time, error) {
 }
 
 func (f *fsban) banned(ctx context.Context) (addrs []netip.Addr, err error) {
-	bans, err := f.client.Bans(ctx, false)
+	bans, err := f.client.Bans(ctx, control.Pick{})
 	for _, b := range bans {
 		if !b.Prefix.IsSingleIP() {
 			return nil, fmt.Errorf("fsban has banned %v", b.Prefix)

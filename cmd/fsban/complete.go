@@ -61,12 +61,12 @@ func shortest(p netip.Prefix) string {
 	return p.String()
 }
 
-// bannedNow are the bans in force, the newest first.
+// bannedNow are the bans in force, the newest first, and no more than anybody would look at.
 func bannedNow(ctx context.Context, c *control.Client) ([]netip.Prefix, error) {
-	bans, err := c.Bans(ctx, false)
+	bans, err := c.Bans(ctx, control.Pick{Reverse: true, Limit: 1000})
 	list := make([]netip.Prefix, len(bans))
 	for i := range bans {
-		list[len(bans)-1-i] = bans[i].Prefix
+		list[i] = bans[i].Prefix
 	}
 	return list, err
 }

@@ -259,7 +259,7 @@ func (d *demo) show(ctx context.Context, config string, n *night) error {
 	if err := d.metrics(ctx); err != nil {
 		return err
 	}
-	bans, err := client.Bans(ctx, false)
+	bans, err := client.Bans(ctx, control.Pick{})
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []
 	if err != nil {
 		return nil, err
 	}
-	there, err := client.Bans(ctx, false)
+	there, err := client.Bans(ctx, control.Pick{})
 	if err != nil {
 		return nil, err
 	}

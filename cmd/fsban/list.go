@@ -1,13 +1,9 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +17,7 @@ import (
 func newList(s *settings) *cobra.Command {
 	var (
 		asJSON, evidence bool
-		pick             picker
+		pick             control.Pick
 		prefix, within   string
 	)
 	c := &cobra.Command{
@@ -38,159 +34,57 @@ terminal some columns are left out; a pipe gets them all.`,
 		Args: noArgs,
 		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) (err error) {
 			if prefix != "" {
-				if pick.prefix, err = config.ParsePrefix(prefix); err != nil {
+				if pick.Prefix, err = config.ParsePrefix(prefix); err != nil {
 					return &usageError{fmt.Errorf("--prefix: %w", err)}
 				}
 			}
 			if within != "" {
-				if pick.within, err = config.ParseDuration(within); err != nil {
+				if pick.Left, err = config.ParseDuration(within); err != nil {
 					return &usageError{fmt.Errorf("--left: %w", err)}
 				}
 			}
-			if err := pick.check(); err != nil {
-				return &usageError{err}
+			if err := pick.Check(); err != nil {
+				return &usageError{fmt.Errorf("--%w", err)}
 			}
-			all, err := client.Bans(cmd.Context(), evidence)
+			switch {
+			case evidence:
+				pick.Evidence = control.All
+			case !asJSON: // whose users tell why
+				pick.Evidence = maxWithUsers
+			}
+			bans, err := client.Bans(cmd.Context(), pick)
 			if err != nil {
 				return err
 			}
-			now := time.Now()
-			bans := pick.of(all, now)
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), bans)
 			}
-			if !evidence {
-				bans, err = withUsers(cmd.Context(), client, bans)
+			status, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
 			}
-			if err == nil {
-				printBans(screenOf(cmd.OutOrStdout()), bans, len(all), evidence, now)
-			}
-			return err
+			printBans(screenOf(cmd.OutOrStdout()), bans, max(len(bans), status.Bans.IPv4+status.Bans.IPv6), evidence, time.Now())
+			return nil
 		}),
 	}
 	f := c.Flags()
 	f.BoolVar(&asJSON, "json", false, "as JSON")
 	f.BoolVar(&evidence, "evidence", false, "with the attempts that led to each ban")
-	f.StringVar(&pick.sort, "sort", "since", "`order`: "+strings.Join(orderNames(), ", "))
-	f.BoolVar(&pick.reverse, "reverse", false, "the other way round")
-	f.StringSliceVar(&pick.rules, "rule", nil, "only bans of these `rules`")
+	f.StringVar(&pick.Sort, "sort", "since", "`order`: "+strings.Join(control.Orders(), ", "))
+	f.BoolVar(&pick.Reverse, "reverse", false, "the other way round")
+	f.StringSliceVar(&pick.Rules, "rule", nil, "only bans of these `rules`")
 	f.StringVar(&prefix, "prefix", "", "only bans inside of, or covering, this `prefix` or address")
-	f.StringSliceVar(&pick.sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
-	f.StringVar(&pick.by, "by", "", "only bans by hand, in whose maker this `text` stands")
-	f.StringVar(&pick.node, "node", "", "only bans that this `node` of the fleet has made: its name as fsban status shows it, or its fleet.node")
+	f.StringSliceVar(&pick.Sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
+	f.StringVar(&pick.By, "by", "", "only bans by hand, in whose maker this `text` stands")
+	f.StringVar(&pick.Node, "node", "", "only bans that this `node` of the fleet has made: its name as fsban status shows it, or its fleet.node")
 	f.StringVar(&within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
-	f.IntVar(&pick.limit, "limit", 0, "at most so many (default: all)")
-	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orderNames(), cobra.ShellCompDirectiveNoFileComp))
+	f.IntVar(&pick.Limit, "limit", 0, "at most so many (default: all)")
+	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(control.Orders(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// An order compares bans.
-type order struct {
-	name    string
-	compare func(a, b *control.Ban) int
-}
-
-// orders are the ways to sort bans: what one looks for comes first.
-var orders = []order{
-	{"time-left", func(a, b *control.Ban) int {
-		if a.Until.IsZero() != b.Until.IsZero() { // without end: last
-			return map[bool]int{true: 1, false: -1}[a.Until.IsZero()]
-		}
-		return a.Until.Compare(b.Until)
-	}},
-	{"since", func(a, b *control.Ban) int { return a.Since.Compare(b.Since) }},
-	{"dropped", func(a, b *control.Ban) int { return cmp.Compare(b.Dropped.Packets, a.Dropped.Packets) }},
-	{"attempts", func(a, b *control.Ban) int { return cmp.Compare(b.Attempts, a.Attempts) }},
-	{"prefix", func(a, b *control.Ban) int { return a.Prefix.Compare(b.Prefix) }},
-	{"rule", func(a, b *control.Ban) int { return cmp.Compare(a.Rule, b.Rule) }},
-}
-
-func orderNames() (names []string) {
-	for _, o := range orders {
-		names = append(names, o.name)
-	}
-	return names
-}
-
-// A picker picks bans and puts them in order.
-type picker struct {
-	sort    string
-	reverse bool
-	rules   []string
-	prefix  netip.Prefix
-	sources []string
-	by      string
-	node    string
-	within  time.Duration
-	limit   int
-}
-
-func (p *picker) check() error {
-	switch {
-	case !slices.Contains(orderNames(), p.sort):
-		return fmt.Errorf("--sort %.40q: there are %s", p.sort, strings.Join(orderNames(), ", "))
-	case p.limit < 0:
-		return errors.New("--limit: at least 1, or 0 for all")
-	}
-	return nil
-}
-
-// of returns those of bans, in order.
-func (p *picker) of(bans []control.Ban, now time.Time) []control.Ban {
-	picked := []control.Ban{}
-	for i := range bans {
-		if p.wants(&bans[i], now) {
-			picked = append(picked, bans[i])
-		}
-	}
-	by := orders[slices.Index(orderNames(), p.sort)]
-	slices.SortStableFunc(picked, func(a, b control.Ban) int {
-		n := cmp.Or(by.compare(&a, &b), a.Since.Compare(b.Since), a.Prefix.Compare(b.Prefix))
-		if p.reverse {
-			return -n
-		}
-		return n
-	})
-	if p.limit > 0 {
-		picked = picked[:min(len(picked), p.limit)]
-	}
-	return picked
-}
-
-func (p *picker) wants(b *control.Ban, now time.Time) bool {
-	switch {
-	case len(p.rules) > 0 && !slices.Contains(p.rules, b.Rule),
-		p.prefix.IsValid() && !p.prefix.Overlaps(b.Prefix),
-		len(p.sources) > 0 && !slices.Contains(p.sources, b.Source),
-		p.by != "" && !strings.Contains(b.By, p.by),
-		p.node != "" && b.Node != p.node && !strings.HasPrefix(b.Node, p.node+"-"),
-		p.within > 0 && (b.Until.IsZero() || b.Until.Sub(now) > p.within):
-		return false
-	}
-	return true
-}
-
-// maxWithUsers bounds of how many bans the users are looked up: they are on the daemon's disk.
+// maxWithUsers bounds of how many bans the users are looked up.
 const maxWithUsers = 1000
-
-// withUsers adds the attempts to a list of bans that is not too long for it.
-func withUsers(ctx context.Context, client *control.Client, bans []control.Ban) ([]control.Ban, error) {
-	if len(bans) == 0 || len(bans) > maxWithUsers {
-		return bans, nil
-	}
-	all, err := client.Bans(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	evidence := make(map[netip.Prefix][]control.Attempt, len(all))
-	for i := range all {
-		evidence[all[i].Prefix] = all[i].Evidence
-	}
-	for i := range bans {
-		bans[i].Evidence = evidence[bans[i].Prefix]
-	}
-	return bans, nil
-}
 
 func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.Time) {
 	switch {

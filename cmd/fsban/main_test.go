@@ -110,7 +110,7 @@ func TestScripts(t *testing.T) {
 			},
 			"bans": func(ts *testscript.TestScript, _ bool, args []string) {
 				wait(ts, args[0], args[1]+" bans", func(c *control.Client) bool {
-					b, err := c.Bans(context.Background(), false)
+					b, err := c.Bans(context.Background(), control.Pick{})
 					return err == nil && strconv.Itoa(len(b)) == args[1]
 				})
 			},

@@ -145,7 +145,7 @@ func TestNoPasswordGetsOut(t *testing.T) {
 		fs.Emit(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("203.0.113.66"), User: "1000"}, time.Now())
 	}
 	eventually(t, "it bans", func() bool {
-		bans, err := client.Bans(t.Context(), false)
+		bans, err := client.Bans(t.Context(), control.Pick{})
 		return err == nil && len(bans) == 1
 	})
 	ask("when all is well")
