@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -86,6 +87,7 @@ func (d *Daemon) clear(ctx context.Context) error {
 		return ctx.Err()
 	case <-d.enforced:
 	}
+	debug.FreeOSMemory() // all bans were read, listed and compared: far more than it takes to know them
 	removed, err := firewall.Abandoned(d.backend)
 	switch {
 	case err != nil:

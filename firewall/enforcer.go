@@ -330,6 +330,9 @@ func (e *Enforcer) take() (orders map[netip.Prefix]op, more bool) {
 		orders[p] = o
 		delete(e.restoring, p)
 	}
+	if room < restoreAtOnce && len(e.restoring) == 0 {
+		e.restoring = make(map[netip.Prefix]op) // one that was large stays so
+	}
 	e.taken = len(orders)
 	return orders, len(e.restoring) > 0
 }
