@@ -167,6 +167,7 @@ func TestEachFaultIsFound(t *testing.T) {
 		{"the event socket in the open", [][3]string{{socket, "127.0.0.1", "0.0.0.0"}, {"acl 198.51.100.77 loopback.auto", "false", "true"}, {"acl 203.0.113.177 loopback.auto", "false", "true"}}, []string{"socket-open"}},
 		{"an old event socket", [][3]string{{socket, "127.0.0.1", "0.0.0.0"}, {socket, "apply-inbound-acl", "x"}, {"version", "1.11.4", "1.4.26"}}, []string{"auth-messages", "auth-subscriptions", "socket-open", "version"}},
 		{"mod_xml_rpc as it comes", [][3]string{{rpc, "hidden-rpc-password", "works"}}, []string{"xml-rpc"}},
+		{"mod_xml_rpc that asks nobody", [][3]string{{rpc, "auth-realm", "x"}}, []string{"xml-rpc"}},
 		{"an old version", [][3]string{{"version", "1.11.4-release", "1.11.3-release"}}, []string{"version"}},
 		{"a line in public", [][3]string{{plan, `<context name="public">`, `<context name="public"><extension name="out"><condition field="destination_number" expression="^(\d+)$"><action application="bridge" data="sofia/gateway/carrier/$1"></action></condition></extension>`}}, []string{"listed-line"}},
 		{"abroad", [][3]string{{plan, `^9(1[3-9]\d{9})$`, `^9(\d+)$`}}, []string{"international"}},

@@ -103,15 +103,16 @@ func (s *system) moduleFindings() []Finding {
 		return nil
 	}
 	settings := params(s.rpc)
-	if last(settings["auth-pass"]) != "works" && last(settings["auth-user"]) != "" {
+	// Without a realm it leaves auth-user and auth-pass unread, and asks nobody for a login.
+	if last(settings["auth-realm"]) != "" && last(settings["auth-pass"]) != "works" {
 		return nil
 	}
 	return []Finding{{
 		Check: "xml-rpc", Severity: Critical,
-		Title:  "mod_xml_rpc runs any command for whoever knows its default login",
-		Seen:   "xml_rpc.conf has no login, or the one of the vanilla configuration.",
+		Title:  "mod_xml_rpc runs any command for everybody, or for whoever knows its default login",
+		Seen:   "xml_rpc.conf has no auth-realm, or the login of the vanilla configuration.",
 		Why:    "It listens on all addresses, and its commands run programs (CVE-2018-19911).",
-		Change: "Unload mod_xml_rpc (autoload_configs/modules.conf.xml), or set auth-user and auth-pass in autoload_configs/xml_rpc.conf.xml and close its port.",
+		Change: "Unload mod_xml_rpc (autoload_configs/modules.conf.xml), or set auth-realm, auth-user and auth-pass in autoload_configs/xml_rpc.conf.xml and close its port.",
 	}}
 }
 
