@@ -66,7 +66,7 @@ func (at *visit) action(application, data string, m match, nested int) (ended bo
 		// KEY LEGS FLAGS APP::DATA; a caller from outside is leg a.
 		if words := strings.Fields(data); len(words) > 3 && strings.Contains(words[1], "a") {
 			app, rest, _ := strings.Cut(strings.Join(words[3:], " "), "::")
-			return at.action(app, rest, m, nested+1) && false
+			at.action(app, rest, m, nested+1) // what a key ends, the call does not end with
 		}
 	case "conference":
 		if parts := strings.SplitN(data, ":", 3); len(parts) == 3 && parts[0] == "bridge" {
@@ -75,7 +75,7 @@ func (at *visit) action(application, data string, m match, nested int) (ended bo
 	default:
 		family, _, _ := strings.Cut(application, "_")
 		if slices.Contains(programs, application) || family == "cti" {
-			at.program(application)
+			at.program(word(application))
 		}
 	}
 	return false
@@ -83,9 +83,9 @@ func (at *visit) action(application, data string, m match, nested int) (ended bo
 
 // program notes that a call is handed to something that cannot be read here. What it is given stays untold: it may be a
 // secret.
-func (at *visit) program(application string) {
+func (at *visit) program(what string) {
 	if len(at.programs) < maxLines {
-		at.programs[fmt.Sprintf("%s/%s (%s)", word(at.context), word(at.extension), word(application))] = true
+		at.programs[fmt.Sprintf("%s/%s (%s)", word(at.context), word(at.extension), what)] = true
 	}
 }
 

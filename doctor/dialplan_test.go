@@ -139,9 +139,10 @@ func TestWhereCallsGet(t *testing.T) {
 }
 
 func TestCallsThatAProgramTakesAreNamed(t *testing.T) {
-	w := newWalker(planOf(t, "public", extension("x", condition(`^1$`, action("lua", "x.lua secret"))+condition(`^(.*)$`, action("cti_route", "secret")+action("transfer", "$1 enum")))), nil)
+	w := newWalker(planOf(t, "public", extension("x", condition(`^1$`, action("lua", "x.lua secret")))+
+		extension("y", condition(`^(.*)$`, action("cti_route", "secret")+action("transfer", "$1 enum")))), nil)
 	w.start("public")
-	for _, want := range []string{"public/x (lua)"} {
+	for _, want := range []string{"public/x (lua)", "public/y (cti_route)", "public/y (transfer to another dialplan)"} {
 		if !w.programs[want] {
 			t.Errorf("got %v, want %s", w.programs, want)
 		}
