@@ -120,9 +120,13 @@ func progressOf(out io.Writer) func(done, total int64) {
 	if f, ok := out.(*os.File); !ok || !isTerminal(f) || os.Getenv("TERM") == "dumb" {
 		return nil
 	}
+	return progressBar(out)
+}
+
+func progressBar(out io.Writer) func(done, total int64) {
 	last := int64(-1)
 	return func(done, total int64) {
-		percent := done * 100 / total
+		percent := min(done*100/total, 100) // a log grows while it is read
 		if percent == last {
 			return
 		}
