@@ -283,7 +283,12 @@ func (r *replayer) act(d *policy.Decision) {
 		r.held++
 	case policy.Lift:
 		delete(r.banned, d.Prefix)
-		r.bans = slices.DeleteFunc(r.bans, func(b replayBan) bool { return b.Prefix == d.Prefix && b.Until.After(d.Since) })
+		for i, b := range slices.Backward(r.bans) { // the ban in force is the newest: those before it were served
+			if b.Prefix == d.Prefix {
+				r.bans = slices.Delete(r.bans, i, i+1)
+				break
+			}
+		}
 	case policy.Pass, policy.Counted, policy.Excused:
 	}
 	for _, report := range d.Reports {
