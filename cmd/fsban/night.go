@@ -35,27 +35,25 @@ type peer struct {
 	agent   string
 	first   time.Duration // when the first request comes
 	every   time.Duration
-	request func(n int) (user string, s fakeswitch.Situation, ok bool)
+	request func(n int) (user string, s fakeswitch.Situation)
 }
 
 func peers() []peer {
 	list := []peer{
 		{"guesser", guesserAddr, "MicroSIP/3.21.3", time.Second, 900 * time.Millisecond,
-			func(int) (string, fakeswitch.Situation, bool) { return "1001", fakeswitch.WrongPassword, true }},
+			func(int) (string, fakeswitch.Situation) { return "1001", fakeswitch.WrongPassword }},
 		{"scanner", scannerAddr, "sipvicious", 6 * time.Second, 700 * time.Millisecond,
-			func(n int) (string, fakeswitch.Situation, bool) {
-				return fmt.Sprint(100 + n), fakeswitch.UnknownUser, true
-			}},
+			func(n int) (string, fakeswitch.Situation) { return fmt.Sprint(100 + n), fakeswitch.UnknownUser }},
 		{"office", officeAddr, "Yealink SIP-T54W", 3 * time.Second, 4 * time.Second,
-			func(n int) (string, fakeswitch.Situation, bool) {
-				return "2001", []fakeswitch.Situation{fakeswitch.WrongPassword, fakeswitch.WrongPassword, fakeswitch.Success, fakeswitch.Refresh}[min(n, 3)], true
+			func(n int) (string, fakeswitch.Situation) {
+				return "2001", []fakeswitch.Situation{fakeswitch.WrongPassword, fakeswitch.WrongPassword, fakeswitch.Success, fakeswitch.Refresh}[min(n, 3)]
 			}},
 	}
 	for i := range 4 {
 		list = append(list, peer{"phone", netip.AddrFrom4([4]byte{203, 0, 113, byte(21 + i)}), "Grandstream GXP2170", time.Duration(500+1700*i) * time.Millisecond, 5 * time.Second,
-			func(n int) (string, fakeswitch.Situation, bool) {
+			func(n int) (string, fakeswitch.Situation) {
 				// An expired nonce now and then, as every phone has.
-				return fmt.Sprint(3001 + i), []fakeswitch.Situation{fakeswitch.Success, fakeswitch.Refresh, fakeswitch.StaleNonce}[n%3], true
+				return fmt.Sprint(3001 + i), []fakeswitch.Situation{fakeswitch.Success, fakeswitch.Refresh, fakeswitch.StaleNonce}[n%3]
 			}})
 	}
 	return list
@@ -116,10 +114,7 @@ func (n *night) act(ctx context.Context, p peer) {
 		case <-timer.C:
 			timer.Reset(p.every)
 		}
-		user, situation, ok := p.request(i)
-		if !ok {
-			return
-		}
+		user, situation := p.request(i)
 		n.say(p, user, n.send(conn, p, user, situation))
 	}
 }
