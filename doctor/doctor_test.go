@@ -275,6 +275,20 @@ func TestWhatCannotBeSeenIsSaid(t *testing.T) {
 	}
 }
 
+func TestWhatThereWasNoTimeForIsSaid(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	var whys []string
+	for _, f := range Examine(ctx, denier{}, &Host{}, Options{}) {
+		if f.Check == "unseen" {
+			whys = append(whys, f.Why)
+		}
+	}
+	if want := []string{"The time for all of it was over."}; !slices.Equal(whys, want) {
+		t.Errorf("got %q, want %q", whys, want)
+	}
+}
+
 func TestContextsThatAreWatchedAreNoBlindSpot(t *testing.T) {
 	r := recorded(t, "vanilla")
 	if got := checks(examine(r, Options{}), Note); !slices.Contains(got, "blind-context") {

@@ -85,6 +85,8 @@ func (l *looker) ask(what, name, arguments string) (string, bool) {
 			l.unseen = append(l.unseen, unseen{what: what, denied: name})
 		}
 		return "", false
+	case l.ctx.Err() != nil:
+		why = "the time for all of it was over"
 	case errors.Is(err, context.DeadlineExceeded):
 		why = fmt.Sprintf("no answer to %s within %v", name, l.patience)
 	case err != nil:
