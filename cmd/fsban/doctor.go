@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -110,9 +111,13 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 		}
 		host := doctor.ReadHost(cfg.CTILog.File())
 		host.Firewall = firewall.Surroundings(ctx)
-		return doctor.Examine(ctx, client, host, doctor.Options{
+		findings := doctor.Examine(ctx, client, host, doctor.Options{
 			Contexts: cfg.Calls.Contexts, Denied: state.Denied, Required: detect.Required, LoggedIn: cfg.FreeSWITCH.User,
-		}), nil
+		})
+		if err := ctx.Err(); errors.Is(err, context.Canceled) {
+			return nil, err // interrupted: half a look is no diagnosis
+		}
+		return findings, nil
 	}
 }
 
