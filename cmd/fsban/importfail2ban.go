@@ -33,7 +33,7 @@ With --bans, have the running fsban ban whom these jails have banned, for as lon
 fail2ban's database, whether fail2ban runs or not. What fsban bans already for as long, and what it never bans, is left
 out and said. Nothing of fail2ban's is changed.`,
 		Example: `  fsban import-fail2ban
-  fsban import-fail2ban --out /etc/fsban/config.yaml
+  fsban import-fail2ban --out fsban.yaml
   fsban import-fail2ban --bans
   fsban import-fail2ban --bans --print`,
 		Args: noArgs,
@@ -233,12 +233,15 @@ func (i *importer) next() []step {
 	file := word(i.file)
 	var steps []step
 	if i.file == "" {
-		file = config.Path
+		file = "fsban.yaml"
 		steps = append(steps, step{Command: i.command("--out " + file)})
 	}
+	if i.file != config.Path {
+		steps = append(steps, step{"sudo cp " + file + " " + config.Path, "into the file that the package made: so fsban's user may read it"})
+	}
 	steps = append(steps,
-		step{"sudoedit " + file, "freeswitch.password"},
-		step{"sudo fsban check --config " + file, ""},
+		step{"sudoedit " + config.Path, "freeswitch.password"},
+		step{"sudo fsban check", ""},
 		step{"sudo systemctl enable fsban", ""},
 		step{"sudo systemctl restart fsban", "returns when fsban protects, beside fail2ban"},
 		step{i.command("--bans"), ""},
