@@ -16,7 +16,6 @@ import (
 
 // A Configuration is what a directory like /etc/fail2ban says.
 type Configuration struct {
-	Dir      string
 	Files    []string // of which the jails are made, in order
 	Jails    []*Jail  // in order
 	DBFile   string   // of the database; "" for none
@@ -51,8 +50,8 @@ var jailOptions = []string{
 	"usedns", "failregex", "ignoreregex",
 }
 
-// DefaultDBFile is where fail2ban keeps its database when it is not told otherwise.
-const DefaultDBFile = "/var/lib/fail2ban/fail2ban.sqlite3"
+// defaultDBFile is where fail2ban keeps its database when it is not told otherwise.
+const defaultDBFile = "/var/lib/fail2ban/fail2ban.sqlite3"
 
 // Read reads the configuration in dir, and the jails that are named as if they were enabled. What fail2ban refuses is an
 // error.
@@ -65,7 +64,7 @@ func Read(dir string, named ...string) (*Configuration, error) {
 	if len(r.files) == 0 {
 		return nil, fmt.Errorf("fail2ban's configuration: neither jail.conf nor jail.local is in %s", dir)
 	}
-	c := &Configuration{Dir: dir}
+	c := new(Configuration)
 	for _, path := range r.files {
 		if name, err := filepath.Rel(dir, path); err == nil {
 			path = name
@@ -103,7 +102,7 @@ func (s *store) dbFile() (string, error) {
 	}
 	o, err := r.get("Definition", "dbfile", nil)
 	if err != nil {
-		return DefaultDBFile, orNotSet(err)
+		return defaultDBFile, orNotSet(err)
 	}
 	if strings.EqualFold(o.Text, "none") || o.Text == ":memory:" {
 		return "", nil

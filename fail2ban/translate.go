@@ -45,18 +45,18 @@ const (
 
 // What a jail can watch that fsban watches too.
 const (
-	ModCTI     = "mod_cti's log"
-	FreeSWITCH = "FreeSWITCH"
+	modCTI     = "mod_cti's log"
+	freeSWITCH = "FreeSWITCH"
 )
 
-// Guards says what a jail watches that fsban watches too: ModCTI, FreeSWITCH, or "" for neither.
+// Guards says what a jail watches that fsban watches too, in words: modCTI, freeSWITCH, or "" for neither.
 func (j *Jail) Guards() string {
 	paths := strings.Join(j.LogPaths(), "\n")
 	switch {
 	case strings.Contains(paths, "cti_fail2ban"), slices.ContainsFunc(j.FailRegex, isModCTI):
-		return ModCTI
+		return modCTI
 	case strings.Contains(strings.ToLower(j.Filter+paths), "freeswitch"):
-		return FreeSWITCH
+		return freeSWITCH
 	}
 	return ""
 }
@@ -82,7 +82,7 @@ func Translate(jails []*Jail) Plan {
 		switch {
 		case j.onlyChallenges():
 			return 2
-		case j.Guards() == ModCTI:
+		case j.Guards() == modCTI:
 			return 0
 		}
 		return 1
@@ -328,7 +328,7 @@ func (t *translator) log() {
 	paths := t.jail.LogPaths()
 	switch {
 	case !ok || len(paths) == 0:
-	case t.jail.Guards() != ModCTI:
+	case t.jail.Guards() != modCTI:
 		t.item("logpath", o, NotTaken, "fsban reads no log of FreeSWITCH's: it hears the failures from the event socket (freeswitch.password)")
 	case t.logged:
 		t.item("logpath", o, NotTaken, "fsban follows one log of mod_cti's")
