@@ -90,9 +90,12 @@ func TestDashboardAndAlertsTellTheTruth(t *testing.T) {
 		if n := s.knock("203.0.113.1", 20); n > 0 {
 			t.Errorf("%d of 20 packets of a banned address arrive", n)
 		}
-		if n := s.knock("203.0.113.77", 3); n != 3 {
-			t.Errorf("%d of 3 packets of a bystander arrive", n)
-		}
+		s.eventually("the packets of a bystander arrive", func() error {
+			if n := s.knock("203.0.113.77", 3); n != 3 { // on a busy machine one may be late
+				return fmt.Errorf("%d of 3", n)
+			}
+			return nil
+		})
 		s.eventually("the packets are counted", func() error {
 			return s.all(map[string]float64{
 				`fsban_dropped_packets_total{family="ipv4", instance="` + at + `"}`: 20,
