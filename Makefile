@@ -1,4 +1,5 @@
-# make run    build fsban and see it work, in namespaces of its own
+# make build  bin/fsban, a static program
+# make run    build it and see it work, in namespaces of its own
 # make test   install what the tests need, and run them all
 # make check  test, and everything that reads the code for mistakes
 # make dist   static binaries, archives, deb and rpm, for amd64 and arm64, into dist/
@@ -87,7 +88,7 @@ bench-kernel:
 bench-growth: tools-test
 	$(GO) test -count=1 -timeout 1h -v -run 'TestIdle$$|TestGrowth$$' ./daemon -idle.for 1m -growth.to 1000000
 
-# need TOOLS, PACKAGES: install the packages when one of the tools is missing and we may; else say what to do.
+# need TOOLS, PACKAGES, ELSE: install the packages when one of the tools is missing and we may; or say what to do, and do ELSE.
 define need
 	@missing=; for t in $(1); do command -v $$t >/dev/null 2>&1 || missing="$$missing $$t"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
