@@ -38,6 +38,9 @@ shown as a dry run.`,
 		Example: "  fsban demo\n  fsban demo --stay        # and look around",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if d.night < shortestNight {
+				return &usageError{fmt.Errorf("--night %v: write at least %v, or not all attackers come", d.night, shortestNight)}
+			}
 			d.out = &lines{out: cmd.OutOrStdout()}
 			if netns.Inside() || d.dryRun {
 				return d.run(cmd.Context())
@@ -50,6 +53,9 @@ shown as a dry run.`,
 	c.Flags().BoolVar(&d.dryRun, "dry-run", false, "decide and show everything, ban nothing")
 	return c
 }
+
+// shortestNight is one in which everybody does what they are there for.
+const shortestNight = 10 * time.Second
 
 // A demo is one run of `fsban demo`.
 type demo struct {
@@ -169,12 +175,20 @@ func (d *demo) prepare() (err error) {
 
 // config is what the demo's daemon is told: its own places, and the defaults for all that matters.
 func (d *demo) config(eventSocket string) []byte {
-	backend, listen := "iptables", "127.0.0.1:9738"
+	backend := "iptables"
 	if d.dryRun {
-		backend, listen = "dry-run", "127.0.0.1:19738"
+		backend = "dry-run"
 	}
 	return fmt.Appendf(nil, "freeswitch: {address: %q}\nfirewall: {backend: %s, check: 2s}\nstate: {directory: %q}\ncontrol: {socket: %q}\nhttp: {listen: %q}\n",
-		eventSocket, backend, d.dir, filepath.Join(d.dir, "fsban.sock"), listen)
+		eventSocket, backend, d.dir, filepath.Join(d.dir, "fsban.sock"), d.listen())
+}
+
+// listen is where the demo's daemon has its metrics: on the host itself, in a dry run, not where a real one has them.
+func (d *demo) listen() string {
+	if d.dryRun {
+		return "127.0.0.1:19738"
+	}
+	return "127.0.0.1:9738"
 }
 
 // A child is the daemon of the demo.
@@ -207,9 +221,12 @@ func (d *demo) startDaemon(ctx context.Context, config string) (*child, error) {
 	return c, nil
 }
 
+// patience is how long the daemon may take for its start, its end, and a page.
+const patience = 20 * time.Second
+
 // ready waits until the daemon protects.
 func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := freeswitch.WaitSubscribed(ctx); err != nil {
 		return fmt.Errorf("the daemon did not connect: %w", err)
@@ -233,7 +250,12 @@ func (c *child) ready(ctx context.Context, freeswitch *fakeswitch.Switch, socket
 
 func (c *child) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	<-c.done
+	select {
+	case <-c.done:
+	case <-time.After(patience):
+		_ = c.cmd.Process.Kill()
+		<-c.done
+	}
 }
 
 // show prints what an operator would look at afterwards, and returns an error if it is not what it should be.
@@ -285,12 +307,11 @@ func (d *demo) command(ctx context.Context, path string, args ...string) error {
 }
 
 func (d *demo) metrics(ctx context.Context) error {
-	listen := "127.0.0.1:9738"
-	if d.dryRun {
-		listen = "127.0.0.1:19738"
-	}
-	d.out.printf("\n$ curl -s http://%s/metrics | grep -E '^fsban_(attempts_total|bans_total|banned|dropped)' | grep -v ' 0$'", listen)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+"/metrics", http.NoBody)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	page := "http://" + d.listen() + "/metrics"
+	d.out.printf("\n$ curl -s %s | grep -E '^fsban_(attempts_total|bans_total|banned|dropped)' | grep -v ' 0$'", page)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, http.NoBody)
 	if err != nil {
 		return err
 	}
