@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"fsban/config"
@@ -49,11 +52,12 @@ func (l *logger) WithGroup(name string) slog.Handler {
 // A sink writes a log in a goroutine of its own: who logs never waits for who reads the log, which can be a journal that
 // waits for a disk. What finds no room is lost, and counted.
 type sink struct {
-	out   io.Writer
-	lines chan []byte
-	lost  atomic.Uint64
-	end   chan struct{}
-	ended chan struct{}
+	out     io.Writer
+	journal bool // out is systemd's
+	lines   chan []byte
+	lost    atomic.Uint64
+	end     chan struct{}
+	ended   chan struct{}
 }
 
 const (
@@ -62,15 +66,19 @@ const (
 )
 
 func newSink(out io.Writer) *sink {
-	s := &sink{out: out, lines: make(chan []byte, maxLines), end: make(chan struct{}), ended: make(chan struct{})}
+	s := &sink{out: out, journal: isJournal(out), lines: make(chan []byte, maxLines), end: make(chan struct{}), ended: make(chan struct{})}
 	go s.run()
 	return s
 }
 
 // Write never fails and never waits.
 func (s *sink) Write(line []byte) (int, error) {
+	mark := ""
+	if s.journal {
+		mark = priority(line)
+	}
 	select {
-	case s.lines <- bytes.Clone(line):
+	case s.lines <- append([]byte(mark), line...):
 	default:
 		s.lost.Add(1)
 	}
@@ -99,4 +107,33 @@ func (s *sink) close() {
 	case <-s.ended:
 	case <-time.After(lastWait):
 	}
+}
+
+// isJournal tells whether out is systemd's journal, as systemd itself says it.
+func isJournal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// priority is what the journal wants at the begin of a line, so that journalctl -p finds it. The level stands before
+// everything that somebody else may have chosen.
+func priority(line []byte) string {
+	_, level, _ := bytes.Cut(line, []byte("level"))
+	switch level = bytes.TrimLeft(level, `=":`); {
+	case bytes.HasPrefix(level, []byte("ERROR")):
+		return "<3>"
+	case bytes.HasPrefix(level, []byte("WARN")):
+		return "<4>"
+	case bytes.HasPrefix(level, []byte("DEBUG")):
+		return "<7>"
+	}
+	return "<6>"
 }

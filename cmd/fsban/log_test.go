@@ -1,11 +1,17 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
+
+	"fsban/config"
 )
 
 // A log that nobody reads, a journal whose disk hangs, holds nobody up.
@@ -50,4 +56,48 @@ func TestTheEndDoesNotWaitForTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// In systemd's journal each line has a priority, or journalctl -p would find none; elsewhere it has none.
+func TestTheJournalIsToldHowGraveALineIs(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	for stream, want := range map[string]string{fmt.Sprintf("%d:%d", st.Dev, st.Ino): "<7> <6> <4> <3> ", fmt.Sprintf("%d:%d", st.Dev, st.Ino+1): "tim tim tim tim ", "": "tim tim tim tim "} {
+		for _, format := range []string{"text", "json"} {
+			t.Setenv("JOURNAL_STREAM", stream)
+			if err := f.Truncate(0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			lines := newSink(f)
+			l := newLogger(lines)
+			l.set(config.Log{Level: "debug", Format: format})
+			log := slog.New(l)
+			for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+				log.Log(t.Context(), level, "hello", "user", "level=ERROR <0>")
+			}
+			lines.close()
+			text, err := os.ReadFile(f.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for line := range strings.Lines(string(text)) {
+				got += strings.TrimLeft(line, "{\"")[:3] + " "
+			}
+			if got != want {
+				t.Errorf("JOURNAL_STREAM=%s, %s: the lines begin with %q, want %q:\n%s", stream, format, got, want, text)
+			}
+		}
+	}
 }
