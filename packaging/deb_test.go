@@ -52,7 +52,12 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 	m.sh("userdel reader; userdel admin; userdel stranger")
 
 	// A wrong file is refused, a right one taken while fsban runs.
-	m.sh("echo 'log: {level: shout}' >>/etc/fsban/config.yaml; ! systemctl reload fsban; sed -i '$ d' /etc/fsban/config.yaml; systemctl reload fsban")
+	m.sh("echo 'log: {level: shout}' >>/etc/fsban/config.yaml; ! systemctl reload fsban; systemctl kill --kill-whom=main --signal=HUP fsban")
+	m.until("the journal has the refusal as an error", func() (string, bool) {
+		out, _ := m.try("journalctl", "--no-pager", "-u", "fsban", "-p", "err")
+		return out, strings.Contains(out, "configuration not reloaded") && !strings.Contains(out, "level=INFO")
+	})
+	m.sh("sed -i '$ d' /etc/fsban/config.yaml; systemctl reload fsban")
 	m.protects()
 	if now := m.sh("systemctl show -P MainPID fsban"); now != pid {
 		t.Error("a reload made another process")
