@@ -119,6 +119,9 @@ func (i *importer) importConfig() error {
 		"",
 		"fail2ban read logs. fsban logs in to FreeSWITCH's event socket: if its password is not ClueCon, say so here.",
 		"freeswitch: {password: ClueCon}",
+		"",
+		"The file that the packages bring lets two groups use fsban's commands. So does this one, if you say so here, too.",
+		"control: {readers: fsban-reader, admins: fsban-admin}",
 	)
 	if _, err := config.Parse("config.yaml", yaml); err != nil {
 		return fmt.Errorf("a mistake in fsban: it does not understand what it made of fail2ban's configuration:\n%w\n%s", err, yaml)
