@@ -38,7 +38,7 @@ func TestTheDebLivesAndDiesOnADebian(t *testing.T) {
 		t.Errorf("its memory is open:\n%s", got)
 	}
 	m.do("fsban", "check")
-	m.sh("test -s /usr/share/man/man1/fsban-status.1.gz; test -s /usr/share/bash-completion/completions/fsban; test -s /usr/share/doc/fsban/docs/installation.md; test -s /usr/share/doc/fsban/licenses.txt")
+	m.sh("test -s /usr/share/man/man1/fsban-status.1.gz; test -s /usr/share/bash-completion/completions/fsban; test -s /usr/share/doc/fsban/docs/installation.md; test -s /usr/share/doc/fsban/licenses.txt; test -s /usr/share/doc/fsban/dashboards/rules/fsban.rules.yaml; test -s /usr/share/doc/fsban/dashboards/provisioning/dashboards/fsban.yaml")
 
 	// Members of the groups that the package has made may look, and change.
 	m.sh("useradd -G fsban-reader reader; useradd -G fsban-admin admin; useradd stranger")

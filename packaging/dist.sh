@@ -38,9 +38,11 @@ for arch in $ARCHS; do
 	install -m 644 "$work/licenses.txt" "$out/$name.licenses.txt"
 
 	tree=$work/$name
-	mkdir -p "$tree/packaging"
+	mkdir -p "$tree/packaging" "$tree/dashboards/rules"
 	install -m 755 "$work/fsban" "$tree/fsban"
-	cp -r README.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$work/licenses.txt" "$tree/"
+	cp -r README.md README.zh-CN.md SECURITY.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$work/licenses.txt" "$tree/"
+	cp -r dashboards/{README.md,fsban.json,prometheus.yml,provisioning} "$tree/dashboards/"
+	cp dashboards/rules/*.rules.yaml "$tree/dashboards/rules/"
 	cp packaging/{fsban.service,fsban.tmpfiles,config.yaml,logrotate.example} "$tree/packaging/"
 	tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w -c "$name" |
 		gzip -9 -n >"$out/$name.tar.gz"

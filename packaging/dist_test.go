@@ -241,7 +241,8 @@ func TestTheArchiveHasWhatAnInstallationByHandNeeds(t *testing.T) {
 	}
 	for name, mode := range map[string]int64{
 		"fsban": 0o755, "LICENSE": 0o644, "licenses.txt": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644, "config.example.yaml": 0o644, "docs/installation.md": 0o644,
-		"packaging/fsban.service": 0o644, "packaging/fsban.tmpfiles": 0o644, "packaging/config.yaml": 0o644, "packaging/logrotate.example": 0o644,
+		"SECURITY.md": 0o644, "README.zh-CN.md": 0o644, "dashboards/fsban.json": 0o644, "dashboards/rules/fsban.rules.yaml": 0o644,
+		"dashboards/provisioning/dashboards/fsban.yaml": 0o644, "packaging/fsban.service": 0o644, "packaging/fsban.tmpfiles": 0o644, "packaging/config.yaml": 0o644, "packaging/logrotate.example": 0o644,
 		"man/fsban.1.gz": 0o644, "completion/fsban.bash": 0o644, "completion/_fsban": 0o644, "completion/fsban.fish": 0o644,
 	} {
 		if modes[name] != mode {
