@@ -162,11 +162,14 @@ func (c *Client) refusal(resp *http.Response) error {
 	return &RefusedError{e.Error}
 }
 
+// ErrNotRunning stands behind what a Client returns where nobody listens on its socket.
+var ErrNotRunning = errors.New("no fsban is running here")
+
 // dialError says what a missing or closed socket means.
 func (c *Client) dialError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no fsban is running here (nobody answers on %s): systemctl start fsban, or --socket for another one", c.path)
+		return fmt.Errorf("%w (nobody answers on %s): systemctl start fsban, or --socket for another one", ErrNotRunning, c.path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("only root may talk to fsban (%s): use sudo, or see control.readers and control.admins", c.path)
 	}

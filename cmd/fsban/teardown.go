@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -18,8 +19,11 @@ ends with it, until fsban runs again: the state file keeps them. Stop the daemon
 		Example: "  systemctl stop fsban && fsban teardown",
 		Args:    noArgs,
 		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
-			if _, err := client.Status(cmd.Context()); err == nil {
-				return fmt.Errorf("fsban is running and would put everything back: stop it first (systemctl stop fsban)")
+			switch _, err := client.Status(cmd.Context()); {
+			case err == nil:
+				return errors.New("fsban is running and would put everything back: stop it first (systemctl stop fsban)")
+			case !errors.Is(err, control.ErrNotRunning):
+				return fmt.Errorf("fsban may be running, and would put everything back: stop it first (systemctl stop fsban): %w", err)
 			}
 			removed, err := firewall.Teardown()
 			for _, r := range removed {
