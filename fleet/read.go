@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,6 +22,7 @@ const (
 	takeAtOnce = 1_000 // statements that are enough for one batch
 	scanAtOnce = 1_000 // statements that Redis holds
 	maxHeard   = 10_000
+	lastID     = "-18446744073709551615" // ours end in -0: what somebody else has put behind one of them is passed over
 )
 
 // read keeps us in step with what others say until ctx ends.
@@ -62,7 +64,7 @@ func (f *Fleet) follow(ctx context.Context, wait *pause) error {
 		}
 		f.change(func(s *state) { s.inStep = true })
 		streams, err := f.in.XRead(ctx, &redis.XReadArgs{
-			Streams: []string{f.keys.log, strconv.FormatUint(place.Seq, 10) + "-0"}, Count: readAtOnce, Block: f.blockTime(),
+			Streams: []string{f.keys.log, strconv.FormatUint(place.Seq, 10) + lastID}, Count: readAtOnce, Block: f.blockTime(),
 		}).Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return err
@@ -228,33 +230,61 @@ func (f *Fleet) entries(ctx context.Context, list []redis.XMessage) error {
 	f.mu.Lock()
 	b := Batch{Place: f.place}
 	f.mu.Unlock()
+	take := func(last *redis.XMessage) error {
+		if err := f.opts.Take(ctx, b); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.place, f.sum = b.Place, sum(last)
+		f.state.seq = max(f.state.seq, b.Place.Seq)
+		f.mu.Unlock()
+		b.Statements = nil
+		return nil
+	}
 	now, offset := time.Now(), f.clock.ahead()
 	for i := range list {
 		e := &list[i]
-		seq, err := strconv.ParseUint(strings.TrimSuffix(e.ID, "-0"), 10, 64)
+		seq, err := f.number(ctx, e, b.Place.Seq)
 		if err != nil {
-			f.Refuse(Malformed)
-			return fmt.Errorf("the log has an entry %.40q that nobody of us has written", e.ID)
-		}
-		if seq != b.Place.Seq+1 && b.Place.Seq != 0 {
-			f.gaps.Add(1)
-			f.Resync()
+			if i > 0 { // what was before it counts
+				err = cmp.Or(take(&list[i-1]), err)
+			}
+			return err
 		}
 		b.Place.Seq = seq
 		b.Statements = append(b.Statements, f.entry(e, offset, now)...)
 		if len(b.Statements) < takeAtOnce && i+1 < len(list) {
 			continue
 		}
-		if err := f.opts.Take(ctx, b); err != nil {
+		if err := take(e); err != nil {
 			return err
 		}
-		f.mu.Lock()
-		f.place, f.sum = b.Place, sum(e)
-		f.state.seq = max(f.state.seq, seq)
-		f.mu.Unlock()
-		b.Statements = nil
 	}
 	return nil
+}
+
+// number returns the number of an entry that follows the one numbered last, and has everything read anew where some are gone
+// between them. One that nobody of us has written is an error: the next beat of a node begins another log.
+func (f *Fleet) number(ctx context.Context, e *redis.XMessage, last uint64) (uint64, error) {
+	text, ours := strings.CutSuffix(e.ID, "-0")
+	seq, err := strconv.ParseUint(text, 10, 64)
+	ours = ours && err == nil
+	if ours && seq != last+1 {
+		r, err := f.look(ctx, 0)
+		if err != nil {
+			return 0, err
+		}
+		ours = seq <= r.seq
+		if ours && last != 0 {
+			f.gaps.Add(1)
+			f.Resync()
+		}
+	}
+	if !ours {
+		f.Refuse(Malformed)
+		return 0, fmt.Errorf("the log has an entry %.40q that nobody of us has written", e.ID)
+	}
+	return seq, nil
 }
 
 // entry returns what one entry of the log says, of attempts those that were not heard before.

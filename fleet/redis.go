@@ -138,8 +138,10 @@ end
 return {epoch, redis.call('HGET', KEYS[1], 'seq'), us, full}
 `)
 
-// beat says that a node is there, and forgets those that are long gone.
+// beat says that a node is there, and forgets those that are long gone. A log that somebody else has written to is begun anew.
 var beat = redis.NewScript(begin + `
+local after = string.format('%.0f', (redis.call('HGET', KEYS[1], 'seq') or 0) + 1)
+if #redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', 1) > 0 then epoch = renew() end
 local before = redis.call('HGET', KEYS[3], ARGV[2])
 if before or redis.call('HLEN', KEYS[3]) < tonumber(ARGV[4]) then
   redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])

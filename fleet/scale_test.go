@@ -23,7 +23,7 @@ type crowd struct {
 	tries atomic.Int64 // attempts
 }
 
-func newCrowd(tb testing.TB, redis *redisserver.Server, n int) *crowd {
+func newCrowd(tb testing.TB, redis *redisserver.Server, n int, pace Pace) *crowd {
 	tb.Helper()
 	c := &crowd{nodes: make([]*Fleet, n)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -43,6 +43,7 @@ func newCrowd(tb testing.TB, redis *redisserver.Server, n int) *crowd {
 			},
 			Current: func(context.Context, func(Statement)) error { return nil },
 			Self:    func() Node { return Node{Version: "v0.1.0", Speaks: []string{"event", "esl_log"}, Share: "failures"} },
+			Pace:    pace,
 		})
 		group.Go(func() { _ = c.nodes[i].Run(ctx) })
 	}
@@ -116,7 +117,7 @@ func attemptOf(f *Fleet, addr netip.Addr) Statement {
 func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
 	redis := redisserver.Start(t)
 	const nodes, each = 8, 50
-	c := newCrowd(t, redis, nodes)
+	c := newCrowd(t, redis, nodes, Pace{})
 	for i := range each {
 		for n, f := range c.nodes {
 			f.Say(banOf(f, address(i*nodes+n)))
@@ -127,12 +128,55 @@ func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
 	waitFor(t, "attempts of others", &c.tries, nodes*(nodes-1)*each)
 }
 
+// Nobody has anything to say meanwhile, so nobody runs into it but who reads.
+func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
+	for _, id := range []string{"*", "1-1", "2-0", "2-1"} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			redis := redisserver.Start(t, "--port", "0")
+			c := newCrowd(t, redis, 2, Pace{Beat: 200 * time.Millisecond, RetryMin: 10 * time.Millisecond, RetryMax: 100 * time.Millisecond})
+			a, b := c.nodes[0], c.nodes[1]
+			a.Say(banOf(a, address(1)))
+			waitFor(t, "bans", &c.taken, 2)
+			if err := a.out.Do(t.Context(), "xadd", a.keys.log, id, "d", "hello").Err(); err != nil {
+				t.Fatal(err)
+			}
+			settled := func() bool {
+				meta, err := a.out.HMGet(t.Context(), a.keys.meta, "epoch", "seq").Result()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range c.nodes {
+					at := f.at()
+					if s := f.Status(); !s.InStep || at.Epoch != meta[0] || strconv.FormatUint(at.Seq, 10) != meta[1] {
+						return false
+					}
+				}
+				last, err := a.out.XRevRangeN(t.Context(), a.keys.log, "+", "-", 1).Result()
+				return err == nil && (len(last) == 0 || id == "1-1") // which is passed over
+			}
+			for deadline := time.Now().Add(time.Minute); !settled(); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("never: %+v at %+v, %+v at %+v", a.Status(), a.at(), b.Status(), b.at())
+				}
+			}
+			if n := a.Status().Resyncs + b.Status().Resyncs; n > 20 {
+				t.Errorf("all was read %d times", n)
+			}
+			b.Say(banOf(b, address(2)))
+			a.Say(attemptOf(a, address(3)))
+			waitFor(t, "bans", &c.taken, 4)
+			waitFor(t, "attempts", &c.tries, 1)
+		})
+	}
+}
+
 // BenchmarkNodes tells what a fleet costs Redis: at rest, each ban and each failure that comes alone, which is the dearest way.
 func BenchmarkNodes(b *testing.B) {
 	for _, n := range []int{10, 100, 1000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			redis := redisserver.Start(b, "--maxclients", "20000")
-			c := newCrowd(b, redis, n)
+			c := newCrowd(b, redis, n, Pace{})
 			f := c.nodes[0]
 			const rest, each = 20 * time.Second, 50
 			at := usageOf(b, f)
@@ -167,7 +211,7 @@ func BenchmarkNodes(b *testing.B) {
 // BenchmarkMemory tells what 10,000 bans take in Redis, told in full batches.
 func BenchmarkMemory(b *testing.B) {
 	redis := redisserver.Start(b)
-	c := newCrowd(b, redis, 1)
+	c := newCrowd(b, redis, 1, Pace{})
 	f := c.nodes[0]
 	const many = 10_000
 	at := usageOf(b, f)
