@@ -29,8 +29,6 @@ type Options struct {
 	Username, Password string
 	TLS                *tls.Config // nil: none
 	Sentinel           string      // the name that sentinels know the master by; then Addrs are sentinels
-	SentinelUsername   string
-	SentinelPassword   string
 	Cluster            bool
 
 	Name string // of the fleet
@@ -39,7 +37,7 @@ type Options struct {
 	// FromEnd: that is not known, though it was read. What the log holds now has counted, or never will.
 	FromEnd bool
 
-	// Take takes what others have said. It may wait; what it has not taken is read again. Of what it refuses it tells Refused.
+	// Take takes what others have said. It may wait; what it has not taken is read again. Of what it refuses it tells Refuse.
 	Take func(context.Context, Batch) error
 	// Current goes through all that holds here and that others may have to know: bans, allowances, what was taken back.
 	Current func(ctx context.Context, yield func(Statement)) error

@@ -40,7 +40,7 @@ func init() { redis.SetLogger(quiet{}) }
 func newClient(o *Options) redis.UniversalClient {
 	return redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: o.Addrs, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
-		MasterName: o.Sentinel, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword, IsClusterMode: o.Cluster,
+		MasterName: o.Sentinel, IsClusterMode: o.Cluster,
 		Protocol: 2, DisableIdentity: true, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		DialTimeout: dialTimeout, ReadTimeout: answerTime, WriteTimeout: answerTime, ContextTimeoutEnabled: true,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: 4, // trying again is our own: with growing pauses
