@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -224,6 +223,3 @@ func (p *Proxy) serve() {
 		p.group.Go(func() { pass(server, conn) })
 	}
 }
-
-// String says which server it is.
-func (s *Server) String() string { return fmt.Sprintf("redis-server on %s", s.Addr()) }
