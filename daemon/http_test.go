@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"bytes"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,5 +62,38 @@ func TestVisitorsAreBoundedAndCounted(t *testing.T) {
 	})
 	if !strings.Contains(page, "\nfsban_http_connections_dropped_total ") || strings.Contains(page, "\nfsban_http_connections_dropped_total 0\n") {
 		t.Errorf("they are not counted:\n%s", page)
+	}
+}
+
+// Whoever reaches the port can fail to shake hands as often as they like: that is for those who debug, in fsban's own log.
+func TestHandshakesThatFailAreNoNoise(t *testing.T) {
+	var noise bytes.Buffer
+	log.SetOutput(&noise)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	fs := newSwitch(t, fakeswitch.Options{})
+	cfg := configFor(t, fs)
+	certificate(t, cfg.State.Directory, "web", nil, nil)
+	cfg.HTTP.Listen, cfg.HTTP.WebConfigFile = freePort(t), filepath.Join(cfg.State.Directory, "web.yml")
+	if err := os.WriteFile(cfg.HTTP.WebConfigFile, []byte("tls_server_config: {cert_file: web.crt, key_file: web.key}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, fs, cfg)
+	r.ready()
+	r.eventually("the handshake has failed", func() bool {
+		c, err := net.Dial("tcp", cfg.HTTP.Listen)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = c.Write([]byte("GET /metrics HTTP/1.0\r\n\r\n"))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.ReadAll(c)
+		return strings.Contains(r.log.String(), `level=DEBUG msg="http: TLS handshake error`)
+	})
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	if noise.Len() > 0 {
+		t.Errorf("beside the log:\n%s", noise.String())
 	}
 }
