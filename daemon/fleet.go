@@ -39,7 +39,7 @@ type member struct {
 	gone    map[what]gone              // what was taken back
 	untold  map[netip.Prefix]time.Time // bans that others' failures completed, which others are likely to tell of: when we do
 	waiting map[netip.Prefix]fleet.Statement
-	order   []netip.Prefix // of waiting
+	order   []netip.Prefix // of waiting; a prefix that was taken back and waits again stands there twice
 	minute  int64          // that counts are of
 	counts  map[string]int // bans taken in this minute, by node
 	total   int
@@ -93,13 +93,14 @@ func (d *Daemon) openFleet(from fleetPlace) error {
 	l := d.loop
 	name := c.Node
 	if name == "" {
-		name, _ = os.Hostname()
+		host, _ := os.Hostname()
+		name = nodeName(host)
 	}
 	if from.ID == "" {
 		from.ID = fmt.Sprintf("%06x", rand.N(1<<24))
 	}
 	l.member = member{
-		node: nodeName(name) + "-" + from.ID, id: from.ID, from: from.Place, lost: from.Lost, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
+		node: name + "-" + from.ID, id: from.ID, from: from.Place, lost: from.Lost, gone: l.member.gone, untold: make(map[netip.Prefix]time.Time),
 		waiting: make(map[netip.Prefix]fleet.Statement), counts: make(map[string]int),
 	}
 	// Under which name we speak is on disk before we do: to another one, our own failures are another node's.
@@ -319,7 +320,7 @@ func (l *loop) mayTake(s *fleet.Statement, now time.Time) bool {
 	}
 	if _, there := m.waiting[s.Prefix]; !there {
 		l.fleet.Refuse(fleet.Rate)
-		if len(m.waiting) >= maxWaiting {
+		if len(m.order) >= maxWaiting {
 			m.missed = true
 			return false
 		}

@@ -591,7 +591,7 @@ func TestAFleetsUnbanHoldsThoughTheCountIsOlder(t *testing.T) {
 // would be another node's.
 func TestANodeKeepsItsNameFromTheFirstMoment(t *testing.T) {
 	cfg := configFor(t, newSwitch(t, fakeswitch.Options{}))
-	cfg.Fleet.Redis, cfg.Fleet.Node = "redis://127.0.0.1:1", "a"
+	cfg.Fleet.Redis, cfg.Fleet.Node = "redis://127.0.0.1:1", "a.example.org_1"
 	var names []string
 	for range 2 {
 		d, err := open(cfg, Options{Log: slog.New(slog.DiscardHandler)})
@@ -603,7 +603,7 @@ func TestANodeKeepsItsNameFromTheFirstMoment(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if names[0] != names[1] || !strings.HasPrefix(names[0], "a-") {
+	if names[0] != names[1] || !strings.HasPrefix(names[0], cfg.Fleet.Node+"-") {
 		t.Errorf("it was %s, and is %s", names[0], names[1])
 	}
 }
@@ -645,6 +645,26 @@ func TestBansOfOneNodeBeyondItsRateWait(t *testing.T) {
 		}
 		return want
 	}()))...)
+}
+
+func TestWhatWaitsIsBoundedThoughItIsTakenBackAgainAndAgain(t *testing.T) {
+	r := node(t, "127.0.0.1:1", "a", func(c *config.Config) { c.Policy.BanRate = 1 }) // nobody is there
+	addr := netip.MustParsePrefix("203.0.113.66/32")
+	err := r.do(t.Context(), func(l *loop) {
+		now := time.Unix(1_800_000_000, 0)
+		ban := fleet.Statement{What: fleet.Ban, Prefix: addr, Node: "b-1", Rule: "auth", Since: now, Until: now.Add(time.Hour)}
+		for i := range maxWaiting + 10 {
+			unban := ban
+			ban.Stamp, unban.What, unban.Stamp = int64(2*i+1), fleet.Unban, int64(2*i+2)
+			l.takeBatch(&fleet.Batch{Statements: []fleet.Statement{ban, unban}}, now)
+		}
+		if n := len(l.member.order); n > maxWaiting || n < maxWaiting/2 {
+			t.Errorf("%d wait, at most %d may", n, maxWaiting)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestWhoJoinsGetsAllBans(t *testing.T) {
