@@ -135,7 +135,7 @@ func TestRebootRestoresWithTheTimeThatIsLeft(t *testing.T) {
 				}
 				for _, e := range entries {
 					want := left(b.bans[e.Prefix], time.Now())
-					if (e.Left == Forever) != (want == Forever) || (e.Left-want).Abs() > 5*time.Second {
+					if (e.Left == Forever) != (want == Forever) || (e.Left-want).Abs() > 30*time.Second {
 						t.Fatalf("%v: %v left, want %v", e.Prefix, e.Left, want)
 					}
 				}

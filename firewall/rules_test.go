@@ -58,14 +58,14 @@ func TestRulesEndByThemselvesAndAreTakenAway(t *testing.T) {
 	onRules(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")
 		banned := server.dial("198.51.100.7")
-		r := startKind(t, "rules", Options{})
+		r := enforce(t, openKind(t, "rules", Options{}), newBook(), EnforcerOptions{Check: time.Hour}) // which would take it away
+		r.until("enforcing", func() bool { return r.Status().Enforcing })
 		r.ban("198.51.100.7", 2*time.Second)
 		r.ban("198.51.100.8", time.Hour)
 		r.ban("198.51.100.9", Forever)
 		r.settle()
 		r.stop() // nobody is there to end it
 		b := openKind(t, "rules", Options{}).(*Rules)
-		send(t, banned)
 		r.until("over", func() bool {
 			send(t, banned)
 			_ = server.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))

@@ -149,7 +149,7 @@ func dial(t *testing.T, s *Switch) *user {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return &user{t, conn, esl.NewReader(conn)}
 }
 
@@ -291,7 +291,7 @@ func TestAHeartbeatBeats(t *testing.T) {
 }
 
 func TestAClientThatDoesNotReadIsDroppedAndHoldsNobodyUp(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	s := start(t, Options{Queue: 1 << 20})
 	deaf, good := login(t, s), login(t, s)

@@ -53,7 +53,7 @@ func usable(addr netip.Addr) error {
 	}
 	defer func() { _ = conn.Close() }()
 	self := conn.LocalAddr().(*net.UDPAddr)
-	for range 500 {
+	for range 3000 {
 		_, _ = conn.WriteToUDP([]byte{0}, self)
 		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 		if _, err = conn.Read(make([]byte, 1)); err == nil {

@@ -184,7 +184,7 @@ func exchange(from, to string) error {
 	if _, err := client.Write([]byte("proof")); err != nil {
 		return err
 	}
-	_ = server.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = server.SetReadDeadline(time.Now().Add(30 * time.Second))
 	_, sender, err := server.ReadFrom(make([]byte, 16))
 	if err == nil && sender.(*net.UDPAddr).IP.String() != from {
 		err = fmt.Errorf("arrived from %v", sender)
