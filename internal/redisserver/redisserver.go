@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -43,12 +44,20 @@ func Start(t tester, args ...string) *Server {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	s := &Server{t: t, Dir: dir, Port: freePort(t), Socket: filepath.Join(dir, "s"), args: args}
+	s := &Server{t: t, Dir: dir, Socket: filepath.Join(dir, "s"), args: args}
+	for range 5 { // somebody else may take the port before it does
+		s.Port = freePort(t)
+		if err = s.start(); err == nil {
+			break
+		}
+	}
 	t.Cleanup(func() {
 		s.Kill()
 		_ = os.RemoveAll(dir)
 	})
-	s.Restart()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
 	return s
 }
 
@@ -66,6 +75,13 @@ func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 // Restart starts it again after Kill.
 func (s *Server) Restart() {
+	s.t.Helper()
+	if err := s.start(); err != nil {
+		s.t.Fatalf("%v", err)
+	}
+}
+
+func (s *Server) start() error {
 	s.t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -91,15 +107,16 @@ func (s *Server) Restart() {
 		conn, err := net.Dial("unix", s.Socket)
 		if err == nil {
 			_ = conn.Close()
-			return
+			return nil
 		}
 		select {
 		case <-s.done:
-			s.t.Fatalf("redis-server has ended:\n%s", s.out)
+			return fmt.Errorf("redis-server has ended:\n%s", s.out)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	s.t.Fatalf("redis-server does not answer:\n%s", s.out)
+	s.Kill() // which writes no more then
+	return fmt.Errorf("redis-server does not answer:\n%s", s.out)
 }
 
 // Kill ends it at once; what it held is gone. Its socket goes, too.
