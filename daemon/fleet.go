@@ -226,12 +226,20 @@ func (l *loop) news(shelf ledger.Shelf, s *fleet.Statement) bool {
 // echo takes the stamp that Redis has given to our own statement.
 func (l *loop) echo(s *fleet.Statement) {
 	at := what{ledger.Unbanned, s.Prefix}
+	if s.What == fleet.Disallow {
+		at.shelf = ledger.Disallowed
+	}
 	switch s.What {
 	case fleet.Ban:
 		if b, ok := l.ledger.Get(s.Prefix); ok && b.Node == s.Node && b.Stamp > s.Stamp {
 			l.ledger.Sign(s.Prefix, s.Node, s.Stamp)
 		}
-	case fleet.Unban:
+	case fleet.Allow:
+		if a, ok := l.allowed[s.Prefix]; ok && a.Node == s.Node && a.Stamp > s.Stamp {
+			a.Stamp = s.Stamp
+			l.keepAllowance(&a)
+		}
+	case fleet.Unban, fleet.Disallow:
 		if g, ok := l.member.gone[at]; ok && g.Node == s.Node && g.Stamp > s.Stamp {
 			g.Stamp = s.Stamp
 			l.remember(at, g)
@@ -366,6 +374,9 @@ func (l *loop) takeUnban(s *fleet.Statement) {
 
 func (l *loop) takeAllow(s *fleet.Statement, now time.Time) (changed bool) {
 	if !l.news(ledger.Disallowed, s) {
+		if s.Node == l.member.node {
+			l.echo(s)
+		}
 		return false
 	}
 	a := Allowance{Prefix: s.Prefix, By: s.By, Reason: s.Reason, Since: s.Since, Until: s.Until, Node: s.Node, Stamp: s.Stamp}
@@ -377,17 +388,24 @@ func (l *loop) takeAllow(s *fleet.Statement, now time.Time) (changed bool) {
 		return false
 	}
 	l.unremember(what{ledger.Disallowed, a.Prefix})
-	if err := l.ledger.Keep(ledger.Allowed, a.Prefix, a); err != nil {
-		l.log.Error("an allowance is not on disk", "addr", a.Prefix, "error", err)
-	}
-	l.allowed[a.Prefix] = a
+	l.keepAllowance(&a)
 	l.spareAdopted(a.Prefix)
 	l.log.Info("allowed", "addr", a.Prefix, "until", end(a.Until), text("reason", a.Reason), "by", a.By, "node", a.Node)
 	return true
 }
 
+func (l *loop) keepAllowance(a *Allowance) {
+	if err := l.ledger.Keep(ledger.Allowed, a.Prefix, a); err != nil {
+		l.log.Error("an allowance is not on disk", "addr", a.Prefix, "error", err)
+	}
+	l.allowed[a.Prefix] = *a
+}
+
 func (l *loop) takeDisallow(s *fleet.Statement) (changed bool) {
 	if !l.news(ledger.Disallowed, s) {
+		if s.Node == l.member.node {
+			l.echo(s)
+		}
 		return false
 	}
 	l.remember(what{ledger.Disallowed, s.Prefix}, gone{Stamp: s.Stamp, Node: s.Node, Until: s.Until, By: s.By})

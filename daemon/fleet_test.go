@@ -647,6 +647,51 @@ func TestBansOfOneNodeBeyondItsRateWait(t *testing.T) {
 	}()))...)
 }
 
+// Redis gives what a node said with a clock that was ahead an earlier stamp. What another says after that holds.
+func TestWhatRedisSaysOfOurOwnStampsHolds(t *testing.T) {
+	r := node(t, "127.0.0.1:1", "a") // nobody is there
+	const second = 1_000_000
+	prefix := netip.MustParsePrefix("203.0.113.66/32")
+	ctx := t.Context()
+	hears := func(node string, what fleet.What, stamp int64) {
+		err := r.do(ctx, func(l *loop) {
+			s := fleet.Statement{What: what, Prefix: prefix, Stamp: stamp, Node: node, Rule: ruleOperator, Since: time.Now(), Until: time.Now().Add(time.Hour)}
+			l.takeBatch(&fleet.Batch{Statements: []fleet.Statement{s}}, time.Now())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func() (banned, allowed bool) {
+		w := r.why(prefix.Addr().String())
+		return w.Ban != nil, w.Never != nil
+	}
+	own := r.loop.member.node
+	for _, test := range []struct {
+		does           func() error
+		said, opposite fleet.What
+	}{
+		{func() error { _, err := r.client.Ban(ctx, control.BanRequest{Prefix: prefix}); return err }, fleet.Ban, fleet.Unban},
+		{func() error { _, err := r.client.Allow(ctx, control.AllowRequest{Prefix: prefix}); return err }, fleet.Allow, fleet.Disallow},
+		{func() error { _, err := r.client.Disallow(ctx, prefix); return err }, fleet.Disallow, fleet.Allow},
+	} {
+		if test.said == fleet.Disallow {
+			if _, err := r.client.Allow(ctx, control.AllowRequest{Prefix: prefix}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := test.does(); err != nil {
+			t.Fatal(err)
+		}
+		stamp := r.fleet.Stamp()
+		hears(own, test.said, stamp-20*second)
+		hears("b-1", test.opposite, stamp-10*second)
+		if banned, allowed := is(); banned || allowed != (test.opposite == fleet.Allow) {
+			t.Errorf("%v: in the end banned %v, allowed %v", test.said, banned, allowed)
+		}
+	}
+}
+
 func TestWhatWaitsIsBoundedThoughItIsTakenBackAgainAndAgain(t *testing.T) {
 	r := node(t, "127.0.0.1:1", "a", func(c *config.Config) { c.Policy.BanRate = 1 }) // nobody is there
 	addr := netip.MustParsePrefix("203.0.113.66/32")
