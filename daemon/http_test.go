@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"io"
 	"log"
 	"net"
@@ -67,7 +66,7 @@ func TestVisitorsAreBoundedAndCounted(t *testing.T) {
 
 // Whoever reaches the port can fail to shake hands as often as they like: that is for those who debug, in fsban's own log.
 func TestHandshakesThatFailAreNoNoise(t *testing.T) {
-	var noise bytes.Buffer
+	var noise syncBuffer
 	log.SetOutput(&noise)
 	t.Cleanup(func() { log.SetOutput(os.Stderr) })
 	fs := newSwitch(t, fakeswitch.Options{})
@@ -93,7 +92,7 @@ func TestHandshakesThatFailAreNoNoise(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Error(err)
 	}
-	if noise.Len() > 0 {
-		t.Errorf("beside the log:\n%s", noise.String())
+	if text := noise.String(); text != "" {
+		t.Errorf("beside the log:\n%s", text)
 	}
 }

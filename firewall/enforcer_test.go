@@ -1061,7 +1061,7 @@ func TestSetChangesWhatAnEnforcerGoesBy(t *testing.T) {
 
 // A ban that comes after an unban of the same address is put back like any other when it is lost before the next check.
 func TestBanAfterAnUnbanIsPutBack(t *testing.T) {
-	for kind, damage := range map[string]string{"nftables": "nft flush set inet fsban fsban4", "rules nft": "iptables -t raw -F FSBAN", "nft": "nft flush ruleset;ipset flush fsban4"} {
+	for kind, damage := range map[string]string{"nftables": "nft flush set inet fsban fsban4", "rules nft": "iptables -t raw -F FSBAN", "nft": "ipset flush fsban4;nft flush ruleset"} {
 		t.Run(kind, func(t *testing.T) {
 			onBackendOf(t, kind, func(t *testing.T) {
 				book := newBook()
@@ -1072,7 +1072,7 @@ func TestBanAfterAnUnbanIsPutBack(t *testing.T) {
 				r.settle()
 				r.ban("192.0.2.1", time.Hour)
 				r.settle()
-				for line := range strings.SplitSeq(damage, ";") {
+				for line := range strings.SplitSeq(damage, ";") { // the last one is told of
 					command(t, line)
 				}
 				r.until("put back", func() bool { return slices.Equal(inKernel(t, r.backend), []string{"192.0.2.1/32"}) })
