@@ -7,18 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"fsban/internal/netns"
 )
 
-// onRules runs f on the real kernel, once with each kind of iptables.
-func onRules(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	onKernels(t, f)
-}
-
 func TestRulesAreLimited(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		b := openKind(t, "rules", Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
@@ -55,7 +47,7 @@ func TestEachFamilyOfRulesMayFillWhatTheOtherLeaves(t *testing.T) {
 }
 
 func TestRulesEndByThemselvesAndAreTakenAway(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")
 		banned := server.dial("198.51.100.7")
 		r := enforce(t, openKind(t, "rules", Options{}), newBook(), EnforcerOptions{Check: time.Hour}) // which would take it away
@@ -89,7 +81,7 @@ func TestRulesEndByThemselvesAndAreTakenAway(t *testing.T) {
 }
 
 func TestRulesOfAnotherConfigurationArePutRight(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		first := startKind(t, "rules", Options{Hooks: []Hook{{"filter", "INPUT"}}, Target: Reject})
 		first.ban("192.0.2.1", Forever)
 		first.ban("2001:db8::/64", time.Hour)
@@ -111,7 +103,7 @@ func TestRulesOfAnotherConfigurationArePutRight(t *testing.T) {
 }
 
 func TestRulesThatOthersRemoveAreMadeAgain(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		r := startKind(t, "rules", Options{})
 		for i := range 5 {
 			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
@@ -138,8 +130,5 @@ func TestRulesAreOfOneTable(t *testing.T) {
 	_, err := NewRules(Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}}})
 	if want := "firewall.chains: one rule a ban is made in one table only, not in raw and filter"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
-	}
-	if netns.Inside() {
-		t.Error("this needs no kernel")
 	}
 }

@@ -104,7 +104,7 @@ func TestAutoTakesRulesWhereThereIsNothingElse(t *testing.T) {
 
 // Orders that make room and orders that need it come at once, in any order.
 func TestUnbansMakeRoomForBans(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		b := openKind(t, "rules", Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
@@ -129,7 +129,7 @@ func TestUnbansMakeRoomForBans(t *testing.T) {
 
 // What is over does not wait for a check to make room.
 func TestRulesThatAreOverMakeRoom(t *testing.T) {
-	onRules(t, func(t *testing.T) {
+	onKernels(t, func(t *testing.T) {
 		b := openKind(t, "rules", Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
