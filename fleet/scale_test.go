@@ -171,6 +171,36 @@ func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
 	}
 }
 
+func TestANodeIsHeardWhileItHasMuchToSay(t *testing.T) {
+	redis := redisserver.Start(t, "--port", "0")
+	way := redisserver.NewProxy(t, redis.Socket)
+	var beats atomic.Int64
+	f := New(Options{
+		Addrs: []string{way.Addr()}, Name: "talker", Node: "node",
+		Take:    func(context.Context, Batch) error { return nil },
+		Current: func(context.Context, func(Statement)) error { return nil },
+		Self:    func() Node { beats.Add(1); return Node{} },
+		Pace:    Pace{Beat: 50 * time.Millisecond},
+	})
+	way.Slow(20 * time.Millisecond)
+	for i := range 25 * batchSize {
+		f.Say(banOf(f, address(i)))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = f.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	meanwhile := int64(0)
+	for deadline := time.Now().Add(2 * time.Minute); f.Status().Queue > 0; time.Sleep(time.Millisecond) {
+		if meanwhile = beats.Load(); time.Now().After(deadline) {
+			t.Fatalf("never all said: %+v", f.Status())
+		}
+	}
+	if meanwhile < 5 {
+		t.Errorf("it was heard %d times while it spoke", meanwhile)
+	}
+}
+
 // BenchmarkNodes tells what a fleet costs Redis: at rest, each ban and each failure that comes alone, which is the dearest way.
 func BenchmarkNodes(b *testing.B) {
 	for _, n := range []int{10, 100, 1000} {

@@ -13,6 +13,10 @@ func (f *Fleet) write(ctx context.Context) error {
 	wait := pause{min: f.opts.Pace.RetryMin, max: f.opts.Pace.RetryMax}
 	due := time.NewTimer(0)
 	defer due.Stop()
+	beat := func() error {
+		defer due.Reset(f.opts.Pace.Beat*4/5 + rand.N(f.opts.Pace.Beat*2/5+1))
+		return f.beat(ctx)
+	}
 	var unsaid []Statement
 	for {
 		var err error
@@ -22,10 +26,15 @@ func (f *Fleet) write(ctx context.Context) error {
 			return ctx.Err()
 		case <-f.queue.wake:
 		case <-due.C:
-			err = f.beat(ctx)
-			due.Reset(f.opts.Pace.Beat*4/5 + rand.N(f.opts.Pace.Beat*2/5+1))
+			err = beat()
 		}
 		for err == nil {
+			select {
+			case <-due.C: // however much there is to say
+				err = beat()
+				continue
+			default:
+			}
 			if len(unsaid) == 0 {
 				if unsaid = f.next(); len(unsaid) == 0 {
 					break
