@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -167,11 +168,14 @@ var ErrNotRunning = errors.New("no fsban is running here")
 
 // dialError says what a missing or closed socket means.
 func (c *Client) dialError(err error) error {
+	var op *net.OpError
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (nobody answers on %s): systemctl start fsban, or --socket for another one", ErrNotRunning, c.path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("only root may talk to fsban (%s): use sudo, or see control.readers and control.admins", c.path)
+	case os.IsTimeout(err), errors.Is(err, context.Canceled), errors.As(err, &op) && op.Op == "dial":
+		return fmt.Errorf("talk to fsban on %s: %w", c.path, err)
 	}
-	return fmt.Errorf("talk to fsban on %s: %w", c.path, err)
+	return fmt.Errorf("fsban has closed the connection (%s): too many others are asking it, or it is ending; try again: %w", c.path, err)
 }

@@ -94,7 +94,8 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 	}
 }
 
-// Ban orders a ban of prefix that ends at until, or never if until is zero. Call it when Bans yields the ban already: Run takes an entry that Bans does not know for somebody else's.
+// Ban orders a ban of prefix that ends at until, or never if until is zero. Call it when Bans yields the ban already: Run takes
+// an entry that Bans does not know for somebody else's.
 func (e *Enforcer) Ban(prefix netip.Prefix, until time.Time, cause Cause) {
 	e.order(op{prefix: prefix, add: true, until: until, cause: cause})
 }

@@ -54,14 +54,14 @@ func (i *importer) importBans(ctx context.Context, s *settings) error {
 }
 
 func (i *importer) printBans(bans []fail2ban.Ban, odd []string, now time.Time) error {
+	for _, o := range odd {
+		fmt.Fprintf(i.report, "%.60q is banned in fail2ban and is no address: not taken\n", o)
+	}
 	if i.json {
 		return printJSON(i.out, append([]fail2ban.Ban{}, bans...))
 	}
 	for _, b := range bans {
 		fmt.Fprintf(i.out, "fsban ban %v --bantime %v --reason %s\n", b.Prefix, config.Duration(left(&b, now)), word(reason(&b)))
-	}
-	for _, o := range odd {
-		fmt.Fprintf(i.report, "%.60q is banned in fail2ban and is no address: not taken\n", o)
 	}
 	return nil
 }
