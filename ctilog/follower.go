@@ -159,7 +159,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	}()
 	f.dirty = true
 	for {
-		more := f.look(ctx)
+		more := f.look(ctx, time.Now())
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -188,8 +188,7 @@ func (f *Follower) pause() time.Duration {
 }
 
 // look looks at everything once. It returns true when there is more to read.
-func (f *Follower) look(ctx context.Context) (more bool) {
-	now := time.Now()
+func (f *Follower) look(ctx context.Context, now time.Time) (more bool) {
 	if f.dirty || now.Sub(f.checked) >= f.opts.Poll {
 		f.dirty, f.checked = false, now
 		f.discover(now)

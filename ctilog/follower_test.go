@@ -27,9 +27,8 @@ type reading struct {
 // patience is how long anything may take that should happen at once.
 const patience = 30 * time.Second
 
-// follow has a new Follower follow path until the test ends, or stop is called.
-func follow(t *testing.T, path string, opts Options, before ...func(*Follower)) *reading {
-	t.Helper()
+// newReading returns a Follower of path that does nothing yet.
+func newReading(t *testing.T, path string, opts Options) *reading {
 	r := &reading{t: t}
 	opts.OnLine = func(l Line) {
 		l.Text = append([]byte(nil), l.Text...)
@@ -41,6 +40,13 @@ func follow(t *testing.T, path string, opts Options, before ...func(*Follower)) 
 		opts.Quiet = 200 * time.Millisecond
 	}
 	r.Follower = NewFollower(path, opts)
+	return r
+}
+
+// follow has a new Follower follow path until the test ends, or stop is called.
+func follow(t *testing.T, path string, opts Options, before ...func(*Follower)) *reading {
+	t.Helper()
+	r := newReading(t, path, opts)
 	for _, f := range before {
 		f(r.Follower)
 	}
@@ -108,6 +114,13 @@ func (r *reading) wants(lines ...string) {
 	}
 }
 
+// settled returns the status once it tells of all lines that came: they come first.
+func (r *reading) settled() Status {
+	r.t.Helper()
+	r.eventually("told of", func() bool { return r.Status().Lines == uint64(len(r.got())) })
+	return r.Status()
+}
+
 func (r *reading) following() {
 	r.t.Helper()
 	r.eventually("following", func() bool { s := r.Status(); return s.Following && s.Err == nil })
@@ -155,7 +168,7 @@ func TestALineIsGivenOutWhenItIsWhole(t *testing.T) {
 	r.wants("one", "two", "three", "", "four\r")
 	appendTo(t, path, "ve\n")
 	r.wants("one", "two", "three", "", "four\r", "five")
-	if s := r.Status(); s.Lines != 6 || s.Bytes != uint64(len("one\ntwo\nthree\n\nfour\r\nfive\n")) || s.Polling != nil || s.Files != 1 {
+	if s := r.settled(); s.Lines != 6 || s.Bytes != uint64(len("one\ntwo\nthree\n\nfour\r\nfive\n")) || s.Polling != nil || s.Files != 1 {
 		t.Errorf("status %+v", s)
 	}
 }
@@ -182,7 +195,7 @@ func TestALineTooLongIsCutAndNeverBecomesTwo(t *testing.T) {
 			}
 			appendTo(t, path, "\nc\n")
 			r.wants("a", want, "b", want, "c")
-			if s := r.Status(); (s.Cut == 2) != tc.cut || !tc.cut && s.Cut != 0 {
+			if s := r.settled(); (s.Cut == 2) != tc.cut || !tc.cut && s.Cut != 0 {
 				t.Errorf("%d lines cut", s.Cut)
 			}
 		})
@@ -241,7 +254,8 @@ func TestAnErrorSaysWhatToDoOnce(t *testing.T) {
 	r := follow(t, path, Options{Poll: time.Millisecond, OnStatus: func(s Status) {
 		told = append(told, fmt.Sprintf("%t %v", s.Following, s.Err))
 	}})
-	time.Sleep(20 * time.Millisecond)
+	r.eventually("missing", func() bool { return errors.Is(r.Status().Err, fs.ErrNotExist) })
+	time.Sleep(20 * time.Millisecond) // for it to be told again
 	write(t, path, "one\n")
 	r.wants("one")
 	r.following()
@@ -265,7 +279,7 @@ func TestWithoutTheKernelsHelpTheFileIsPolled(t *testing.T) {
 	write(t, path, "one\n")
 	r := follow(t, path, Options{Poll: 5 * time.Millisecond}, deaf)
 	r.wants("one")
-	if s := r.Status(); !s.Following || s.Polling == nil {
+	if s := r.settled(); !s.Following || s.Polling == nil {
 		t.Errorf("status %+v", s)
 	}
 	appendTo(t, path, "two\n")
@@ -281,7 +295,7 @@ func TestABusyNeighbourChangesNothing(t *testing.T) {
 	write(t, path, "one\n")
 	r := follow(t, path, Options{Poll: time.Hour})
 	r.wants("one")
-	before := r.Status()
+	before := r.settled()
 	for i := range 1000 {
 		appendTo(t, filepath.Join(filepath.Dir(path), "freeswitch.log"), fmt.Sprintln(i))
 	}

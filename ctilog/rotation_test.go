@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -187,7 +188,7 @@ func TestNoRotationLosesOrTearsALine(t *testing.T) {
 				w.all(tc.rotate)
 				r.eventually("all read", func() bool { return len(r.got()) >= total })
 				sameLines(t, r.texts(), numberedLines(0, total))
-				if s := r.Status(); s.Truncations != 0 || s.Cut != 0 || s.NULs != 0 || s.Rotations > uint64(w.rotated) || tc.rotate != nil && s.Rotations == 0 {
+				if s := r.settled(); s.Truncations != 0 || s.Cut != 0 || s.NULs != 0 || s.Rotations > uint64(w.rotated) || tc.rotate != nil && s.Rotations == 0 {
 					t.Errorf("%d rotations, status %+v", w.rotated, s)
 				}
 			})
@@ -272,29 +273,40 @@ func newestOf(t *testing.T, path string) string {
 func TestALateWriterIsReadForAsLongAsItWrites(t *testing.T) {
 	path := logPath(t)
 	write(t, path, "one\n")
-	const quiet = 400 * time.Millisecond
-	r := follow(t, path, Options{Quiet: quiet})
-	r.wants("one")
+	const quiet = time.Minute
+	r, now := newReading(t, path, Options{Quiet: quiet}), time.Now()
+	defer r.close()
+	looks := func(later time.Duration, want ...string) {
+		t.Helper()
+		now, r.dirty = now.Add(later), true
+		for r.look(t.Context(), now) {
+		}
+		if got := r.texts(); !slices.Equal(got, want) {
+			t.Fatalf("lines %q, want %q", got, want)
+		}
+	}
+	looks(0, "one")
 	late := must(os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0))
 	do(t, os.Rename(path, path+".1"))
 	write(t, path, "")
 	want := []string{"one"}
 	for i := range 8 {
-		time.Sleep(quiet / 4)
 		_, err := fmt.Fprintf(late, "old %d\n", i)
 		do(t, err)
 		appendTo(t, path, fmt.Sprintf("new %d\n", i))
 		want = append(want, fmt.Sprintf("old %d", i), fmt.Sprintf("new %d", i))
-		r.wants(want...) // at once, and in the order they were written in
+		looks(quiet-time.Second, want...) // in the order they were written in
 	}
 	if s := r.Status(); s.Files != 2 || s.Rotations != 1 {
 		t.Errorf("status %+v", s)
 	}
 	_, err := late.WriteString("unfinish")
-	do(t, err)
-	r.wants(append(want, "unfinish>")...)
-	r.eventually("let go", func() bool { return r.Status().Files == 1 })
-	do(t, late.Close())
+	do(t, err, late.Close())
+	looks(quiet-time.Second, want...)
+	looks(quiet, append(want, "unfinish>")...)
+	if s := r.Status(); s.Files != 1 {
+		t.Errorf("status %+v", s)
+	}
 }
 
 func TestARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
@@ -316,7 +328,7 @@ func TestARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
 	r.following()
 	appendTo(t, path, "again\n")
 	r.wants("late", "again")
-	if s := r.Status(); s.Rotations != 0 {
+	if s := r.settled(); s.Rotations != 0 {
 		t.Errorf("status %+v", s)
 	}
 }
@@ -406,7 +418,7 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 				}
 				next = n + 1
 			}
-			s := r.Status()
+			s := r.settled()
 			t.Logf("%d truncations seen, %d bytes discarded by them, %d lines missing, %d flagged as torn, %d NUL bytes", s.Truncations, discarded, missing, torn, s.NULs)
 			// On top of what was discarded the copy may end within a line, and the file begin within one.
 			if limit := discarded + 2*10*int64(len(last)+1); lost > limit {
@@ -464,7 +476,7 @@ func TestATruncatedFileThatGrewBackIsReadFromItsBeginning(t *testing.T) {
 	do(t, err, f.Close())
 	close(gate)
 	r.wants("one", "two", "<three", "four", "five, so that it is longer than before")
-	if s := r.Status(); s.Truncations != 1 || s.Rotations != 0 {
+	if s := r.settled(); s.Truncations != 1 || s.Rotations != 0 {
 		t.Errorf("status %+v", s)
 	}
 }
@@ -516,7 +528,7 @@ func TestHolesAreSkipped(t *testing.T) {
 	_, err = w.WriteAt([]byte("three\nfour\n"), far)
 	do(t, err)
 	r.wants("one", "two", "<three", "four")
-	if s := r.Status(); s.NULs != far {
+	if s := r.settled(); s.NULs != far {
 		t.Errorf("%d NUL bytes", s.NULs)
 	}
 	// A hole at the end waits for what comes behind it.

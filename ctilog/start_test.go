@@ -87,8 +87,8 @@ func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
 			tc.down(t, path)
 			r := follow(t, path, Options{From: p})
 			r.wants(tc.want...)
-			r.eventually("settled", func() bool { return r.Status().Files <= 1 })
-			gap := r.Status().Gap
+			r.eventually("let go", func() bool { return r.Status().Files <= 1 })
+			gap := r.settled().Gap
 			if again := r.got()[0].Again; again != (gap != nil) {
 				t.Errorf("the first line is said to come again: %v", again)
 			}
@@ -231,7 +231,7 @@ func TestSinceReachesBackIntoRotatedFiles(t *testing.T) {
 	r := follow(t, path, Options{Since: start.Add(150 * time.Second), Time: timeOf})
 	want := strings.Split(strings.TrimSpace(timed(100, 300)), "\n") // a search is no finer than its window
 	r.wants(want...)
-	if s := r.Status(); s.Gap != nil {
+	if s := r.settled(); s.Gap != nil {
 		t.Errorf("gap %v", s.Gap)
 	}
 }
@@ -247,7 +247,7 @@ func TestSinceHoldsForAPositionToo(t *testing.T) {
 		got := r.got()
 		return len(got) > 0 && string(got[len(got)-1].Text) == want
 	})
-	if read := r.Status().Bytes; read > 3*searchWindow {
+	if read := r.settled().Bytes; read > 3*searchWindow {
 		t.Errorf("%d bytes read", read)
 	}
 }
