@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 type number int
@@ -88,11 +89,11 @@ func TestBlocksOfWindowsAreGivenBack(t *testing.T) {
 	e := NewEngine(DefaultRules(), NeverBan{}, Options{MaxTracked: 20, MaxHits: 4000, MaxUsers: 10})
 	at := start
 	for range 50_000 {
-		at = at.Add(start.Sub(start))
+		at = at.Add(time.Duration(r.IntN(2000)) * time.Millisecond)
 		a := randomAttempt(r.IntN, at)
 		a.Addr = address(r.IntN(60))
 		if r.IntN(100) == 0 {
-			at = at.Add(1000000000 * 600)
+			at = at.Add(10 * time.Minute)
 		}
 		e.Observe(a)
 	}
