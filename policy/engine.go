@@ -107,8 +107,8 @@ func (e *Engine) Observe(a Attempt) Decision {
 	return d
 }
 
-// Forget unbans: it drops what is counted of every address in prefix, and for the time of Options.Grace nothing counts
-// against them. The newest offence of prefix goes too, if its ban would still be in force: what an operator takes back
+// Forget unbans: it drops what is counted of every address in prefix and the bans that are held of them, and for the time
+// of Options.Grace nothing counts against them. The newest offence of prefix goes too, if its ban would still be in force: what an operator takes back
 // makes no later ban longer. Forget returns the offences that remain on record, and whether they have changed.
 func (e *Engine) Forget(prefix netip.Prefix, now time.Time) (left Offence, changed bool) {
 	e.pass(now.UnixMilli())
@@ -117,6 +117,7 @@ func (e *Engine) Forget(prefix netip.Prefix, now time.Time) (left Offence, chang
 	if prefix == e.Prefix(prefix.Addr()) {
 		e.trackers.remove(k)
 		e.waiting.forgive(k)
+		e.held.remove(k)
 	} else {
 		for k := range e.trackers.all() {
 			if prefix.Overlaps(k.prefix()) {
@@ -128,8 +129,8 @@ func (e *Engine) Forget(prefix netip.Prefix, now time.Time) (left Offence, chang
 				e.waiting.forgive(k)
 			}
 		}
+		e.held.drop(func(h *HeldBan) bool { return h.Prefix.Bits() >= prefix.Bits() && prefix.Contains(h.Prefix.Addr()) })
 	}
-	e.held.remove(k)
 	if e.opts.Grace > 0 {
 		e.graces.give(prefix, prefix == e.Prefix(prefix.Addr()), e.now+e.opts.Grace.Milliseconds())
 	}

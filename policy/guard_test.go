@@ -74,6 +74,7 @@ func TestHeldBansThatAreNotMade(t *testing.T) {
 		"it is never banned now":       func(w *world) { w.e.SetNeverBan(NewNeverBan(NeverEntries("allowed by anna", prefix))) },
 		"the operator discards it":     func(w *world) { w.e.Discard(prefix) },
 		"the operator unbans it":       func(w *world) { w.e.Forget(prefix, w.now) },
+		"its network is unbanned":      func(w *world) { w.e.Forget(netip.PrefixFrom(address(1), 24), w.now) },
 		"it would be over by now":      func(w *world) { w.now = w.now.Add(25 * time.Hour) },
 		"it is banned in the meantime": func(w *world) { w.pass(30 * time.Second); floodOf(w, 9, 1); w.pass(31 * time.Second); floodOf(w, 1, 1) },
 	} {
