@@ -12,11 +12,7 @@ import (
 	"time"
 )
 
-const (
-	maxFile      = 4 << 20 // bytes
-	maxFileLines = 65_536  // prefixes
-	maxHosts     = 1_000   // host names, in the file and in ignoreip
-)
+const maxFile = 4 << 20 // bytes
 
 // A fileWatch watches the operator's file. It is read again when its time, size or inode differ, so both an editor that
 // renames and one that writes in place are noticed. What was last read well stays in force until something else is.
@@ -75,16 +71,7 @@ func (f *fileWatch) read(info fs.FileInfo) ([]netip.Prefix, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	prefixes, named, err := f.opts.ParseFile(data)
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case len(prefixes) > maxFileLines:
-		return nil, nil, fmt.Errorf("%d prefixes, more than %d", len(prefixes), maxFileLines)
-	case len(named) > maxHosts:
-		return nil, nil, fmt.Errorf("%d host names, more than %d", len(named), maxHosts)
-	}
-	return prefixes, named, nil
+	return f.opts.ParseFile(data)
 }
 
 // readRegular returns what a file holds, if that is at most limit bytes. It never waits: mode is to say that this is a

@@ -31,7 +31,7 @@ type Options struct {
 	Hosts    []string // host names of ignoreip
 
 	// File is a list that is read again when it changes; empty: none. ParseFile returns what a content says: prefixes, and
-	// host names to resolve.
+	// host names to resolve. How many there may be is for it to say.
 	File      string
 	ParseFile func(data []byte) ([]netip.Prefix, []string, error)
 
