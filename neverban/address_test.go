@@ -21,7 +21,7 @@ func TestOwnAddressesAreFollowedAtOnce(t *testing.T) {
 		(&rig{Watcher: w}).run(t)
 		expect := func(want ...string) {
 			t.Helper()
-			late := time.After(addressEvery / 3) // the timer cannot have been it
+			late := time.After(addressEvery * 2 / 3) // the timer cannot have been it
 			for {
 				select {
 				case got := <-told:

@@ -194,18 +194,23 @@ func TestProblemsAreBounded(t *testing.T) {
 }
 
 func TestEverybodyMayCallAtAnyTime(t *testing.T) {
-	r := start(t, Options{Hosts: []string{"a.example"}, Resolver: &zone{hosts: map[string][]string{"a.example": {"192.0.2.1"}}}})
-	var wg sync.WaitGroup
-	for i := range 4 {
-		wg.Go(func() {
-			for j := range 100 {
-				r.SetPeer(netip.AddrFrom4([4]byte{192, 0, byte(i), byte(j)}))
-				r.Refresh()
-				r.Status()
-			}
-		})
-	}
-	wg.Wait()
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Options{Hosts: []string{"a.example"}, Resolver: &zone{hosts: map[string][]string{"a.example": {"192.0.2.1"}}}})
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				for j := range 100 {
+					r.SetPeer(netip.AddrFrom4([4]byte{198, 51, byte(i), byte(j)}))
+					r.Refresh()
+					r.Status()
+				}
+			})
+		}
+		wg.Wait()
+		r.SetPeer(netip.MustParseAddr("203.0.113.9"))
+		synctest.Wait()
+		r.want(t, "192.0.2.1/32 ignoreip a.example", "203.0.113.9/32 event socket")
+	})
 }
 
 func TestRunEndsWithItsContextWhileFreeSWITCHIsSilent(t *testing.T) {
