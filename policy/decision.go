@@ -46,7 +46,6 @@ type Decision struct {
 	Guard     Guard       // with Held: the one that holds it; with BanNow: the one that held it until now; with Lift: OutageGuard
 
 	// With BanNow, SparedBan and Held.
-	Also         []*Rule   // other rules that would have banned as well
 	Since, Until time.Time // Until is zero for a ban without end. With Held and SparedBan: the ban that it would have been
 	Evidence     []Attempt // the last attempts, oldest first; at most MaxRetry, fewer where memory ran out
 	Offence      int       // with BanNow: the number of this offence of Prefix, from 1; with Lift: how many remain. Save Offence(Prefix)

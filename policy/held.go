@@ -10,9 +10,7 @@ type HeldBan struct {
 	Prefix       netip.Prefix
 	Guard        Guard
 	Rule         *Rule
-	Also         []*Rule
 	Count        int
-	Fired        int       // how often a rule wanted to ban it
 	Since, Until time.Time // when a rule wanted to first, and the end of the ban that it last wanted: also if it is made later
 	Evidence     []Attempt // the last attempts, five at most
 }
@@ -20,9 +18,8 @@ type HeldBan struct {
 // held are the bans that guards hold, the one held longest first.
 type held struct {
 	table[key, HeldBan]
-	by      [NumGuards]int // how many each guard holds
-	lost    uint64         // not held: there were MaxHeld already
-	dropped uint64         // not made: known-good, never banned, over, or discarded
+	by   [NumGuards]int // how many each guard holds
+	lost uint64         // not held: there were MaxHeld already
 }
 
 // maxHeldEvidence bounds what is kept for each held ban.
@@ -44,9 +41,8 @@ func (e *Engine) hold(k key, d *Decision) {
 	default:
 		e.held.by[h.Guard]--
 	}
-	h.Fired++
 	e.held.by[d.Guard]++
-	h.Guard, h.Rule, h.Also, h.Count, h.Until = d.Guard, d.Rule, d.Also, d.Count, d.Until
+	h.Guard, h.Rule, h.Count, h.Until = d.Guard, d.Rule, d.Count, d.Until
 	h.Evidence = d.Evidence[max(0, len(d.Evidence)-maxHeldEvidence):]
 }
 
@@ -66,7 +62,6 @@ func (e *Engine) releaseHeld() {
 		case h.Guard != RateGuard:
 		case e.lapsed(h) || e.isKnown(k) || e.never.index(h.Prefix) >= 0:
 			e.held.remove(k)
-			e.held.dropped++
 		case r.next > e.now:
 			return
 		default:
@@ -84,7 +79,7 @@ func (e *Engine) lapsed(h *HeldBan) bool {
 // release makes a held ban.
 func (e *Engine) release(k key, h *HeldBan) Decision {
 	d := Decision{
-		Prefix: h.Prefix, Rule: h.Rule, Also: h.Also, Count: h.Count, Guard: h.Guard,
+		Prefix: h.Prefix, Rule: h.Rule, Count: h.Count, Guard: h.Guard,
 		Since: e.time(), Until: h.Until, Evidence: h.Evidence,
 	}
 	_, number := e.sentence(k, h.Rule, e.now)
@@ -100,7 +95,6 @@ func (h *held) drop(which func(*HeldBan) bool) (n int) {
 			n++
 		}
 	}
-	h.dropped += uint64(n)
 	return n
 }
 

@@ -214,11 +214,11 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 		}
 	}
 	if never {
-		return fmt.Sprintf("spared_ban %s %d also %d", strongest.Name, strongest.n, len(fired)-1), reports
+		return fmt.Sprintf("spared_ban %s %d", strongest.Name, strongest.n), reports
 	}
 	delete(m.known, prefix)
 	number, until := m.ban(prefix, strongest.BanTime, since)
-	return fmt.Sprintf("ban %s %d also %d number %d until %d", strongest.Name, strongest.n, len(fired)-1, number, until), reports
+	return fmt.Sprintf("ban %s %d number %d until %d", strongest.Name, strongest.n, number, until), reports
 }
 
 // ban puts a ban on record.
@@ -404,12 +404,10 @@ func text(d *Decision) string {
 	switch d.Verdict {
 	case Pass, Excused:
 		s = d.Verdict.String()
-	case Counted, Spared:
+	case Counted, Spared, SparedBan:
 		s = fmt.Sprintf("%v %s %d", d.Verdict, d.Rule.Name, d.Count)
-	case SparedBan:
-		s = fmt.Sprintf("%v %s %d also %d", d.Verdict, d.Rule.Name, d.Count, len(d.Also))
 	default:
-		s = fmt.Sprintf("%v %s %d also %d number %d until %d", d.Verdict, d.Rule.Name, d.Count, len(d.Also), d.Offence, unixMilli(d.Until))
+		s = fmt.Sprintf("%v %s %d number %d until %d", d.Verdict, d.Rule.Name, d.Count, d.Offence, unixMilli(d.Until))
 	}
 	for _, r := range d.Reports {
 		switch r := r.(type) {

@@ -66,12 +66,3 @@ func (n NeverBan) index(p netip.Prefix) int {
 
 // Entries returns the entries by address, IPv4 first. The caller must not change them.
 func (n NeverBan) Entries() []NeverEntry { return n.entries }
-
-// Strings returns the prefixes of the entries as text.
-func (n NeverBan) Strings() []string {
-	list := make([]string, len(n.entries))
-	for i, e := range n.entries {
-		list[i] = e.Prefix.String()
-	}
-	return list
-}

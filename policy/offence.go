@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"iter"
 	"math"
 	"net/netip"
 	"time"
@@ -35,19 +34,7 @@ func (e *Engine) Offence(prefix netip.Prefix) (Offence, bool) {
 	return o.wire(k), true
 }
 
-// Offences goes through all offences, from the prefix longest unbanned.
-func (e *Engine) Offences() iter.Seq[Offence] {
-	return func(yield func(Offence) bool) {
-		for k, o := range e.offences.all() {
-			if !e.forgotten(o, e.now) && !yield(o.wire(k)) {
-				return
-			}
-		}
-	}
-}
-
-// SetOffence restores what Offences, or a decision, has told, the prefix longest unbanned first: beyond MaxOffenders that
-// one is forgotten.
+// SetOffence restores what Offence has told, the prefix longest unbanned first: beyond MaxOffenders that one is forgotten.
 func (e *Engine) SetOffence(o Offence) {
 	if o.Prefix.IsValid() && o.Count > 0 {
 		*e.offences.touch(keyOf(o.Prefix.Masked())) = offence{unixMilli(o.Since), unixMilli(o.Until), int32(min(o.Count, math.MaxInt32))}

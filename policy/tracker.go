@@ -133,12 +133,7 @@ func (e *Engine) judge(d *Decision, rules uint16, counts *[numBits]int) (fires b
 		i := bits.TrailingZeros16(m)
 		r, n := &e.rules.rules[i], counts[i]
 		switch {
-		case n >= r.MaxRetry && fires && longer(r.BanTime, d.Rule.BanTime):
-			d.Also = append(d.Also, d.Rule)
-			d.Rule, d.Count = r, n
-		case n >= r.MaxRetry && fires:
-			d.Also = append(d.Also, r)
-		case n >= r.MaxRetry:
+		case n >= r.MaxRetry && (!fires || longer(r.BanTime, d.Rule.BanTime)):
 			d.Rule, d.Count, fires = r, n, true
 		case !fires && (d.Rule == nil || n*d.Rule.MaxRetry > d.Count*r.MaxRetry):
 			d.Rule, d.Count = r, n

@@ -56,7 +56,6 @@ type Stats struct {
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
 	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
 	HeldLost            uint64 // bans neither made nor held because of MaxHeld
-	HeldDropped         uint64 // bans held and never made
 }
 
 // Stats returns the engine's counts.
@@ -66,7 +65,7 @@ func (e *Engine) Stats() Stats {
 		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.first), Held: e.held.length,
 		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
 		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.lost,
-		HeldLost: e.held.lost, HeldDropped: e.held.dropped,
+		HeldLost: e.held.lost,
 	}
 }
 

@@ -53,7 +53,7 @@ func TestSparedCountsOutliveANewList(t *testing.T) {
 	if got := w.e.Spared(); len(got) != 1 || got[0].Attempts != 2 || got[0].Origin != "own address" {
 		t.Errorf("%+v", got)
 	}
-	if got := w.e.NeverBan().Strings(); len(got) != 2 {
+	if got := w.e.NeverBan().Entries(); len(got) != 2 {
 		t.Errorf("%v", got)
 	}
 }
