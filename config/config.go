@@ -22,8 +22,11 @@ import (
 // Path is where `fsban run` looks when it is not told otherwise.
 const Path = "/etc/fsban/config.yaml"
 
-// PasswordEnv holds the event socket's password where neither file nor configuration should.
-const PasswordEnv = "FSBAN_FREESWITCH_PASSWORD"
+// These hold the passwords of the event socket and of the fleet's Redis where neither file nor configuration should.
+const (
+	PasswordEnv      = "FSBAN_FREESWITCH_PASSWORD"
+	FleetPasswordEnv = "FSBAN_FLEET_PASSWORD"
+)
 
 // A Config is a whole configuration. The yaml tags are the keys of the file; config.example.yaml explains each.
 type Config struct {
@@ -205,7 +208,7 @@ func Default() Config {
 	}
 }
 
-// Load reads the file at path, or Default where path is Path and there is no such file, and resolves the password: the
+// Load reads the file at path, or Default where path is Path and there is no such file, and resolves the passwords: the
 // environment before password_file before password.
 func Load(path string) (Config, error) {
 	data, err := os.ReadFile(path)
@@ -220,7 +223,11 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if err := errors.Join(c.resolvePassword(), c.resolveFleetPassword()); err != nil {
+	err = errors.Join(
+		resolvePassword(&c.FreeSWITCH.Password, PasswordEnv, "freeswitch.password_file", c.FreeSWITCH.PasswordFile),
+		resolvePassword(&c.Fleet.Password, FleetPasswordEnv, "fleet.password_file", c.Fleet.PasswordFile),
+	)
+	if err != nil {
 		return Config{}, err
 	}
 	return c, nil
@@ -236,23 +243,26 @@ func Socket(path string) string {
 	return c.Control.Socket
 }
 
-func (c *Config) resolvePassword() error {
-	from := PasswordEnv
-	if p := os.Getenv(PasswordEnv); p != "" {
-		c.FreeSWITCH.Password = Secret(p)
-	} else if f := c.FreeSWITCH.PasswordFile; f != "" {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			return fmt.Errorf("freeswitch.password_file: %w", err)
+// resolvePassword puts into to the password that stands in the environment under env, or else in the file that the setting
+// key names.
+func resolvePassword(to *Secret, env, key, file string) error {
+	text, from := os.Getenv(env), env
+	if text == "" {
+		if file == "" {
+			return nil
 		}
-		c.FreeSWITCH.Password = Secret(strings.TrimRight(string(data), "\r\n"))
-		if from = "freeswitch.password_file"; c.FreeSWITCH.Password == "" {
-			return fmt.Errorf("freeswitch.password_file: %s is empty", f)
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		if text, from = strings.TrimRight(string(data), "\r\n"), key; text == "" {
+			return fmt.Errorf("%s: %s is empty", key, file)
 		}
 	}
-	if strings.ContainsAny(string(c.FreeSWITCH.Password), "\r\n") {
+	if strings.ContainsAny(text, "\r\n") {
 		return fmt.Errorf("%s: the password has more than one line", from)
 	}
+	*to = Secret(text)
 	return nil
 }
 

@@ -151,30 +151,3 @@ func (f *Fleet) TLSConfig() (*tls.Config, error) {
 	}
 	return c, nil
 }
-
-// FleetPasswordEnv holds the password of the fleet's Redis where neither file nor configuration should.
-const FleetPasswordEnv = "FSBAN_FLEET_PASSWORD"
-
-// resolveFleetPassword takes the environment before fleet.password_file.
-func (c *Config) resolveFleetPassword() error {
-	if p := os.Getenv(FleetPasswordEnv); p != "" {
-		c.Fleet.Password = Secret(p)
-		return nil
-	}
-	f := c.Fleet.PasswordFile
-	if f == "" {
-		return nil
-	}
-	data, err := os.ReadFile(f)
-	if err != nil {
-		return fmt.Errorf("fleet.password_file: %w", err)
-	}
-	c.Fleet.Password = Secret(strings.TrimRight(string(data), "\r\n"))
-	switch {
-	case c.Fleet.Password == "":
-		return fmt.Errorf("fleet.password_file: %s is empty", f)
-	case strings.ContainsAny(string(c.Fleet.Password), "\r\n"):
-		return fmt.Errorf("fleet.password_file: the password has more than one line")
-	}
-	return nil
-}
