@@ -31,18 +31,18 @@ func (e *Event) parseJSON(body []byte) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	if start, err := d.Token(); err != nil {
-		return unexpected(err)
+		return inside(err)
 	} else if start != json.Delim('{') {
 		return errors.New("JSON that is no object")
 	}
 	for d.More() {
 		token, err := d.Token()
 		if err != nil {
-			return unexpected(err)
+			return inside(err)
 		}
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return unexpected(err)
+			return inside(err)
 		}
 		name, _ := token.(string) // the Decoder takes nothing else in this place
 		if value, ok := text(raw); ok {
@@ -50,7 +50,7 @@ func (e *Event) parseJSON(body []byte) error {
 		}
 	}
 	if _, err := d.Token(); err != nil { // the end of the object
-		return unexpected(err)
+		return inside(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one JSON object")
@@ -136,12 +136,4 @@ func codeUnit(s []byte) rune {
 		r = r<<4 | rune(unhex(c))
 	}
 	return r
-}
-
-// unexpected turns an end of the text into the end of a text that is not whole.
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -227,7 +227,7 @@ func (r *Reader) shrink() {
 	}
 }
 
-// inside turns an end of the stream into the end of a stream inside a frame.
+// inside turns an end of the stream into one inside a frame, or inside a JSON text.
 func inside(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
