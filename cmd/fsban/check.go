@@ -18,12 +18,16 @@ func newCheck(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration file",
-		Long: `Read the configuration file and say everything that is wrong with it, or what it means. It changes nothing and asks no
-daemon. The exit code is 2 when something is wrong.`,
+		Long: `Read the configuration file, and the one that policy.ignore_file names, and say everything that is wrong with them, or
+what they mean. It changes nothing and asks no daemon. The exit code is 2 when something is wrong.`,
 		Example: "  fsban check\n  fsban check --config new.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.load()
+			if err != nil {
+				return err
+			}
+			listed, err := ignoreFile(&c.Policy)
 			if err != nil {
 				return err
 			}
@@ -46,7 +50,7 @@ daemon. The exit code is 2 when something is wrong.`,
 				on   bool
 				what string
 			}{
-				{c.Policy.IgnoreFile != "", "what " + c.Policy.IgnoreFile + " lists"},
+				{c.Policy.IgnoreFile != "", fmt.Sprintf("what %s lists (%d)", c.Policy.IgnoreFile, listed)},
 				{c.Policy.IgnoreSelf, "this host, the event socket's peer"},
 				{c.Policy.IgnoreGateways, "gateways"},
 				{len(c.Policy.IgnoreACLs) > 0, "the access lists " + strings.Join(c.Policy.IgnoreACLs, " ")},
@@ -76,6 +80,26 @@ daemon. The exit code is 2 when something is wrong.`,
 			return nil
 		},
 	}
+}
+
+// ignoreFile returns how many policy.ignore_file lists.
+func ignoreFile(p *config.Policy) (int, error) {
+	if p.IgnoreFile == "" {
+		return 0, nil
+	}
+	var data []byte
+	info, err := os.Stat(p.IgnoreFile)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", p.IgnoreFile)
+	}
+	if err == nil {
+		data, err = os.ReadFile(p.IgnoreFile)
+	}
+	if err != nil {
+		return 0, &config.Problems{File: "policy.ignore_file", List: []config.Problem{{Text: err.Error()}}}
+	}
+	prefixes, hosts, err := config.ParseIgnoreFile(p.IgnoreFile, data)
+	return len(prefixes) + len(hosts), err
 }
 
 // groups says who may use the control socket beside root.
