@@ -15,6 +15,7 @@ import (
 	"fsban/control"
 	"fsban/ctilog"
 	"fsban/internal/fakeswitch"
+	"fsban/internal/netns"
 	"fsban/policy"
 )
 
@@ -137,6 +138,26 @@ func TestWhatModCTIAloneFindsCounts(t *testing.T) {
 	if b := bans[0]; b.Source != "cti_log" || len(b.Evidence) != 5 || b.Evidence[0].Kind != "violation" {
 		t.Errorf("ban %+v", b)
 	}
+}
+
+// Where others have used up the kernel's watches, what mod_cti writes still counts, and the log says why that takes longer.
+func TestWithoutInotifyTheLogIsPolledAndThatIsSaid(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		fs := newSwitch(t, fakeswitch.Options{})
+		cfg := configFor(t, fs)
+		cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
+		if err := os.WriteFile(cfg.CTILog.Path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, fs, cfg)
+		r.ready()
+		r.eventually("it is said", func() bool { return strings.Contains(r.log.String(), "fs.inotify.max_user_instances") })
+		writeLine(t, cfg.CTILog.Path, "203.0.113.4", time.Now())
+		r.eventually("the line is read", func() bool { return r.ctilog.Load().Status().Lines == 1 })
+	})
 }
 
 func TestTheLogIsLookedForOnce(t *testing.T) {

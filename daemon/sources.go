@@ -237,6 +237,9 @@ func (d *Daemon) onLog(s ctilog.Status) {
 		d.log.Warn("mod_cti's log cannot be read (cti_log.path): trying again", "error", s.Err)
 	case s.Following:
 		d.log.Info("following mod_cti's log", "file", d.cfg().CTILog.File())
+		if s.Polling != nil {
+			d.log.Warn("nobody tells when mod_cti's log changes: it is looked at once a second", "error", s.Polling)
+		}
 	}
 	if s.Gap != nil && !d.gapTold {
 		d.gapTold = true
