@@ -57,6 +57,9 @@ func TestAnOfficeWithAStuckPhoneIsNotBannedAfterARestartEither(t *testing.T) {
 	if p := strings.Join(s.Problems, "\n"); len(s.Policy.StuckPhones) != 1 || !strings.Contains(p, `stuck phone: user "2002" at 203.0.113.50`) || !strings.Contains(p, "Yealink") {
 		t.Errorf("stuck phones %+v, problems %s", s.Policy.StuckPhones, p)
 	}
+	if !strings.Contains(r.log.String(), "user=2002 domain=10.77.0.1 ") {
+		t.Errorf("the log does not tell whose phone it is:\n%s", r.log)
+	}
 	w := r.why(office)
 	if w.KnownGood.IsZero() || w.Ban != nil || len(w.Stuck) != 1 || len(w.Counts) == 0 || len(w.Attempts) == 0 {
 		t.Errorf("why: %+v", w)

@@ -9,7 +9,7 @@ func (l *loop) report(r policy.Report) {
 	switch r := r.(type) {
 	case policy.StuckPhone:
 		l.metrics.stuck.Inc()
-		l.log.Warn("stuck phone: it fails again and again at an address that others log in from", "addr", r.Addr, "user", r.User, "user_agent", r.UserAgent, "failures", r.Count)
+		l.log.Warn("stuck phone: it fails again and again at an address that others log in from", "addr", r.Addr, "user", r.User, "domain", r.Domain, "user_agent", r.UserAgent, "failures", r.Count)
 	case policy.SuspiciousLogin:
 		l.metrics.suspicious.Inc()
 		l.log.Warn("suspicious login: right after wrong, from an address that was not known", "addr", r.Addr, "user", r.User, "domain", r.Domain, "user_agent", r.UserAgent, "failures", r.Failures)
