@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,18 +64,23 @@ func TestANightCountsExactly(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, seed))
 	upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
 	truth := make(map[netip.Addr]int)
+	story := make(map[netip.Addr][]string) // of each, what was counted and what it did, by time
+	var tales []func()                     // that tell the latter
 	var night []happening
 	begin := time.Now().Add(100 * time.Millisecond)
 	for range nightFailures {
 		after := upTo(nightLength)
-		at := begin.Add(after)
+		at := sync.OnceValue(func() time.Time { return begin.Add(after) })
 		addr := netip.AddrFrom4([4]byte{203, 0, 113 + byte(rng.IntN(2)), byte(rng.IntN(nightAddresses / 2))})
 		truth[addr]++
 		c := fakeswitch.Caller{Addr: addr, User: fmt.Sprint(1000 + rng.IntN(3))}
+		tales = append(tales, func() {
+			story[addr] = append(story[addr], fmt.Sprintf("%v %s failed", at().UnixMicro(), c.User))
+		})
 		night = append(night,
-			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.WrongPassword, c, at) }},
-			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.CTILine, c, at) }},
-			happening{after + upTo(nightRagged), func() { log.failure(c, at) }})
+			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.WrongPassword, c, at()) }},
+			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.CTILine, c, at()) }},
+			happening{after + upTo(nightRagged), func() { log.failure(c, at()) }})
 	}
 	script := func(after time.Duration, do func()) { night = append(night, happening{2 * after, do}) }
 	kill := func() {
@@ -120,7 +127,13 @@ func TestANightCountsExactly(t *testing.T) {
 	slices.SortStableFunc(night, func(a, b happening) int { return int(a.after - b.after) })
 	for _, h := range night {
 		time.Sleep(time.Until(begin.Add(h.after)))
+		began := time.Now()
 		h.do()
+		// Where something had to be waited for, nobody failed meanwhile: else what was told of long after it happened would look
+		// like what happened then.
+		if waited := time.Since(began); waited > 100*time.Millisecond {
+			begin = begin.Add(waited)
+		}
 	}
 	// What the sources told last must be read, and sealed.
 	subscribed()
@@ -142,7 +155,12 @@ func TestANightCountsExactly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, unreadable, err := l.Journal(func(e ledger.Entry) { counted[e.Attempt.Addr]++; total++ }); err != nil || unreadable > 0 {
+	if _, unreadable, err := l.Journal(func(e ledger.Entry) {
+		a := &e.Attempt
+		counted[a.Addr]++
+		total++
+		story[a.Addr] = append(story[a.Addr], fmt.Sprintf("%v %s was counted, told by %v", a.At.UnixMicro(), a.User, a.Source))
+	}); err != nil || unreadable > 0 {
 		t.Fatal(err, unreadable)
 	}
 	// A truncation costs a line at most, where the file alone spoke.
@@ -158,6 +176,15 @@ func TestANightCountsExactly(t *testing.T) {
 		t.Errorf("%d failures are missing, %d may be; %d addresses of %d", off, log.discarded, len(counted), len(truth))
 	}
 	if t.Failed() {
+		for _, tell := range tales {
+			tell()
+		}
+		for addr, n := range truth {
+			if counted[addr] != n {
+				slices.Sort(story[addr])
+				t.Logf("%v, by microseconds:\n%s", addr, strings.Join(story[addr], "\n"))
+			}
+		}
 		t.Logf("the last daemon's log:\n%s", p.log)
 	}
 }
