@@ -13,10 +13,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"fsban/detect"
 	"fsban/internal/fakeswitch"
 	"fsban/ledger"
 	"fsban/policy"
@@ -49,7 +51,7 @@ func FuzzControl(f *testing.F) {
 		if err != nil || len(method) > 100 {
 			return
 		}
-		u.Scheme, u.Host = "http", "fsban"
+		u.Scheme, u.Host, u.Opaque = "http", "fsban", ""
 		request, err := http.NewRequestWithContext(t.Context(), method, u.String(), strings.NewReader(string(body)))
 		if err != nil {
 			return // it is none of HTTP's
@@ -91,10 +93,15 @@ func (r *rig) empty(t *testing.T) {
 
 // FuzzRestart: whatever a state file holds whose checksums are right, fsban starts with it, and bans a guesser.
 func FuzzRestart(f *testing.F) {
-	f.Add([]byte(`{"log":{"at":"2026-11-22T12:00:00Z"}}`), []byte(`{"prefix":"192.0.2.7/32"}`), []byte(`{"prefix":"192.0.2.7/32","count":3}`), "1000", int64(0), uint8(0))
-	f.Add([]byte(`{"arbiter":[{"addr":"192.0.2.7","user":"a","at":"9999-12-31T23:59:59Z","read":"0001-01-01T00:00:00Z","kind":"auth_failure","told":["event","cti_log"],"held":{"addr":"","kind":"challenge"}}]}`),
-		[]byte(`{"prefix":"::/0","last":"9999-12-31T23:59:59Z"}`), []byte(`{"prefix":"192.0.2.7/33"}`), "\xff\x00", int64(1)<<62, uint8(255))
-	f.Add([]byte(`{"log":{"file":{"dev":-1},"offset":-1}}`), []byte(`[]`), []byte(`{"count":-1,"since":"0001-01-01T00:00:00Z"}`), "", int64(-1)<<62, uint8(3))
+	end := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	odd := detect.Memo{Addr: netip.MustParseAddr("192.0.2.7"), User: "a", At: end, Kind: policy.Challenge, Told: 1<<policy.NumSources - 1, Held: &policy.Attempt{At: end}}
+	sealed := func(head string, memos ...detect.Memo) []byte {
+		return appendStanding(nil, []byte(head), slices.Values(memos))
+	}
+	f.Add(sealed(`{"log":{"at":"2026-11-22T12:00:00Z"}}`, memosToWrite()...), []byte(`{"prefix":"192.0.2.7/32"}`), []byte(`{"prefix":"192.0.2.7/32","count":3}`), "1000", int64(0), uint8(0))
+	f.Add(sealed(`{}`, odd), []byte(`{"prefix":"::/0","last":"9999-12-31T23:59:59Z"}`), []byte(`{"prefix":"192.0.2.7/33"}`), "\xff\x00", int64(1)<<62, uint8(255))
+	f.Add(sealed(`{"log":{"file":{"dev":-1},"offset":-1}}`), []byte(`[]`), []byte(`{"count":-1,"since":"0001-01-01T00:00:00Z"}`), "", int64(-1)<<62, uint8(3))
+	f.Add([]byte(`{}`), []byte(`{}`), []byte(`{}`), "", int64(0), uint8(0))
 	fs := newSwitch(f, fakeswitch.Options{})
 	cfg := configFor(f, fs)
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
