@@ -221,8 +221,7 @@ func (w *ctiWriter) caughtUp() {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		now := time.Now()
 		if now.Sub(nudged) > 5*time.Second {
-			_, err := fmt.Fprintln(w.file, "a line that is none, and has the log be looked at once more")
-			w.check(err)
+			w.nothing()
 			nudged = now
 		}
 		s, err := w.client.Status(w.t.Context())
@@ -247,6 +246,12 @@ func (w *ctiWriter) check(errs ...error) {
 			w.t.Fatal(err)
 		}
 	}
+}
+
+// nothing writes a line that is none, and has the log be looked at once more.
+func (w *ctiWriter) nothing() {
+	_, err := fmt.Fprintln(w.file, "a line that is none")
+	w.check(err)
 }
 
 func (w *ctiWriter) open() {
