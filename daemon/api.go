@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -194,14 +195,19 @@ func (a api) Bans(_ context.Context, p *control.Pick) ([]control.Ban, error) {
 	if len(list) > p.Evidence {
 		return list, nil
 	}
+	return list, a.addEvidence(list)
+}
+
+// addEvidence adds the last attempts to bans. One that has ended meanwhile has none.
+func (a api) addEvidence(list []control.Ban) error {
 	for i := range list {
 		b, err := a.ledger.Load(list[i].Prefix)
-		if err != nil {
-			return nil, err
+		if err != nil && !errors.Is(err, ledger.ErrNotBanned) {
+			return err
 		}
 		list[i].Evidence = wireAttempts(b.Evidence)
 	}
-	return list, nil
+	return nil
 }
 
 // Ban bans a prefix because an operator says so.

@@ -346,6 +346,11 @@ func TestWhatABanRemembers(t *testing.T) {
 	if left := time.Until(b.Until); left < 23*time.Hour || left > 24*time.Hour {
 		t.Errorf("left %v", left)
 	}
+	// A list that is being made while a ban of it ends.
+	list := []control.Ban{{Prefix: netip.MustParsePrefix("192.0.2.7/32")}, {Prefix: b.Prefix}}
+	if err := (api{r.Daemon}).addEvidence(list); err != nil || len(list[0].Evidence) != 0 || len(list[1].Evidence) != 5 {
+		t.Errorf("%+v, %v", list, err)
+	}
 	if e := b.Evidence[0]; e.User != "2002" || e.Method != "INVITE" || e.UserAgent != "friendly-scanner" || e.Addr.String() != "2001:db8::7" {
 		t.Errorf("evidence %+v", e)
 	}

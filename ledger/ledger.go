@@ -267,11 +267,14 @@ func (l *Ledger) Get(prefix netip.Prefix) (Ban, bool) {
 	return *b, true
 }
 
+// ErrNotBanned stands behind what Load returns where there is no ban, or no longer.
+var ErrNotBanned = errors.New("not banned")
+
 // Load returns the ban of prefix with its evidence.
 func (l *Ledger) Load(prefix netip.Prefix) (Ban, error) {
 	ban, ok := l.Get(prefix)
 	if !ok {
-		return Ban{}, fmt.Errorf("%v is not banned", prefix)
+		return Ban{}, fmt.Errorf("%v is %w", prefix, ErrNotBanned)
 	}
 	if ban.Evidence != nil {
 		return ban, nil
