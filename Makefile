@@ -58,7 +58,7 @@ pictures: tools-test tools-pictures
 	$(GO) test -count=1 -timeout 30m -tags pictures -run TestPictures ./dashboards
 
 bench:
-	$(GO) test -run '^$$' -bench . -skip Fleet -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
+	$(GO) test -run '^$$' -bench . -skip 'Fleet|Packet' -benchmem ./esl ./ctilog ./detect ./policy ./firewall ./ledger ./daemon
 
 bench-fleet: tools-test
 	$(GO) test -run '^$$' -bench 'Fleet' -benchtime 1x ./daemon

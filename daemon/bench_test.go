@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fsban/config"
+	"fsban/firewall"
 	"fsban/internal/fakeswitch"
 )
 
@@ -23,6 +24,9 @@ func BenchmarkBanLatency(b *testing.B) {
 	addr := netip.MustParseAddr("10.0.0.0") // the kernel keeps the bans of the daemon before
 	b.Run("quiet", func(b *testing.B) { benchmarkBanLatency(b, 0, &addr) })
 	b.Run("12000_events_a_second", func(b *testing.B) { benchmarkBanLatency(b, 12_000, &addr) })
+	if _, err := firewall.Teardown(); err != nil { // or the next benchmark's daemon takes them over
+		b.Error(err)
+	}
 }
 
 func benchmarkBanLatency(b *testing.B, events int, addr *netip.Addr) {
