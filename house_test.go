@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"cmd/fsban": {
 		"fsban/config", "fsban/control", "fsban/daemon", "fsban/doctor", "fsban/firewall",
 		"fsban/fail2ban",                            // import-fail2ban's
+		"fsban/neverban",                            // check's: the file of those who are never banned, as the daemon reads it
 		"fsban/detect", "fsban/esl", "fsban/policy", // replay's: the daemon's way without its doings
 		"fsban/internal/fakeswitch", "fsban/internal/netns", // the demo's
 		"github.com/spf13/cobra", "github.com/spf13/pflag",

@@ -74,6 +74,19 @@ func (f *fileWatch) read(info fs.FileInfo) ([]netip.Prefix, []string, error) {
 	return f.opts.ParseFile(data)
 }
 
+// ReadFile returns what Options.File would be read as. Its errors name path.
+func ReadFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	data, err := readRegular(path, info.Mode(), maxFile)
+	if unread := (*fs.PathError)(nil); err != nil && !errors.As(err, &unread) {
+		err = fmt.Errorf("%s is %w", path, err)
+	}
+	return data, err
+}
+
 // readRegular returns what a file holds, if that is at most limit bytes. It never waits: mode is to say that this is a
 // regular file, and where it has become a pipe meanwhile nobody waits for a writer.
 func readRegular(path string, mode fs.FileMode, limit int64) ([]byte, error) {

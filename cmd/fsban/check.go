@@ -12,6 +12,7 @@ import (
 
 	"fsban/config"
 	"fsban/firewall"
+	"fsban/neverban"
 )
 
 func newCheck(s *settings) *cobra.Command {
@@ -87,14 +88,7 @@ func ignoreFile(p *config.Policy) (int, error) {
 	if p.IgnoreFile == "" {
 		return 0, nil
 	}
-	var data []byte
-	info, err := os.Stat(p.IgnoreFile)
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", p.IgnoreFile)
-	}
-	if err == nil {
-		data, err = os.ReadFile(p.IgnoreFile)
-	}
+	data, err := neverban.ReadFile(p.IgnoreFile)
 	if err != nil {
 		return 0, &config.Problems{File: "policy.ignore_file", List: []config.Problem{{Text: err.Error()}}}
 	}
