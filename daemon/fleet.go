@@ -223,8 +223,11 @@ func (l *loop) news(shelf ledger.Shelf, s *fleet.Statement) bool {
 	return s.Node != node // at the same microsecond: Redis has chosen
 }
 
-// echo takes the stamp that Redis has given to our own statement.
+// echo takes the stamp that Redis has given to a statement, if it is our own.
 func (l *loop) echo(s *fleet.Statement) {
+	if s.Node != l.member.node {
+		return
+	}
 	at := what{ledger.Unbanned, s.Prefix}
 	if s.What == fleet.Disallow {
 		at.shelf = ledger.Disallowed
@@ -250,7 +253,7 @@ func (l *loop) echo(s *fleet.Statement) {
 // takeBan bans what another node has banned, and tells whether it did. Each node's own never-ban list holds.
 func (l *loop) takeBan(s *fleet.Statement, sync bool, now time.Time) bool {
 	if !l.news(ledger.Unbanned, s) {
-		if s.Node == l.member.node && !sync {
+		if !sync {
 			l.echo(s)
 		}
 		return false
@@ -358,9 +361,7 @@ func (l *loop) takeWaiting(now time.Time) {
 func (l *loop) takeUnban(s *fleet.Statement) {
 	delete(l.member.waiting, s.Prefix)
 	if !l.news(ledger.Unbanned, s) {
-		if s.Node == l.member.node {
-			l.echo(s)
-		}
+		l.echo(s)
 		return
 	}
 	l.remember(what{ledger.Unbanned, s.Prefix}, gone{Stamp: s.Stamp, Node: s.Node, Until: s.Until, By: s.By})
@@ -374,9 +375,7 @@ func (l *loop) takeUnban(s *fleet.Statement) {
 
 func (l *loop) takeAllow(s *fleet.Statement, now time.Time) (changed bool) {
 	if !l.news(ledger.Disallowed, s) {
-		if s.Node == l.member.node {
-			l.echo(s)
-		}
+		l.echo(s)
 		return false
 	}
 	a := Allowance{Prefix: s.Prefix, By: s.By, Reason: s.Reason, Since: s.Since, Until: s.Until, Node: s.Node, Stamp: s.Stamp}
@@ -403,9 +402,7 @@ func (l *loop) keepAllowance(a *Allowance) {
 
 func (l *loop) takeDisallow(s *fleet.Statement) (changed bool) {
 	if !l.news(ledger.Disallowed, s) {
-		if s.Node == l.member.node {
-			l.echo(s)
-		}
+		l.echo(s)
 		return false
 	}
 	l.remember(what{ledger.Disallowed, s.Prefix}, gone{Stamp: s.Stamp, Node: s.Node, Until: s.Until, By: s.By})
