@@ -120,7 +120,7 @@ func (p *Pick) wants(b *Ban, now time.Time) bool {
 
 // picks are the parameters of a Pick.
 var picks = []parameter{
-	{"sort", "string", "since (which is what holds), time-left, dropped, attempts, prefix or rule", false},
+	{"sort", "string", "one of " + strings.Join(Orders(), ", ") + "; the first where it is not said", false},
 	{"reverse", "string", "the other way round, whatever the value", false},
 	{"rule", "string", "only bans of this rule; may be repeated", false},
 	{"prefix", "string", "only bans inside of, or covering, 192.0.2.0/24", false},
