@@ -61,6 +61,7 @@ func (s *Switch) End(how Ending) {
 			c.finish(nil)
 		case Reset:
 			_ = c.conn.SetLinger(0)
+			c.finishing = true
 			c.conn.Close()
 		}
 	}

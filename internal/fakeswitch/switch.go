@@ -208,7 +208,7 @@ func (s *Switch) WaitClients(ctx context.Context, n int) error {
 func (s *Switch) WaitSubscribed(ctx context.Context, names ...string) error {
 	return s.wait(ctx, func() bool {
 		for c := range s.clients {
-			ready := c.wants.listening
+			ready := c.wants.listening && !c.finishing
 			for _, name := range names {
 				ready = ready && c.wants.hears(name)
 			}
