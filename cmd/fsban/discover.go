@@ -38,8 +38,8 @@ It opens a connection of its own, asks no daemon and changes nothing.`,
 			if length <= 0 || length > time.Hour {
 				return &usageError{fmt.Errorf("--for %v: write more than 0s, at most 1h", length)}
 			}
-			found, err := discover(cmd.Context(), &cfg.FreeSWITCH, length, func(of string) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "listening to %s for %v: let a login fail now\n", of, length)
+			found, err := discover(cmd.Context(), &cfg.FreeSWITCH, length, func(format string, args ...any) {
+				fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
 			})
 			if err != nil {
 				return err
@@ -84,8 +84,8 @@ type header struct {
 	Example string `json:"example"`
 }
 
-// discover listens for that long. told is called once it does.
-func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, told func(of string)) (*discovery, error) {
+// discover listens for that long, and says how it goes.
+func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, say func(format string, args ...any)) (*discovery, error) {
 	found := new(discovery)
 	var allowed []string
 	for {
@@ -97,7 +97,7 @@ func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, 
 			opts.Filtered = []esl.Filtered{{Event: "ALL", Only: []esl.Filter{{Header: "Event-Name", Value: "CUSTOM"}}}}
 		}
 		opts.Subclasses = allowed
-		state, err := listen(ctx, fs.Address, opts, length, told)
+		state, err := listen(ctx, fs.Address, opts, length, say)
 		if err != nil {
 			return nil, err
 		}
@@ -114,8 +114,9 @@ func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, 
 	return found, nil
 }
 
-// listen listens for that long, or until it turns out that the login may not see all.
-func listen(ctx context.Context, address string, opts esl.Options, length time.Duration, told func(of string)) (esl.State, error) {
+// listen listens for that long, or until it turns out that the login may not see all. A connection that ends meanwhile is made
+// again: what came before is not lost by it.
+func listen(ctx context.Context, address string, opts esl.Options, length time.Duration, say func(format string, args ...any)) (esl.State, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	states := make(chan esl.State)
 	opts.OnState = func(s esl.State) {
@@ -135,17 +136,24 @@ func listen(ctx context.Context, address string, opts esl.Options, length time.D
 	}()
 	var up esl.State
 	var over <-chan time.Time
+	gone := false
 	for {
 		select {
 		case s := <-states:
 			switch {
-			case !s.Up && s.Err != nil:
+			case !s.Up && s.Err != nil && over == nil:
 				return up, s.Err
+			case !s.Up && s.Err != nil && !gone:
+				gone = true
+				say("%v: trying again until the time is over", s.Err)
 			case s.Up && slices.Contains(s.Denied, "ALL"):
 				return s, nil
-			case s.Up:
+			case s.Up && over == nil:
 				up, over = s, time.After(length)
-				told(address)
+				say("listening to %s for %v: let a login fail now", address, length)
+			case s.Up && gone:
+				gone = false
+				say("listening again")
 			}
 		case <-over:
 			return up, nil

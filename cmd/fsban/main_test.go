@@ -35,6 +35,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"fsban": main
 //	listening EVENT...      wait until somebody listens to them
 //	custom SUBCLASS K=V...  a CUSTOM event
 //	ctiline ADDRESS USER    mod_cti's line on the log stream
+//	ends HOW                end all connections to the event socket
 //	hangup                  send SIGHUP to what runs in the background
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -88,6 +89,9 @@ func TestScripts(t *testing.T) {
 			},
 			"ctiline": func(ts *testscript.TestScript, _ bool, args []string) {
 				switchOf(ts).Emit(fakeswitch.CTILine, fakeswitch.Caller{Addr: netip.MustParseAddr(args[0]), User: args[1]}, time.Now())
+			},
+			"ends": func(ts *testscript.TestScript, _ bool, args []string) {
+				switchOf(ts).End(fakeswitch.Ending(args[0]))
 			},
 			"hangup": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, cmd := range ts.BackgroundCmds() {
