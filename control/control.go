@@ -147,6 +147,7 @@ type Guard struct {
 type StuckPhone struct {
 	Addr      netip.Addr `json:"addr"`
 	User      string     `json:"user"`
+	Domain    string     `json:"domain,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
 	Count     int        `json:"count"`
 	Since     time.Time  `json:"since"`
@@ -157,6 +158,7 @@ type StuckPhone struct {
 type SuspiciousLogin struct {
 	Addr      netip.Addr `json:"addr"`
 	User      string     `json:"user"`
+	Domain    string     `json:"domain,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
 	Failures  int        `json:"failures"`
 	At        time.Time  `json:"at"`

@@ -50,7 +50,7 @@ func (l *loop) policyStatus() control.Policy {
 	}
 	for _, s := range newest(l.engine.Suspicious()) {
 		if time.Since(s.At) < suspectedFor {
-			p.Suspicious = append(p.Suspicious, control.SuspiciousLogin{Addr: s.Addr, User: s.User, UserAgent: s.UserAgent, Failures: s.Failures, At: s.At})
+			p.Suspicious = append(p.Suspicious, control.SuspiciousLogin{Addr: s.Addr, User: s.User, Domain: s.Domain, UserAgent: s.UserAgent, Failures: s.Failures, At: s.At})
 		}
 	}
 	for _, d := range newest(l.engine.Distributed()) {
@@ -63,7 +63,7 @@ func (l *loop) policyStatus() control.Policy {
 func newest[T any](list []T) []T { return list[max(0, len(list)-maxShown):] }
 
 func wireStuck(s policy.StuckPhone) control.StuckPhone {
-	return control.StuckPhone{Addr: s.Addr, User: s.User, UserAgent: s.UserAgent, Count: s.Count, Since: s.Since, Last: s.Last}
+	return control.StuckPhone{Addr: s.Addr, User: s.User, Domain: s.Domain, UserAgent: s.UserAgent, Count: s.Count, Since: s.Since, Last: s.Last}
 }
 
 // policyTroubles are what of it needs a human.

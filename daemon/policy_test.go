@@ -55,7 +55,10 @@ func TestAnOfficeWithAStuckPhoneIsNotBannedAfterARestartEither(t *testing.T) {
 	}
 	s := r.status()
 	if p := strings.Join(s.Problems, "\n"); len(s.Policy.StuckPhones) != 1 || !strings.Contains(p, `stuck phone: user "2002" at 203.0.113.50`) || !strings.Contains(p, "Yealink") {
-		t.Errorf("stuck phones %+v, problems %s", s.Policy.StuckPhones, p)
+		t.Fatalf("stuck phones %+v, problems %s", s.Policy.StuckPhones, p)
+	}
+	if p := s.Policy.StuckPhones[0]; p.Domain != "10.77.0.1" {
+		t.Errorf("whose phone is %+v", p)
 	}
 	if !strings.Contains(r.log.String(), "user=2002 domain=10.77.0.1 ") {
 		t.Errorf("the log does not tell whose phone it is:\n%s", r.log)
@@ -259,7 +262,10 @@ func TestAGuessedPasswordIsReported(t *testing.T) {
 	r.says(fakeswitch.Success, "203.0.113.66", "1000", 1)
 	s := r.status()
 	if p := strings.Join(s.Problems, "\n"); len(s.Policy.Suspicious) != 1 || !strings.Contains(p, `suspicious login of user "1000" from 203.0.113.66`) {
-		t.Errorf("%+v, problems %s", s.Policy.Suspicious, p)
+		t.Fatalf("%+v, problems %s", s.Policy.Suspicious, p)
+	}
+	if p := s.Policy.Suspicious[0]; p.Domain != "10.77.0.1" {
+		t.Errorf("whose login is %+v", p)
 	}
 	if got := r.metric("fsban_suspicious_logins_total"); got != "1\n" {
 		t.Errorf("fsban_suspicious_logins_total %s", got)

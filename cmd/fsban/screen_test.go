@@ -153,7 +153,7 @@ func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
 		ban := control.Ban{Prefix: prefix, Since: at, Rule: "auth", Attempts: 5, InKernel: true, Evidence: evidence}
 		byHand := control.Ban{Prefix: prefix, Since: at, Rule: "operator", By: who, Reason: who}
 		next := []control.Next{{Verdict: "counted", Rule: who}, {Verdict: "held", Rule: who, Guard: who}, {Verdict: who}}
-		stuck := []control.StuckPhone{{Addr: addr, User: who, UserAgent: who}}
+		stuck := []control.StuckPhone{{Addr: addr, User: who, Domain: who, UserAgent: who}}
 		for _, s := range []*screen{{}, {width: 80}, {width: 80, ascii: true}} {
 			for name, print := range map[string]func(){
 				"list": func() { printBans(s, []control.Ban{ban, byHand}, 2, true, at) },

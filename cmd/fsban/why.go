@@ -94,7 +94,11 @@ func (s *screen) standing(w *control.Standing, now time.Time) []string {
 		row("next failure", "%s", text)
 	}
 	for _, p := range w.Stuck {
-		row("stuck phone", "user %s, %d failures since %s, %s", s.quote(p.User, 60), p.Count, stamp(p.Since), s.quote(p.UserAgent, 80))
+		of := ""
+		if p.Domain != "" {
+			of = " of " + s.quote(p.Domain, 60)
+		}
+		row("stuck phone", "user %s%s, %d failures since %s, %s", s.quote(p.User, 60), of, p.Count, stamp(p.Since), s.quote(p.UserAgent, 80))
 	}
 	for _, a := range attempts {
 		number := ""
