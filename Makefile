@@ -7,11 +7,11 @@
 # make pictures   draw the dashboard with a played attack, into docs/pictures (needs Node.js, npm and chromium; 6 minutes)
 # make bench  how fast it reads, detects and decides, beside eslgo and beside reading and discarding
 # make bench-kernel    what a ban costs, and what bans cost every packet, beside one rule a ban (2 to 3 minutes)
-# make bench-growth    what a quiet day costs, and what costs more with more bans and addresses (15 minutes)
+# make bench-growth    what a quiet day costs, and what costs more with more bans and addresses (10 minutes)
 # make chaos  ten minutes of attacks and faults, drawn by seeds, against a daemon and a kernel (FOR=1h for longer)
 # make soak   ten minutes of everything at once, at 20,000 events a second; then a flood under a memory limit (FOR=1h)
 # make fuzz   each parser a minute with what nobody would write (EACH=10m for longer)
-# make bench-fleet     nodes that share bans through Redis: how fast, and what it costs (5 minutes)
+# make bench-fleet     nodes that share bans through Redis: how fast, and what it costs (2 minutes)
 # make bench-fail2ban  fsban beside fail2ban: bans, lines, restarts, memory, idling (6 minutes; BESIDE="-rounds 5" for more)
 
 # Debian keeps iptables and ipset where a user's PATH does not look.

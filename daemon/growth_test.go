@@ -80,7 +80,12 @@ func costTable(name string, sizes []int, of []map[string]float64) string {
 		}
 		text += "| " + what
 		for _, c := range of {
-			text += fmt.Sprintf(" | %.2g× (%.*f)", c[what]/of[0][what], places(c[what]), c[what])
+			ratio := c[what] / of[0][what]
+			times := fmt.Sprintf("%.2g", ratio)
+			if ratio >= 100 {
+				times = fmt.Sprintf("%.0f", ratio)
+			}
+			text += fmt.Sprintf(" | %s× (%.*f)", times, places(c[what]), c[what])
 		}
 		text += " |\n"
 	}
