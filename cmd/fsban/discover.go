@@ -145,7 +145,7 @@ func listen(ctx context.Context, address string, opts esl.Options, length time.D
 				return up, s.Err
 			case !s.Up && s.Err != nil && !gone:
 				gone = true
-				say("%v: trying again until the time is over", s.Err)
+				say("trying again until the time is over: %v", s.Err)
 			case s.Up && slices.Contains(s.Denied, "ALL"):
 				return s, nil
 			case s.Up && over == nil:
