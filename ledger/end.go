@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"container/heap"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,7 +20,7 @@ func (l *Ledger) Sign(prefix netip.Prefix, node string, stamp int64) {
 
 func (l *Ledger) amend(prefix netip.Prefix, do func(*Ban)) {
 	whole, err := l.Load(prefix)
-	if err != nil && whole.Prefix != prefix { // it is not banned any more
+	if errors.Is(err, ErrNotBanned) { // any more
 		return
 	}
 	do(&whole)
