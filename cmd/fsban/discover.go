@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,9 +39,7 @@ It opens a connection of its own, asks no daemon and changes nothing.`,
 			if length <= 0 || length > time.Hour {
 				return &usageError{fmt.Errorf("--for %v: write more than 0s, at most 1h", length)}
 			}
-			found, err := discover(cmd.Context(), &cfg.FreeSWITCH, length, func(format string, args ...any) {
-				fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
-			})
+			found, err := discover(cmd.Context(), &cfg.FreeSWITCH, length, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -84,8 +83,8 @@ type header struct {
 	Example string `json:"example"`
 }
 
-// discover listens for that long, and says how it goes.
-func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, say func(format string, args ...any)) (*discovery, error) {
+// discover listens for that long, and tells whoever waits how it goes.
+func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, tell io.Writer) (*discovery, error) {
 	found := new(discovery)
 	var allowed []string
 	for {
@@ -97,7 +96,7 @@ func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, 
 			opts.Filtered = []esl.Filtered{{Event: "ALL", Only: []esl.Filter{{Header: "Event-Name", Value: "CUSTOM"}}}}
 		}
 		opts.Subclasses = allowed
-		state, err := listen(ctx, fs.Address, opts, length, say)
+		state, err := listen(ctx, fs.Address, opts, length, tell)
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +115,7 @@ func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, 
 
 // listen listens for that long, or until it turns out that the login may not see all. A connection that ends meanwhile is made
 // again: what came before is not lost by it.
-func listen(ctx context.Context, address string, opts esl.Options, length time.Duration, say func(format string, args ...any)) (esl.State, error) {
+func listen(ctx context.Context, address string, opts esl.Options, length time.Duration, tell io.Writer) (esl.State, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	states := make(chan esl.State)
 	opts.OnState = func(s esl.State) {
@@ -145,15 +144,15 @@ func listen(ctx context.Context, address string, opts esl.Options, length time.D
 				return up, s.Err
 			case !s.Up && s.Err != nil && !gone:
 				gone = true
-				say("trying again until the time is over: %v", s.Err)
+				fmt.Fprintf(tell, "trying again until the time is over: %v\n", s.Err)
 			case s.Up && slices.Contains(s.Denied, "ALL"):
 				return s, nil
 			case s.Up && over == nil:
 				up, over = s, time.After(length)
-				say("listening to %s for %v: let a login fail now", address, length)
+				fmt.Fprintf(tell, "listening to %s for %v: let a login fail now\n", address, length)
 			case s.Up && gone:
 				gone = false
-				say("listening again")
+				fmt.Fprintln(tell, "listening again")
 			}
 		case <-over:
 			return up, nil
