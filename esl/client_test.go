@@ -118,6 +118,9 @@ func TestHowAConnectionThatWasUpEnds(t *testing.T) {
 		{"mod_event_socket is reloaded", func(p *peer) {
 			p.say("Content-Type: text/disconnect-notice\nContent-Length: 31\n\nThe system is being shut down.\n")
 		}, esl.ReasonDisconnected, 0, " closed the connection: The system is being shut down."},
+		{"its goodbye would move a terminal's cursor", func(p *peer) {
+			p.say("Content-Type: text/disconnect-notice\nContent-Length: 15\n\n\x1b[2Jbye\x07\xff\u202e!\nx")
+		}, esl.ReasonDisconnected, 0, " closed the connection: ?[2Jbye???!"},
 		{"FreeSWITCH is killed", func(*peer) {}, esl.ReasonDisconnected, 0, " closed the connection: EOF"},
 		{"FreeSWITCH is killed in the middle of an event", func(p *peer) { p.say("Content-Length: 100\n\nEvent-Na") },
 			esl.ReasonDisconnected, 0, " closed the connection: unexpected EOF"},

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/percipia/eslgo/command"
 )
@@ -189,7 +190,7 @@ func (s *session) answer(f *Frame) *Error {
 	refused := f.Type == CommandReply && strings.HasPrefix(text, "-ERR")
 	switch {
 	case e.reply != nil && refused:
-		e.reply <- reply{err: fmt.Errorf("event socket %s: %s", s.addr, text)}
+		e.reply <- reply{err: fmt.Errorf("event socket %s: %s", s.addr, firstLine([]byte(text)))}
 	case e.reply != nil:
 		e.reply <- reply{body: bytes.Clone(f.Body)}
 	case e.filters:
@@ -230,8 +231,13 @@ func (s *session) api(ctx context.Context, name, arguments string) ([]byte, erro
 	}
 }
 
-// firstLine returns the first line of a notice, for a log line: "Disconnected, goodbye."
+// firstLine returns the first line of a notice, for a log line or a terminal: "Disconnected, goodbye."
 func firstLine(body []byte) string {
 	line, _, _ := bytes.Cut(body, []byte("\n"))
-	return strings.ToValidUTF8(string(line[:min(len(line), 120)]), "?")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, strings.ToValidUTF8(string(line[:min(len(line), 120)]), "?"))
 }
