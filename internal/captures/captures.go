@@ -6,26 +6,28 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"testing"
 )
 
-//go:embed recorded
+//go:embed recorded sip
 var recorded embed.FS
 
-// Read returns a recording, like "register-success.plain.esl".
+// Read returns a recording, like "register-success.plain.esl" or "sip/hep-tcp-register-wrong.hep".
 func Read(t testing.TB, name string) []byte {
 	t.Helper()
-	data, err := recorded.ReadFile("recorded/" + name)
+	data, err := recorded.ReadFile(place(name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return data
 }
 
-// Names returns the recordings whose name matches a pattern, like "*.plain.esl", sorted.
+// Names returns the recordings of one folder whose name matches a pattern, like "*.plain.esl" or "sip/*.hep", sorted and
+// without the folder.
 func Names(t testing.TB, pattern string) []string {
 	t.Helper()
-	paths, err := fs.Glob(recorded, "recorded/"+pattern)
+	paths, err := fs.Glob(recorded, place(pattern))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no recording matches %q (%v)", pattern, err)
 	}
@@ -34,4 +36,12 @@ func Names(t testing.TB, pattern string) []string {
 	}
 	slices.Sort(paths)
 	return paths
+}
+
+// place returns the path of a name or pattern.
+func place(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	return "recorded/" + name
 }
