@@ -101,7 +101,7 @@ func at(t *testing.T, v any, path ...string) any {
 	return v
 }
 
-// same compares what stands at a place, as YAML in one line.
+// same compares the value at a path, as YAML in one line.
 func same(t *testing.T, doc any, want string, path ...string) {
 	t.Helper()
 	var node yaml.Node
@@ -128,7 +128,7 @@ func TestComposeGivesTheLeastRights(t *testing.T) {
 			t.Errorf("%s has capabilities", other)
 		}
 	}
-	// What is mounted is there; the volumes are declared.
+	// The mounted files exist, and the volumes are declared.
 	_, err := os.Stat("../dashboards")
 	dashboards := err == nil
 	mounts := 0
@@ -184,7 +184,7 @@ func TestThePodGivesTheLeastRights(t *testing.T) {
 	if spec["automountServiceAccountToken"] != false || spec["hostNetwork"] != nil || spec["shareProcessNamespace"] != nil || spec["hostPID"] != nil {
 		t.Errorf("%v", spec)
 	}
-	// Each mount has its volume, and what fsban writes is one.
+	// Each mount has its volume, and fsban's state directory is one.
 	var paths []string
 	for _, m := range at(t, docs[1], append(sidecar, "volumeMounts")...).([]any) {
 		mount := m.(map[string]any)

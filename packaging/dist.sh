@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Build what is handed out, for each of ARCHS, into a directory (dist): static binaries, archives, deb and rpm, bills of
-# materials, the licences of all that is in them, and SHA256SUMS. The same commit and the same Go give the same bytes,
-# wherever and whenever it runs.
+# Build the distribution for each of ARCHS into a directory (dist): static binaries, archives, deb and rpm, bills of
+# materials, the licences of all components, and SHA256SUMS. The build is reproducible: the same commit and Go version give
+# the same bytes on every machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 GO=${GO:-go}
-# Later ones have parts that the public module proxy does not serve.
+# Later versions need modules that the public module proxy does not serve.
 NFPM=${NFPM:-$GO run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2}
+CYCLONEDX=${CYCLONEDX:-$GO run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0}
 ARCHS=${ARCHS:-amd64 arm64}
 VERSION=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
 out=$(realpath -m "${1:-dist}")
 
-# What git says is put in by hand: Go asks it in some kinds of checkouts alone.
+# The revision is set here, because Go reads it from some kinds of checkouts only.
 export LC_ALL=C TZ=UTC CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 umask 022
 PKGVERSION=$(packaging/version.sh "$VERSION")
@@ -25,25 +26,29 @@ mkdir -p "$out"
 rm -f "$out"/fsban* "$out"/SHA256SUMS
 ldflags="-s -w -X main.version=$VERSION -X main.commit=$(git rev-parse HEAD 2>/dev/null || true)"
 
-env -u GOOS -u GOARCH "$GO" build -ldflags "$ldflags" -o "$work/native" ./cmd/fsban
-"$work/native" docs "$work"
+for program in fsban fsban-demo; do
+	env -u GOOS -u GOARCH "$GO" run -tags docs -ldflags "$ldflags" "./cmd/$program" "$work"
+done
 gzip -9 -n "$work"/man/*.1
 
 for arch in $ARCHS; do
 	name=fsban_${PKGVERSION}_linux_$arch
 	GOOS=linux GOARCH=$arch GOAMD64=v1 "$GO" build -ldflags "$ldflags" -o "$work/fsban" ./cmd/fsban
+	GOOS=linux GOARCH=$arch GOAMD64=v1 "$GO" build -ldflags "$ldflags" -o "$work/fsban-demo" ./cmd/fsban-demo
 	install -m 755 "$work/fsban" "$out/$name"
-	"$GO" run ./packaging/sbom -version "$PKGVERSION" -modules "$("$GO" env GOMODCACHE)" -goroot "$("$GO" env GOROOT)" \
-		-texts "$work/licenses.txt" "$work/fsban" >"$out/$name.cdx.json"
+	$CYCLONEDX bin -json -output-version 1.5 -std -noserial -notimestamp -licenses -assert-licenses -version "$PKGVERSION" \
+		-output "$work/bill.json" "$work/fsban" 2>"$work/log" || { cat "$work/log"; exit 1; }
+	"$GO" run ./packaging/sbom -modules "$("$GO" env GOMODCACHE)" -goroot "$("$GO" env GOROOT)" \
+		-texts "$work/licenses.txt" <"$work/bill.json" >"$out/$name.cdx.json"
 	install -m 644 "$work/licenses.txt" "$out/$name.licenses.txt"
 
 	tree=$work/$name
 	mkdir -p "$tree/packaging" "$tree/dashboards/rules"
-	install -m 755 "$work/fsban" "$tree/fsban"
+	install -m 755 "$work/fsban" "$work/fsban-demo" "$tree/"
 	cp -r README.md README.zh-CN.md SECURITY.md CHANGELOG.md LICENSE config.example.yaml docs "$work/man" "$work/completion" "$work/licenses.txt" "$tree/"
 	cp -r dashboards/{README.md,fsban.json,prometheus.yml,provisioning} "$tree/dashboards/"
 	cp dashboards/rules/*.rules.yaml "$tree/dashboards/rules/"
-	cp packaging/{fsban.service,fsban.tmpfiles,config.yaml,logrotate.example} "$tree/packaging/"
+	cp packaging/{fsban.service,fsban-sets.service,fsban.tmpfiles,config.yaml,logrotate.example} "$tree/packaging/"
 	tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w -c "$name" |
 		gzip -9 -n >"$out/$name.tar.gz"
 

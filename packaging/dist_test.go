@@ -1,4 +1,4 @@
-// Package packaging_test installs what is handed out, for real: the deb on a Debian of its own that systemd runs, the rpm
+// Package packaging_test installs the distribution: the deb on a Debian of its own that systemd runs, the rpm
 // into a root directory.
 package packaging_test
 
@@ -21,9 +21,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"fsban/internal/testenv"
 )
 
-// distribution makes what `make dist` makes, for this kind of machine alone: once, for all tests.
+// distribution builds the output of `make dist` for this architecture, once for all tests.
 var distribution = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp(distributions, "dist-"); err == nil {
 		err = build("..", dir)
@@ -55,9 +57,10 @@ func build(tree, out string) error {
 	return nil
 }
 
-// made returns the one file of the distribution whose name fits a pattern.
+// made returns the one file of the distribution that matches a pattern.
 func made(t *testing.T, pattern string) string {
 	t.Helper()
+	testenv.System(t, "git", "bash")
 	dir, err := distribution()
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +78,7 @@ const binary = "fsban_*_linux_" + runtime.GOARCH
 // output runs a program, which is to succeed.
 func output(t *testing.T, name string, args ...string) string {
 	t.Helper()
+	testenv.System(t, name)
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
@@ -88,7 +92,7 @@ func TestTheDistributionIsReproducible(t *testing.T) {
 	top := strings.TrimSpace(output(t, "git", "rev-parse", "--show-toplevel"))
 	gitDir := strings.TrimSpace(output(t, "git", "rev-parse", "--absolute-git-dir"))
 	tree := t.TempDir()
-	for _, name := range strings.Split(strings.TrimRight(output(t, "git", "-C", top, "ls-files", "-z", "-co", "--exclude-standard"), "\x00"), "\x00") {
+	for name := range strings.SplitSeq(strings.TrimRight(output(t, "git", "-C", top, "ls-files", "-z", "-co", "--exclude-standard"), "\x00"), "\x00") {
 		data, err := os.ReadFile(filepath.Join(top, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed, and not yet committed
@@ -124,7 +128,7 @@ func TestTheDistributionIsReproducible(t *testing.T) {
 	}
 }
 
-func TestTheSumsAreRight(t *testing.T) {
+func TestChecksums(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS")
 	cmd.Dir = filepath.Dir(made(t, "SHA256SUMS"))
@@ -160,6 +164,7 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 		Metadata               struct {
 			Component struct {
 				Name, Version string
+				Ref           string `json:"bom-ref"`
 				Hashes        []struct{ Alg, Content string }
 			}
 		}
@@ -171,7 +176,10 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 			}
 			Ref string `json:"bom-ref"`
 		}
-		Dependencies []struct{ DependsOn []string }
+		Dependencies []struct {
+			Ref       string
+			DependsOn []string
+		}
 	}
 	if err := json.Unmarshal(data, &bom); err != nil {
 		t.Fatal(err)
@@ -211,7 +219,13 @@ func TestTheBillOfMaterialsNamesWhatIsInTheBinary(t *testing.T) {
 			want[words[1]] = words[2]
 		}
 	}
-	if !maps.Equal(listed, want) || len(want) < 10 || len(bom.Dependencies) != 1 || len(bom.Dependencies[0].DependsOn) != len(want) {
+	var linked []string
+	for _, d := range bom.Dependencies {
+		if d.Ref == bom.Metadata.Component.Ref {
+			linked = append(linked, d.DependsOn...)
+		}
+	}
+	if !maps.Equal(listed, want) || len(want) < 10 || len(linked) != len(want) {
 		t.Errorf("it names %v, the program has %v", listed, want)
 	}
 }
@@ -240,9 +254,9 @@ func TestTheArchiveHasWhatAnInstallationByHandNeeds(t *testing.T) {
 		modes[name] = header.Mode
 	}
 	for name, mode := range map[string]int64{
-		"fsban": 0o755, "LICENSE": 0o644, "licenses.txt": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644, "config.example.yaml": 0o644, "docs/installation.md": 0o644,
+		"fsban": 0o755, "fsban-demo": 0o755, "LICENSE": 0o644, "licenses.txt": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644, "config.example.yaml": 0o644, "docs/installation.md": 0o644,
 		"SECURITY.md": 0o644, "README.zh-CN.md": 0o644, "dashboards/fsban.json": 0o644, "dashboards/rules/fsban.rules.yaml": 0o644,
-		"dashboards/provisioning/dashboards/fsban.yaml": 0o644, "packaging/fsban.service": 0o644, "packaging/fsban.tmpfiles": 0o644, "packaging/config.yaml": 0o644, "packaging/logrotate.example": 0o644,
+		"dashboards/provisioning/dashboards/fsban.yaml": 0o644, "packaging/fsban.service": 0o644, "packaging/fsban-sets.service": 0o644, "packaging/fsban.tmpfiles": 0o644, "packaging/config.yaml": 0o644, "packaging/logrotate.example": 0o644,
 		"man/fsban.1.gz": 0o644, "completion/fsban.bash": 0o644, "completion/_fsban": 0o644, "completion/fsban.fish": 0o644,
 	} {
 		if modes[name] != mode {
@@ -251,7 +265,7 @@ func TestTheArchiveHasWhatAnInstallationByHandNeeds(t *testing.T) {
 	}
 }
 
-// What git describe says becomes a version that dpkg takes, and later ones sort later.
+// The output of git describe becomes a version that dpkg accepts, and later ones sort later.
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	last := ""

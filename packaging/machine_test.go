@@ -19,7 +19,7 @@ import (
 // patience is how long a machine may take for anything that it takes a moment for: this host may be busy.
 const patience = 2 * time.Minute
 
-// packages are what a machine has besides Debian's minimum.
+// packages are installed on a machine in addition to Debian's minimum.
 const packages = "systemd,systemd-sysv,dbus,iptables,ipset,nftables,iproute2"
 
 // debian returns a directory with a clean Debian in it, of the release that this host has. It is made once and kept among
@@ -76,11 +76,22 @@ type machine struct {
 	pid string // of its process 1
 }
 
-// boot starts a machine. What the test leaves on it goes with it.
+// boot starts a machine, which is removed after the test.
 func boot(t *testing.T) *machine {
 	t.Helper()
-	root := debian(t)
-	cmd := exec.Command("unshare", "--mount", "sh", "testdata/machine.sh", root, t.TempDir())
+	return bootWith(t, "", "")
+}
+
+// bootWith starts a machine that has the content of the directory files in its root, and on which a shell script has run
+// before systemd starts. Both are optional.
+func bootWith(t *testing.T, files, script string) *machine {
+	t.Helper()
+	args := []string{"--mount", "sh", "testdata/machine.sh", debian(t), t.TempDir()}
+	if script != "" {
+		args = append(args, "sh", "-ec", script+"\nexec /lib/systemd/systemd --log-target=null --show-status=0")
+	}
+	cmd := exec.Command("unshare", args...)
+	cmd.Env = append(os.Environ(), "FILES="+files)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -154,7 +165,7 @@ func (m *machine) sh(script string) string {
 	return strings.TrimSpace(m.do("sh", "-ec", script))
 }
 
-// until waits for something, which says what it sees.
+// until waits for a condition, which returns its observation.
 func (m *machine) until(what string, ok func() (string, bool)) {
 	m.Helper()
 	last := ""

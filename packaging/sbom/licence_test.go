@@ -1,14 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
 
-// Licences as their texts say it, cut to what makes them out.
+// Licence texts, cut to their characteristic phrases.
 const (
 	mit = "# MIT License\n\nCopyright (c) 2016\n\nPermission is hereby granted, free of charge, to any person obtaining a copy\nof this software and so on.\n" +
 		"The above copyright notice and this permission notice shall be included in\nall copies or substantial portions of the Software.\n"
@@ -24,7 +25,7 @@ const (
 
 func TestALicenceIsKnownByItsText(t *testing.T) {
 	for name, test := range map[string]struct {
-		text, want string // want: "": a human has to read it
+		text, want string // want: "" if a person has to read it
 	}{
 		"MIT":             {mit, "MIT"},
 		"BSD, two":        {bsd2, "BSD-2-Clause"},
@@ -49,13 +50,12 @@ func TestALicenceIsKnownByItsText(t *testing.T) {
 	}
 }
 
-// What a module's authors want to be handed on is found in all its directories, but for other people's data; and a program
-// with a module whose licence is not there, or not known, has no bill.
-func TestEachComponentHasItsPapers(t *testing.T) {
-	modules := t.TempDir()
-	put := func(name, text string) {
-		t.Helper()
-		path := filepath.Join(modules, name)
+// module writes files of a module cache, by path and text.
+func module(t *testing.T, files map[string]string) sources {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -63,51 +63,113 @@ func TestEachComponentHasItsPapers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("example.org/!upper@v1.0.0/LICENSE", apache)
-	put("example.org/!upper@v1.0.0/NOTICE", "Upper, by Somebody")
-	put("example.org/!upper@v1.0.0/internal/other/COPYING.txt", bsd3)
-	put("example.org/!upper@v1.0.0/testdata/LICENSE", "GNU General Public License")
-	put("example.org/!upper@v1.0.0/license.go", "package upper")
-	put("example.org/same@v2.0.0/license.md", "\n"+apache)
-	put("example.org/none@v1.0.0/README", mit)
-	put("example.org/strange@v1.0.0/LICENSE", mit)
-	put("example.org/strange@v1.0.0/part/LICENSE", "Ask me first.")
-	put("go/LICENSE", bsd3)
-	put("go/src/strange/LICENSE", "Ask me first.") // no program of ours has it
-	s := shelf{modules, filepath.Join(modules, "go")}
+	return sources{dir, filepath.Join(dir, "go")}
+}
 
-	list := []component{{Name: "std", Version: "go1.26"}, {Name: "example.org/Upper", Version: "v1.0.0"}, {Name: "example.org/same", Version: "v2.0.0"}}
-	all, err := s.license(list)
+// billOf returns a bill as cyclonedx-gomod writes it, of components given as name, version and detected licence.
+func billOf(components ...[3]string) string {
+	list := make([]any, 0, len(components))
+	for _, c := range components {
+		o := map[string]any{"name": c[0], "version": c[1], "bom-ref": c[0]}
+		if c[2] != "" {
+			o["licenses"] = []any{map[string]any{"license": map[string]any{"id": c[2]}}}
+		}
+		list = append(list, o)
+	}
+	data, err := json.Marshal(map[string]any{
+		"bomFormat": "CycloneDX", "components": list, "dependencies": []any{map[string]any{"ref": "program"}, map[string]any{"ref": "std"}},
+		"metadata": map[string]any{
+			"tools":      []any{map[string]any{"name": "cyclonedx-gomod", "hashes": []any{"of this machine"}}},
+			"component":  map[string]any{"name": "fsban", "bom-ref": "program"},
+			"properties": []any{map[string]any{"name": "cdx:gomod:binary:hash:SHA-256", "value": "00ff"}},
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+// sbom runs the program on a bill in a directory with our own licence, and returns the new bill and the texts.
+func sbom(t *testing.T, bill string, from sources) (out, texts string, err error) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("LICENSE", []byte(apache), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := run(strings.NewReader(bill), &b, "texts", from); err != nil {
+		return "", "", err
+	}
+	data, err := os.ReadFile("texts")
+	return b.String(), string(data), err
+}
+
+func TestEachComponentHasItsLicencesAndTexts(t *testing.T) {
+	from := module(t, map[string]string{
+		"example.org/!upper@v1.0.0/LICENSE":          apache,
+		"example.org/!upper@v1.0.0/NOTICE":           "Upper, by Somebody",
+		"example.org/!upper@v1.0.0/testdata/LICENSE": "GNU General Public License",
+		"example.org/!upper@v1.0.0/license.go":       "package upper",
+		"golang.org/x/net@v2.0.0/license.md":         "\n" + apache,
+		"golang.org/x/net@v2.0.0/other/COPYING.txt":  bsd3,
+		"go/LICENSE":             bsd3,
+		"go/src/strange/LICENSE": "Ask me first.", // not part of a program
+	})
+	out, texts, err := sbom(t, billOf([3]string{"std", "go1.26"}, [3]string{"example.org/Upper", "v1.0.0", "Apache-2.0"},
+		[3]string{"golang.org/x/net", "v2.0.0", "BSD-Source-Code"}), from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, c := range list {
-		got = append(got, c.Licenses[0].String())
-	}
-	if want := []string{"BSD-3-Clause", "Apache-2.0 AND BSD-3-Clause", "Apache-2.0"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	var b strings.Builder
-	if err := writePapers(&b, apache, list, all); err != nil {
-		t.Fatal(err)
-	}
-	line := "\n" + strings.Repeat("=", 80) + "\n"
-	parts := strings.Split(b.String(), line)
-	if len(parts) != 4 || parts[1] != "fsban LICENSE\nexample.org/Upper LICENSE\nexample.org/same license.md\n\n"+strings.TrimSpace(apache)+"\n" ||
-		!strings.HasPrefix(parts[2], "std LICENSE\nexample.org/Upper internal/other/COPYING.txt\n\n") || parts[3] != "example.org/Upper NOTICE\n\nUpper, by Somebody\n" {
-		t.Errorf("%d texts:\n%s", len(parts)-1, b.String())
-	}
-	if want := "\nexample.org/Upper v1.0.0\n    Apache-2.0 AND BSD-3-Clause; source: go mod download example.org/Upper@v1.0.0\n"; !strings.Contains(parts[0], want) {
-		t.Errorf("not %q in\n%s", want, parts[0])
-	}
-
-	for name, want := range map[string]string{
-		"example.org/none":    "licence of example.org/none v1.0.0: there is no licence",
-		"example.org/strange": "licence of example.org/strange v1.0.0: part/LICENSE: it is of no licence that is known here",
+	for _, want := range []string{
+		`"licenses":[{"license":{"id":"BSD-3-Clause"}}],"name":"std","version":"go1.26"`,
+		`"dependencies":[{"dependsOn":["std","example.org/Upper","golang.org/x/net"],"ref":"program"},{"ref":"std"}]`,
+		`"licenses":[{"license":{"id":"Apache-2.0"}}],"name":"example.org/Upper"`,
+		`"licenses":[{"expression":"Apache-2.0 AND BSD-3-Clause"}],"name":"golang.org/x/net"`,
+		`"component":{"bom-ref":"program","hashes":[{"alg":"SHA-256","content":"00ff"}],"licenses":[{"license":{"id":"Apache-2.0"}}],"name":"fsban"}`,
+		`"tools":[{"name":"cyclonedx-gomod"}]`,
 	} {
-		if _, err := s.license([]component{{Name: name, Version: "v1.0.0"}}); err == nil || err.Error() != want {
-			t.Errorf("%v, want %s", err, want)
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, []byte(out)); err != nil || !strings.Contains(compact.String(), want) {
+			t.Errorf("no %s in %s (%v)", want, compact.String(), err)
 		}
+	}
+	parts := strings.Split(texts, "\n"+strings.Repeat("=", 80)+"\n")
+	if len(parts) != 4 || parts[1] != "fsban LICENSE\nexample.org/Upper LICENSE\ngolang.org/x/net license.md\n\n"+strings.TrimSpace(apache)+"\n" ||
+		!strings.HasPrefix(parts[2], "std LICENSE\ngolang.org/x/net other/COPYING.txt\n\n") ||
+		parts[3] != "example.org/Upper NOTICE\n\nUpper, by Somebody\n" {
+		t.Errorf("%d texts:\n%s", len(parts)-1, texts)
+	}
+	want := "\ngolang.org/x/net v2.0.0\n    Apache-2.0 AND BSD-3-Clause; source: go mod download golang.org/x/net@v2.0.0\n"
+	if !strings.Contains(parts[0], want) {
+		t.Errorf("no %q in\n%s", want, parts[0])
+	}
+}
+
+func TestAnUnknownLicenceIsRefused(t *testing.T) {
+	from := module(t, map[string]string{
+		"example.org/none@v1/README":         mit,
+		"example.org/strange@v1/LICENSE":     mit,
+		"example.org/strange@v1/sub/LICENSE": "Ask me first.",
+		"example.org/gpl@v1/COPYING":         "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007",
+		"example.org/two@v1/LICENSE":         mit,
+		"example.org/two@v1/LICENSE.other":   bsd2,
+	})
+	for name, test := range map[string]struct{ bill, want string }{
+		"no text":          {billOf([3]string{"example.org/none", "v1", "MIT"}), "licence of example.org/none v1: no licence text"},
+		"unknown text":     {billOf([3]string{"example.org/strange", "v1", "MIT"}), "licence of example.org/strange v1: sub/LICENSE: the text is of no allowed licence"},
+		"refused":          {billOf([3]string{"example.org/gpl", "v1", "MIT"}), "licence of example.org/gpl v1: COPYING: the text mentions the gnu general public license"},
+		"other detection":  {billOf([3]string{"example.org/two", "v1", "MIT"}), `licence of example.org/two v1: detected "MIT", the texts are of "BSD-2-Clause AND MIT": read them and state the reason in corrections`},
+		"no detection":     {billOf([3]string{"example.org/two", "v1", ""}), `licence of example.org/two v1: detected "", the texts are of "BSD-2-Clause AND MIT": read them and state the reason in corrections`},
+		"no components":    {billOf(), "the bill has no components"},
+		"no program":       {`{"components":[]}`, "the bill has no program"},
+		"no checksum":      {`{"metadata":{"component":{"name":"fsban"}}}`, "the bill has no SHA-256 of the program"},
+		"nothing on stdin": {"", "read the bill: EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, _, err := sbom(t, test.bill, from); err == nil || err.Error() != test.want {
+				t.Errorf("%v, want %s\n%s", err, test.want, out)
+			}
+		})
 	}
 }

@@ -1,128 +1,50 @@
-// Sbom writes the bill of materials of a Go program: which modules are in it, by version, checksum and licence, as CycloneDX
-// 1.5 in JSON. It reads what the linker has put into the program, so it lists what is really there, and nothing else. Beside
-// the bill it writes the texts that the authors of the modules want to see with every copy. A module without a licence that
-// is known to allow such copies is an error.
+// Sbom checks and completes the bill of materials that cyclonedx-gomod writes about a Go program, and writes the licence
+// texts that go with every copy of the program.
+//
+// The bill comes from standard input, as CycloneDX in JSON, and leaves on standard output with the licences of all components
+// and the checksum of the program. The same bill and sources give the same bytes on every machine. A component under a licence
+// that is not on the list, or whose texts contradict the detected licence, is an error: a person has to read the texts.
 package main
 
 import (
-	"crypto/sha256"
-	"debug/buildinfo"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
-	"strings"
 )
 
-type bom struct {
-	Format      string      `json:"bomFormat"`
-	SpecVersion string      `json:"specVersion"`
-	Version     int         `json:"version"`
-	Metadata    metadata    `json:"metadata"`
-	Components  []component `json:"components"`
-	Depends     []depends   `json:"dependencies"`
-}
-
-type metadata struct {
-	Component component `json:"component"`
-}
-
-type component struct {
-	Ref        string     `json:"bom-ref"`
-	Type       string     `json:"type"`
-	Name       string     `json:"name"`
-	Version    string     `json:"version"`
-	Licenses   []licence  `json:"licenses,omitempty"`
-	PURL       string     `json:"purl,omitempty"`
-	Hashes     []hash     `json:"hashes,omitempty"`
-	Properties []property `json:"properties,omitempty"`
-}
-
-type hash struct {
-	Algorithm string `json:"alg"`
-	Content   string `json:"content"`
-}
-
-// A licence is one, or an expression that joins some.
-type licence struct {
-	License    *licenceID `json:"license,omitempty"`
-	Expression string     `json:"expression,omitempty"`
-}
-
-type licenceID struct {
-	ID string `json:"id"`
-}
-
-type property struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
-}
-
-type depends struct {
-	Ref string   `json:"ref"`
-	On  []string `json:"dependsOn"`
-}
-
 func main() {
-	var from shelf
-	version := flag.String("version", "", "the version of the program")
-	flag.StringVar(&from.modules, "modules", "", "where the sources of modules are (go env GOMODCACHE)")
-	flag.StringVar(&from.goroot, "goroot", "", "where Go is (go env GOROOT)")
-	texts := flag.String("texts", "", "`file` to write the texts of all licences to")
+	var from sources
+	flag.StringVar(&from.modules, "modules", "", "`directory` of the module sources (go env GOMODCACHE)")
+	flag.StringVar(&from.goroot, "goroot", "", "`directory` of Go (go env GOROOT)")
+	texts := flag.String("texts", "", "`file` to write the licence texts to")
 	flag.Parse()
-	if flag.NArg() != 1 || *texts == "" {
-		fmt.Fprintln(os.Stderr, "usage: sbom -version VERSION -modules DIR -goroot DIR -texts FILE PROGRAM, where the program's LICENSE is")
+	if flag.NArg() != 0 || *texts == "" {
+		fmt.Fprintln(os.Stderr, "usage: sbom -modules DIR -goroot DIR -texts FILE <BILL, in the directory of the program's LICENSE")
 		os.Exit(2)
 	}
-	if err := write(os.Stdout, *texts, flag.Arg(0), *version, from); err != nil {
+	if err := run(os.Stdin, os.Stdout, *texts, from); err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
 		os.Exit(1)
 	}
 }
 
-// write writes the bill of the program at path, and the texts. The same program has the same.
-func write(w io.Writer, texts, path, version string, from shelf) error {
-	info, err := buildinfo.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
+// run copies the bill from r to w and writes the licence texts to the file named texts.
+func run(r io.Reader, w io.Writer, texts string, from sources) error {
 	own, err := os.ReadFile("LICENSE")
 	if err != nil {
 		return err
 	}
-	ids, err := recognise(string(own))
-	if err != nil {
-		return fmt.Errorf("our own licence: %w", err)
+	var b bill
+	if err := json.NewDecoder(r).Decode(&b); err != nil {
+		return fmt.Errorf("read the bill: %w", err)
 	}
-	sum := sha256.Sum256(data)
-	main := component{
-		Ref: info.Main.Path, Type: "application", Name: info.Main.Path, Version: version,
-		Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}}, Licenses: licensed(ids),
+	if err := b.program(string(own)); err != nil {
+		return err
 	}
-	for _, s := range info.Settings {
-		if strings.HasPrefix(s.Key, "GO") || strings.HasPrefix(s.Key, "vcs") || s.Key == "CGO_ENABLED" {
-			main.Properties = append(main.Properties, property{"build:" + s.Key, s.Value})
-		}
-	}
-	std := component{Ref: "std", Type: "library", Name: "std", Version: info.GoVersion, PURL: "pkg:golang/std@" + strings.TrimPrefix(info.GoVersion, "go")}
-	b := bom{Format: "CycloneDX", SpecVersion: "1.5", Version: 1, Metadata: metadata{main}, Components: []component{std}}
-	on := []string{std.Ref}
-	for _, d := range info.Deps {
-		c := module(d)
-		b.Components = append(b.Components, c)
-		on = append(on, c.Ref)
-	}
-	b.Depends = []depends{{main.Ref, on}}
-	all, err := from.license(b.Components)
+	list, err := b.components(from)
 	if err != nil {
 		return err
 	}
@@ -130,23 +52,96 @@ func write(w io.Writer, texts, path, version string, from shelf) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(writePapers(file, string(own), b.Components, all), file.Close()); err != nil {
+	if err := errors.Join(writeNotices(file, string(own), list), file.Close()); err != nil {
 		return err
 	}
 	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(b)
 }
 
-// module is a module of the program. The sum of go.sum goes with it, which is no hash of a file.
-func module(m *debug.Module) component {
-	if m.Replace != nil {
-		m = m.Replace
+// A bill is a CycloneDX document. Fields that sbom does not know are kept.
+type bill map[string]any
+
+// program adds the licence and the SHA-256 of the program, and removes the checksums of cyclonedx-gomod itself, which differ
+// between the machines that build it.
+func (b bill) program(own string) error {
+	meta, _ := b["metadata"].(map[string]any)
+	program, _ := meta["component"].(map[string]any)
+	if program == nil {
+		return errors.New("the bill has no program")
 	}
-	purl := "pkg:golang/" + m.Path + "@" + m.Version
-	c := component{Ref: purl, Type: "library", Name: m.Path, Version: m.Version, PURL: purl}
-	if raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:")); err == nil && len(raw) == sha256.Size {
-		c.Properties = []property{{"go:h1", m.Sum}}
+	ids, err := recognise(own)
+	if err != nil {
+		return fmt.Errorf("licence of the program: %w", err)
 	}
-	return c
+	program["licenses"] = licensed(ids)
+	for p := range objects(meta["properties"]) {
+		if p["name"] == "cdx:gomod:binary:hash:SHA-256" {
+			program["hashes"] = []any{map[string]any{"alg": "SHA-256", "content": p["value"]}}
+		}
+	}
+	if program["hashes"] == nil {
+		return errors.New("the bill has no SHA-256 of the program")
+	}
+	for tool := range objects(meta["tools"]) {
+		delete(tool, "hashes")
+	}
+	return nil
+}
+
+// components gives each component its licences, makes all of them dependencies of the program (cyclonedx-gomod leaves std out),
+// and returns them with their texts.
+func (b bill) components(from sources) ([]component, error) {
+	var list []component
+	var refs []any
+	for o := range objects(b["components"]) {
+		name, _ := o["name"].(string)
+		version, _ := o["version"].(string)
+		var detected []string
+		for l := range objects(o["licenses"]) {
+			license, _ := l["license"].(map[string]any)
+			id, _ := license["id"].(string)
+			detected = append(detected, id)
+		}
+		c, err := from.read(name, version, detected)
+		if err != nil {
+			return nil, fmt.Errorf("licence of %s %s: %w", name, version, err)
+		}
+		o["licenses"] = licensed(c.licences)
+		list = append(list, c)
+		refs = append(refs, o["bom-ref"])
+	}
+	if len(list) == 0 {
+		return nil, errors.New("the bill has no components")
+	}
+	meta, _ := b["metadata"].(map[string]any)
+	program, _ := meta["component"].(map[string]any)
+	for d := range objects(b["dependencies"]) {
+		if d["ref"] == program["bom-ref"] {
+			d["dependsOn"] = refs
+		}
+	}
+	return list, nil
+}
+
+// objects iterates over the objects of a JSON array.
+func objects(array any) func(yield func(map[string]any) bool) {
+	list, _ := array.([]any)
+	return func(yield func(map[string]any) bool) {
+		for _, e := range list {
+			if o, ok := e.(map[string]any); ok && !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// licensed returns the CycloneDX form of a conjunction of licences.
+func licensed(ids []string) []any {
+	if len(ids) == 1 {
+		return []any{map[string]any{"license": map[string]any{"id": ids[0]}}}
+	}
+	return []any{map[string]any{"expression": expression(ids)}}
 }
