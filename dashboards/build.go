@@ -109,7 +109,8 @@ func stat(title, description, unit, none string) *Panel {
 func lines(title, description, unit, none string) *Panel {
 	p := newPanel("timeseries", title, description, unit, none)
 	p.FieldConfig.Defaults["custom"] = object{
-		"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "gradientMode": "none", "lineInterpolation": "linear", "showPoints": "auto", "pointSize": 4,
+		"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "gradientMode": "none", "lineInterpolation": "linear", "showPoints": "auto",
+		"pointSize": 4,
 		"spanNulls": false, "axisPlacement": "auto", "stacking": object{"group": "A", "mode": "none"}, "thresholdsStyle": object{"mode": "off"},
 	}
 	p.FieldConfig.Defaults["color"] = object{"mode": "palette-classic"}
@@ -180,7 +181,8 @@ func (p *Panel) colors(pairs ...string) *Panel {
 }
 
 func (p *Panel) override(name string, properties ...object) *Panel {
-	p.FieldConfig.Overrides = append(p.FieldConfig.Overrides, object{"matcher": object{"id": "byName", "options": name}, "properties": properties})
+	p.FieldConfig.Overrides = append(p.FieldConfig.Overrides, object{"matcher": object{"id": "byName", "options": name},
+		"properties": properties})
 	return p
 }
 
@@ -211,7 +213,7 @@ func (p *Panel) spark() *Panel {
 
 func (p *Panel) size(w, h int) *Panel { p.GridPos.W, p.GridPos.H = w, h; return p }
 
-// alerts links to what the runbook says of alerts.
+// alerts links to the runbook's chapters of alerts.
 func (p *Panel) alerts(names ...string) *Panel {
 	for _, name := range names {
 		p.Links = append(p.Links, linkTo("Runbook: "+name, runbook+"#"+strings.ToLower(name)))

@@ -15,11 +15,12 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"fsban/dashboards"
+	"fsban/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "write fsban.json")
 
-// file is one of the repository.
+// file returns the text of a file of the repository.
 func file(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -29,14 +30,14 @@ func file(t *testing.T, path string) string {
 	return string(data)
 }
 
-func TestTheFileIsWhatTheCodeMakes(t *testing.T) {
+func TestDashboardFileIsUpToDate(t *testing.T) {
 	if *update {
 		if err := os.WriteFile("fsban.json", dashboards.JSON(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !bytes.Equal([]byte(file(t, "fsban.json")), dashboards.JSON()) {
-		t.Error("fsban.json is not what the code makes: run make dashboard")
+		t.Error("fsban.json is out of date: run make dashboard")
 	}
 }
 
@@ -48,11 +49,11 @@ func TestEachPanelIsFitToBeRead(t *testing.T) {
 	ids, titles := make(map[int]bool), make(map[string]bool)
 	for _, p := range dashboards.Panels() {
 		if ids[p.ID] {
-			t.Errorf("%s: id %d stands twice", p.Title, p.ID)
+			t.Errorf("%s: duplicate id %d", p.Title, p.ID)
 		}
 		ids[p.ID] = true
 		if p.Description == "" || p.FieldConfig.Defaults["unit"] == "" || p.FieldConfig.Defaults["noValue"] == "" || len(p.Targets) == 0 {
-			t.Errorf("%s: no description, no unit, nothing to say when it is empty, or no query", p.Title)
+			t.Errorf("%s: no description, no unit, no text for an empty result, or no query", p.Title)
 		}
 		if key := fmt.Sprint(p.Title, p.Type); titles[key] {
 			t.Errorf("two panels are called %s", p.Title)
@@ -71,13 +72,13 @@ func TestEachPanelIsFitToBeRead(t *testing.T) {
 		for _, o := range dashboards.Panels() {
 			h := o.GridPos
 			if o.ID != p.ID && g.X < h.X+h.W && h.X < g.X+g.W && g.Y < h.Y+h.H && h.Y < g.Y+g.H && p.Folded() == o.Folded() {
-				t.Errorf("%s lies on %s", p.Title, o.Title)
+				t.Errorf("%s overlaps %s", p.Title, o.Title)
 			}
 		}
 	}
 }
 
-// An alert is one of the rules' file.
+// An alert is an alerting rule of the rules file.
 type alert struct {
 	Alert, Expr, For string
 	Labels           map[string]string
@@ -146,9 +147,7 @@ func TestEachAlertSaysWhatAnOperatorNeeds(t *testing.T) {
 }
 
 func TestPromtoolFindsNoFault(t *testing.T) {
-	if _, err := exec.LookPath("promtool"); err != nil {
-		t.Fatalf("this test needs promtool, and fails without it (make tools-test): %v", err)
-	}
+	testenv.System(t, "promtool")
 	for _, line := range []string{
 		"check rules rules/fsban.rules.yaml rules/fail2ban.rules.yaml",
 		"check config prometheus.yml",
@@ -160,7 +159,7 @@ func TestPromtoolFindsNoFault(t *testing.T) {
 	}
 }
 
-// metricNames are the metrics of fsban's that a text names, without what a histogram adds to its name.
+// metricNames returns fsban's metrics that a text names, without the suffixes of histograms.
 func metricNames(text string) (names []string) {
 	for _, name := range regexp.MustCompile(`\bfsban_[a-z0-9_]+[a-z0-9]\b`).FindAllString(text, -1) {
 		names = append(names, strings.TrimSuffix(name, "_bucket"))
@@ -169,7 +168,7 @@ func metricNames(text string) (names []string) {
 	return slices.Compact(names)
 }
 
-// used are the metrics that dashboards, rules and docs name, each with one place.
+// used returns the metrics that dashboards, rules and documents name, each with one place.
 func used(t *testing.T) map[string]string {
 	t.Helper()
 	places := make(map[string]string)

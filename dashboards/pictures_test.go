@@ -18,15 +18,15 @@ import (
 	"fsban/internal/netns"
 )
 
-// playing is how long the pictures' attack lasts.
+// playing is the length of the attack.
 const playing = 5 * time.Minute
 
-// TestPictures plays attacks at two fsbans for some minutes, with real packets, and has dashboards/pictures draw what
-// Prometheus knows of them. `make pictures` runs it: it proves nothing.
+// TestPictures plays attacks on two fsbans for some minutes, with real packets, and has dashboards/pictures draw the dashboard
+// from Prometheus' data. `make pictures` runs it; it asserts nothing.
 func TestPictures(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		s := newStage(t)
-		// Two on one host, so each with a backend of its own.
+		// Two on one host need different backends.
 		for _, backend := range []string{config.BackendIPTables, config.BackendNFTables} {
 			s.guard(func(c *config.Config) {
 				c.Firewall.Backend, c.Firewall.MaxBans, c.Firewall.Check = backend, 500, config.Duration(2*time.Second)
@@ -51,7 +51,7 @@ func TestPictures(t *testing.T) {
 	}, "prometheus", "prometheus-alertmanager", "iptables", "ip6tables", "node", "chromium")
 }
 
-// A play is many people at once.
+// A play is an attack by many addresses at once.
 type play struct {
 	*stage
 	random    *rand.Rand
@@ -62,7 +62,7 @@ type play struct {
 	down      bool
 }
 
-// An attacker tries until it is bored.
+// An attacker tries for a limited time.
 type attacker struct {
 	at    *guard
 	addr  string
@@ -73,7 +73,7 @@ type attacker struct {
 	name  string
 }
 
-// tick is a fifth of a second.
+// tick plays a fifth of a second.
 func (p *play) tick() {
 	started := time.Now()
 	p.n++
@@ -114,7 +114,7 @@ func (p *play) newAttacker() *attacker {
 	a := &attacker{at: p.guards[0], addr: fmt.Sprintf("203.0.113.%d", 1+p.next%190), user: 100 + p.random.IntN(900), left: 20 + p.random.IntN(60), every: 2 + p.random.IntN(5), what: fakeswitch.WrongPassword, name: "MicroSIP/3.21.3"}
 	switch kind := p.random.IntN(10); {
 	case kind < 2:
-		a.what, a.name = fakeswitch.UnknownUser, "" // another user each time
+		a.what, a.name = fakeswitch.UnknownUser, "" // a new user each time
 	case kind < 3:
 		a.name = "friendly-scanner"
 	case kind < 5:
@@ -128,7 +128,7 @@ func (p *play) newAttacker() *attacker {
 	return a
 }
 
-// comes sends a packet, and if it arrives FreeSWITCH tells of it.
+// comes sends a packet; if it arrives, FreeSWITCH reports the situation.
 func (p *play) comes(g *guard, what fakeswitch.Situation, addr, user, agent string) {
 	if p.knock(addr, 1) == 0 {
 		return
@@ -140,7 +140,7 @@ func (p *play) comes(g *guard, what fakeswitch.Situation, addr, user, agent stri
 	g.fs.Emit(what, fakeswitch.Caller{Addr: netip.MustParseAddr(addr), Port: 5060, User: user, Number: "0044123", UserAgent: agent, Profile: profile}, time.Now())
 }
 
-// incidents are what happens once.
+// incidents plays the events that occur once.
 func (p *play) incidents(since time.Duration) {
 	g := p.guards[0]
 	switch p.n {
@@ -161,7 +161,7 @@ func (p *play) incidents(since time.Duration) {
 		g.happens(3, fakeswitch.WrongPassword, "198.18.1.1", "3001")
 		g.happens(1, fakeswitch.Success, "198.18.1.1", "3001")
 	}
-	// FreeSWITCH restarts beside the other one.
+	// FreeSWITCH restarts at the other fsban.
 	other := p.guards[1]
 	switch {
 	case !p.down && since > playing*7/10 && since < playing*8/10:
@@ -176,7 +176,7 @@ func (p *play) incidents(since time.Duration) {
 	}
 }
 
-// heartbeat is the recorded one with other numbers.
+// heartbeat returns the recorded heartbeat with other numbers.
 func heartbeat(calls, begun, idle int) []byte {
 	body := fakeswitch.Frames(fakeswitch.Heartbeat, fakeswitch.Caller{}, time.Now())
 	_, body, _ = bytes.Cut(body, []byte("\n\n"))

@@ -24,18 +24,19 @@ import (
 
 	"fsban/config"
 	"fsban/daemon"
+	"fsban/firewall"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/netns"
 )
 
-// A stage is what a test plays on, in namespaces of its own: several fsbans, each beside a FreeSWITCH, scraped by a real
-// Prometheus, which tells a real Alertmanager.
+// A stage is a test environment in namespaces of its own: several fsbans, each with a FreeSWITCH, scraped by a real Prometheus
+// that sends alerts to a real Alertmanager.
 type stage struct {
 	t      *testing.T
 	dir    string
 	door   *net.UDPConn // FreeSWITCH's SIP port
 	guards []*guard
-	names  []string // of the guards, as instances; none: their addresses, and one that nobody listens on
+	names  []string // of the guards, as instances; empty: their addresses, and one without a server
 }
 
 // A guard is an fsban and its FreeSWITCH.
@@ -50,12 +51,12 @@ type guard struct {
 const (
 	prometheusAddr   = "127.0.0.1:9090"
 	alertmanagerAddr = "127.0.0.1:9093"
-	silent           = "127.0.0.1:9738" // where no fsban answers
+	silent           = "127.0.0.1:9738" // no fsban listens there
 	switchAddr       = "192.0.2.10"
-	patience         = 30 * time.Second // the machine may be busy
+	patience         = 2 * time.Minute // the machine may be busy
 )
 
-// newStage makes the addresses of the play: 203.0.113.0/24 are strangers who send packets.
+// newStage assigns the addresses of the stage: 203.0.113.0/24 are strangers who send packets.
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fsban") // t.TempDir is too long for a socket
@@ -90,7 +91,7 @@ func (s *stage) guard(change func(*config.Config)) *guard {
 
 	g.cfg = config.Default()
 	g.cfg.FreeSWITCH.Address = g.fs.Addr()
-	g.cfg.Firewall.Backend = config.BackendDryRun
+	g.cfg.Firewall.Backend = firewall.None
 	g.cfg.Firewall.Check = config.Duration(200 * time.Millisecond)
 	g.cfg.State.Directory = filepath.Join(s.dir, strconv.Itoa(n))
 	g.cfg.Control.Socket = filepath.Join(s.dir, strconv.Itoa(n)+".sock")
@@ -118,7 +119,7 @@ func (s *stage) guard(change func(*config.Config)) *guard {
 	return g
 }
 
-// happens has FreeSWITCH tell of a situation, some times.
+// happens makes FreeSWITCH report a situation a number of times.
 func (g *guard) happens(times int, what fakeswitch.Situation, addr, user string) {
 	for range times {
 		g.fs.Emit(what, fakeswitch.Caller{Addr: netip.MustParseAddr(addr), Port: 5060, User: user, UserAgent: "softphone", Profile: "internal"}, time.Now())
@@ -128,7 +129,7 @@ func (g *guard) happens(times int, what fakeswitch.Situation, addr, user string)
 // run starts a program for the length of the test.
 func (s *stage) run(name string, args ...string) {
 	s.t.Helper()
-	cmd := exec.Command(name, args...) //nolint:noctx // it is ended in order, below
+	cmd := exec.Command(name, args...) //nolint:noctx // stopped in order below
 	var out logBuffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &out, &out
 	if err := cmd.Start(); err != nil {
@@ -143,7 +144,7 @@ func (s *stage) run(name string, args ...string) {
 	})
 }
 
-// watch starts Prometheus and Alertmanager. Rules are the text of a file of rules.
+// watch starts Prometheus and Alertmanager. Each of rules is the text of a rules file.
 func (s *stage) watch(rules ...string) {
 	s.t.Helper()
 	var targets, files []string
@@ -180,7 +181,7 @@ func (s *stage) write(name, text string) {
 	}
 }
 
-// eventually waits until ok says nothing.
+// eventually waits until ok returns nil.
 func (s *stage) eventually(what string, ok func() error) {
 	s.t.Helper()
 	var err error
@@ -189,10 +190,10 @@ func (s *stage) eventually(what string, ok func() error) {
 			return
 		}
 	}
-	s.t.Fatalf("never came true: %s: %v", what, err)
+	s.t.Fatalf("timed out waiting until %s: %v", what, err)
 }
 
-// get asks for a page of one of the servers.
+// get fetches a page of one of the servers.
 func (s *stage) get(address string) (string, error) {
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, address, http.NoBody)
 	if err != nil {
@@ -210,7 +211,7 @@ func (s *stage) get(address string) (string, error) {
 	return string(body), err
 }
 
-// A series is one of a query's answer: its values over time, or the one at its end.
+// A series is one result of a query: its values over time, or the last one.
 type series struct {
 	Metric map[string]string
 	Values []point
@@ -255,7 +256,7 @@ func (s *stage) ask(expr string, from time.Time) ([]series, error) {
 	return answer.Data.Result, nil
 }
 
-// value is the one number that a query answers with.
+// value returns the single number that a query results in.
 func (s *stage) value(expr string) (float64, error) {
 	list, err := s.ask(expr, time.Time{})
 	if err != nil {
@@ -267,7 +268,7 @@ func (s *stage) value(expr string) (float64, error) {
 	return list[0].Value.number(), nil
 }
 
-// knock sends datagrams to FreeSWITCH's SIP port, and returns how many arrived.
+// knock sends datagrams to FreeSWITCH's SIP port and returns the number that arrived.
 func (s *stage) knock(from string, times int) (arrived int) {
 	s.t.Helper()
 	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, s.door.LocalAddr().(*net.UDPAddr))
