@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,14 +21,15 @@ const programEnv = "FSBAN_BENCH_PROGRAM"
 
 // TestMain builds fsban, once for all processes of these tests.
 func TestMain(m *testing.M) {
-	if os.Getenv(programEnv) != "" {
+	flag.Parse()
+	if os.Getenv(programEnv) != "" || testing.Short() {
 		os.Exit(m.Run())
 	}
 	dir, err := os.MkdirTemp("", "beside")
 	if err == nil {
 		var out []byte
-		build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-buildvcs=false", "-o", dir, "fsban/cmd/fsban")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-buildvcs=false", "-o", dir, "./cmd/fsban")
+		build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0") // fsban is a module of its own
 		if out, err = build.CombinedOutput(); err != nil {
 			err = fmt.Errorf("build fsban: %w: %s", err, out)
 		}
@@ -44,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// tools are what the tests need, beside fsban.
+// tools are the programs that the tests need in addition to fsban.
 var tools = []string{"fail2ban-server", "fail2ban-client", "iptables", "ipset"}
 
 // small is a run that takes seconds.
@@ -63,8 +65,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// Each measurement works, in a small form: it fails where whoever guards counts or bans otherwise than it should. What it
-// measures is there, and is no nonsense.
+// Each measurement runs in a small form. It fails if a guard counts or bans wrongly, or if a figure is missing or implausible.
 func TestEachRowMeasures(t *testing.T) {
 	for _, j := range []job{
 		{"latency", "fail2ban", 2}, {"latency", "log", 3}, {"latency", "events", 3},
@@ -107,7 +108,7 @@ var (
 	positive = map[string]bool{"latency": true, "peak": true, "burst": true, "stop": true, "ready": true, "sent": true, "fresh": true, "rss": true}
 )
 
-// Of the same lines, some of which lead to a ban, both count the same and ban the same.
+// From the same lines, some of which lead to a ban, both must count and ban the same.
 func TestTheTwoAgreeWhoIsBanned(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		if err := assign(); err != nil {
@@ -128,8 +129,8 @@ func TestTheTwoAgreeWhoIsBanned(t *testing.T) {
 	}, tools...)
 }
 
-// mixed has twelve attackers fail, one to six times, and returns who is banned. It leaves no rule behind: the next fsban would
-// take over the bans.
+// mixed reports one to six failures of each of twelve attackers and returns the banned ones. It leaves no rule behind: the next
+// fsban would adopt the bans.
 func mixed(t *testing.T, name string) (banned []netip.Addr, lines int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -18,23 +18,24 @@ import (
 	"fsban/internal/fakeswitch"
 )
 
-// A guard is one of the two, as it is used.
+// A guard is fsban or fail2ban in a normal configuration.
 type guard interface {
-	// start returns when it guards.
+	// start returns when bans are enforced.
 	start(ctx context.Context) error
-	// stop ends it in order, as a service manager does.
+	// stop terminates it in order, as a service manager does.
 	stop() error
 	process() *process
-	// counted tells how many failures it has counted since it started, and when, as well as that is known.
+	// counted returns the number of failures counted since the start, and the time of the last, as exactly as the guard states
+	// it.
 	counted(ctx context.Context) (n int, at time.Time, err error)
 	banned(ctx context.Context) ([]netip.Addr, error)
-	// fail has attackers fail, each once, in one write.
+	// fail reports one failure of each attacker, in one write.
 	fail(attackers []int) error
 	close()
 }
 
-// newGuard makes one of: fail2ban; log, which is fsban with mod_cti's log as its only source; events, which is fsban with the
-// event socket, its normal source. All it writes goes to dir.
+// newGuard returns one of: fail2ban; log, which is fsban with mod_cti's log as its only source; events, which is fsban with the
+// event socket, its normal source. It writes only to dir.
 func newGuard(name, dir, fsban string) (guard, error) {
 	log := filepath.Join(dir, "cti_fail2ban.log")
 	if err := os.WriteFile(log, nil, 0o600); err != nil {
@@ -52,7 +53,7 @@ func newGuard(name, dir, fsban string) (guard, error) {
 // A ctiLog is mod_cti's log.
 type ctiLog string
 
-// fail writes a line of each attacker, always with the same user, all at the time that it is.
+// fail writes a line of each attacker, with a constant user and the current time.
 func (l ctiLog) fail(attackers []int) error {
 	var b []byte
 	for _, n := range attackers {
@@ -72,13 +73,14 @@ func (l ctiLog) write(b []byte) error {
 }
 
 func appendLine(b []byte, n int, at time.Time) []byte {
-	return fmt.Appendf(b, "ip[%s] user[%d] at[%s] Registration failed\n", attacker(n), 1000+n%1000, at.UTC().Format("2006-01-02T15:04:05.000000-0700"))
+	return fmt.Appendf(b, "ip[%s] user[%d] at[%s] Registration failed\n", attacker(n), 1000+n%1000, at.UTC().
+		Format("2006-01-02T15:04:05.000000-0700"))
 }
 
 // etc is where Debian keeps fail2ban's configuration.
 const etc = "/etc/fail2ban"
 
-// The jail and the filter that fail2ban has beside mod_cti.
+// The jail and the filter of fail2ban in installations of mod_cti.
 const (
 	jail = `[cti]
 enabled = true
@@ -94,17 +96,17 @@ backend = auto
 	filter = "[Definition]\nfailregex = ^ip\\[<HOST>\\].*\nignoreregex =\n"
 )
 
-// fail2ban is Debian's, with its own configuration, database included, and that jail.
+// fail2ban is Debian's package with its own configuration and database, and that jail.
 type fail2ban struct {
 	ctiLog
 	dir string
 	p   *process
 
-	said    *os.File // its log, as far as it was read
-	rest    []byte   // of a line that was not complete
+	said    *os.File // its log, read up to the current offset
+	rest    []byte   // of an incomplete line
 	started bool
 	found   int
-	last    time.Time // found
+	last    time.Time // time of the last failure found
 	backend string
 }
 
@@ -116,7 +118,8 @@ func newFail2ban(dir, log string) (*fail2ban, error) {
 	files := map[string]string{
 		"jail.local":        fmt.Sprintf(jail, log),
 		"filter.d/cti.conf": filter,
-		"fail2ban.local": fmt.Sprintf("[Definition]\nlogtarget = %[1]s/fail2ban.log\nsocket = %[1]s/s\npidfile = %[1]s/pid\ndbfile = %[1]s/fail2ban.sqlite3\n",
+		"fail2ban.local": fmt.Sprintf("[Definition]\nlogtarget = %[1]s/fail2ban.log\nsocket = %[1]s/s\npidfile = %[1]s/pid\ndbfile = "+
+			"%[1]s/fail2ban.sqlite3\n",
 			dir),
 	}
 	own, err := filepath.Glob(etc + "/*.conf")
@@ -161,7 +164,7 @@ func (f *fail2ban) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// Its own log tells without asking it.
+	// Reading its log costs it no CPU time.
 	for {
 		if err := f.read(); err != nil {
 			return err
@@ -201,7 +204,7 @@ var (
 	backendLine = regexp.MustCompile(`Jail 'cti' uses (\w+)`)
 )
 
-// read reads on in its log.
+// read reads the new lines of its log.
 func (f *fail2ban) read() error {
 	more, err := io.ReadAll(f.said)
 	if err != nil {
@@ -232,7 +235,7 @@ func (f *fail2ban) banned(ctx context.Context) (addrs []netip.Addr, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("fail2ban-client: %w: %s", err, out)
 	}
-	for _, word := range strings.Fields(string(out)) {
+	for word := range strings.FieldsSeq(string(out)) {
 		addr, err := netip.ParseAddr(word)
 		if err != nil {
 			return nil, fmt.Errorf("fail2ban-client: %w", err)
@@ -242,8 +245,8 @@ func (f *fail2ban) banned(ctx context.Context) (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// fsban is the program, with its defaults, apart from ban_rate: it would hold what is over 100 bans a minute. fail2ban has no
-// such limit.
+// fsban is the program with its defaults, except ban_rate, which would hold bans beyond 100 a minute. fail2ban has no such
+// limit.
 type fsban struct {
 	ctiLog
 	dir, path string
@@ -257,9 +260,9 @@ type fsban struct {
 
 func newFsban(dir, log, path string, events bool) (*fsban, error) {
 	f := &fsban{ctiLog: ctiLog(log), dir: dir, path: path, client: control.NewClient(filepath.Join(dir, "s")), cancel: func() {}}
-	address := "127.0.0.1:8021" // where nobody is
+	address := "127.0.0.1:8021" // no server
 	if events {
-		// As often as FreeSWITCH, unless it is told otherwise.
+		// FreeSWITCH's default interval
 		f.freeswitch = fakeswitch.New(fakeswitch.Options{Heartbeat: 20 * time.Second})
 		if err := f.freeswitch.Listen("127.0.0.1:0"); err != nil {
 			return nil, err
@@ -269,7 +272,7 @@ func newFsban(dir, log, path string, events bool) (*fsban, error) {
 		ctx, f.cancel = context.WithCancel(context.Background())
 		f.serving.Go(func() { _ = f.freeswitch.Serve(ctx) })
 	}
-	// The backend is the one that auto takes where iptables works: where it does not, there is nothing to compare.
+	// auto selects this backend if iptables works; without iptables there is nothing to compare.
 	config := fmt.Sprintf("freeswitch: {address: %q}\ncti_log: {path: %q}\npolicy: {ban_rate: 0}\nfirewall: {backend: iptables}\n"+
 		"state: {directory: %q}\ncontrol: {socket: %q}\n", address, log, dir, filepath.Join(dir, "s"))
 	return f, os.WriteFile(filepath.Join(dir, "config.yaml"), []byte(config), 0o600)
@@ -294,7 +297,7 @@ func (f *fsban) start(ctx context.Context) (err error) {
 	}
 }
 
-// listens tells whether failed logins are taken from the event socket.
+// listens reports whether failed logins are taken from the event socket.
 func (f *fsban) listens(s control.Status) bool {
 	return slices.ContainsFunc(s.Speakers, func(s control.Speaker) bool { return s.Kind == "auth_failure" && s.Source == "event" })
 }
@@ -336,13 +339,14 @@ func (f *fsban) fail(attackers []int) error {
 	}
 	var b []byte
 	for _, n := range attackers {
-		b = append(b, fakeswitch.Frames(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: attacker(n), User: fmt.Sprint(1000 + n%1000)}, time.Now())...)
+		b = append(b, fakeswitch.Frames(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: attacker(n), User: fmt.Sprint(1000 + n%1000)},
+			time.Now())...)
 	}
 	f.freeswitch.EmitRaw(b)
 	return nil
 }
 
-// sleep waits, and says when it has been too long.
+// sleep waits for d, or returns the cause for which ctx ended.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -352,10 +356,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// lookEvery is how often it is looked what was counted: looking costs both something.
+// lookEvery is the polling interval of the counts; each poll costs the guard CPU time.
 const lookEvery = 20 * time.Millisecond
 
-// untilCounted waits until g has counted n failures since its start, no more and no fewer, and returns when it had.
+// untilCounted waits until g has counted exactly n failures since its start and returns the time of the last.
 func untilCounted(ctx context.Context, g guard, n int) (time.Time, error) {
 	for {
 		counted, at, err := g.counted(ctx)
@@ -373,7 +377,7 @@ func untilCounted(ctx context.Context, g guard, n int) (time.Time, error) {
 	}
 }
 
-// disagree is an error unless exactly the first n attackers are banned.
+// disagree returns an error unless exactly the first n attackers are banned.
 func disagree(ctx context.Context, g guard, n int) error {
 	addrs, err := g.banned(ctx)
 	if err != nil {

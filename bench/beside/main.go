@@ -1,14 +1,14 @@
-// Beside measures fsban beside fail2ban in one run, and prints the tables of docs/performance.md.
+// Beside runs fsban and fail2ban under the same load and prints the tables of docs/performance.md.
 //
-// Both are set up as they are used: Debian's fail2ban-server with the jail that it has beside mod_cti, its database and
-// pyinotify, which Debian installs with it; fsban run with its defaults, but without a limit of bans a minute, which fail2ban
-// does not have either. Both get the same lines of mod_cti's log. Each measurement has network namespaces of its own, with
-// real iptables and ipset, and a state that is new; who is banned is seen by packets, of both in the same way. The rounds
-// alternate. After each the two must have counted and banned the same, or it fails.
+// Both are configured as in use: Debian's fail2ban-server with the jail of mod_cti's installations, its database and pyinotify,
+// which Debian installs with it; fsban with its defaults, but without a limit of bans a minute, which fail2ban lacks too. Both
+// get the same lines of mod_cti's log. Each measurement has network namespaces of its own, with real iptables and ipset and an
+// empty state. Packets show the banned addresses, for both in the same way. The rounds alternate. After each, both must have
+// counted and banned the same, or the run fails.
 //
-// What differs is said by the tables: fsban gets more bans and lines in some rows, because fail2ban takes so long, and a
-// second is a second; and latency and idle are measured with the event socket, too, which is fsban's normal source, and which
-// fail2ban does not have. FreeSWITCH is played, in a process of its own: what it takes is in no figure.
+// The tables name the differences: fsban gets more bans and lines in some rows, because fail2ban would take too long; latency
+// and idle are also measured with the event socket, fsban's normal source, which fail2ban cannot read. A recorded FreeSWITCH
+// runs in a process of its own, outside all figures.
 //
 // Exit code: 0 measured, 1 they disagree or something failed, 2 something is missing or the call is wrong.
 package main
@@ -33,7 +33,7 @@ import (
 	"fsban/internal/netns"
 )
 
-// options are what is measured.
+// options choose the measurements.
 type options struct {
 	params
 	rounds    int
@@ -73,7 +73,7 @@ func run() int {
 	return 1
 }
 
-// A usageError is one of whoever calls: exit code 2.
+// A usageError reports a wrong command line: exit code 2.
 type usageError struct{ error }
 
 func parse(args []string, out io.Writer) (o options, err error) {
@@ -148,7 +148,7 @@ func parseJob(s string) (j job, err error) {
 	return j, err
 }
 
-// missing says what is needed and not there.
+// missing lists required programs and privileges that are absent.
 func (o *options) missing() error {
 	for _, tool := range []string{"fail2ban-server", "fail2ban-client"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -175,7 +175,7 @@ func (o *options) jobs() (each, once []job) {
 		{"replay", "log", o.fsLines},
 		{"bans", "fail2ban", o.f2bBans}, {"bans", "log", o.f2bBans}, {"bans", "log", o.fsBans},
 	}
-	// What is held in memory, and what is done in a long quiet while, is much the same each time. Very many bans take long.
+	// Memory and idle figures vary little, and very many bans take long: one round suffices.
 	once = []job{
 		{"bans", "log", o.manyBans},
 		{"memory", "fail2ban", o.f2bBans}, {"memory", "log", o.f2bBans},
@@ -238,7 +238,8 @@ func (o *options) start(ctx context.Context, j job) (f figures, err error) {
 		return nil, fmt.Errorf("%w: %.200s", err, out)
 	}
 	if j.Guard == "fail2ban" && f["pyinotify"] == nil {
-		return nil, &usageError{errors.New("fail2ban looks at its log once a second, because it lacks pyinotify: install it (apt-get install python3-pyinotify)")}
+		return nil, &usageError{errors.New("fail2ban looks at its log once a second, because it lacks pyinotify: install it (apt-get install " +
+			"python3-pyinotify)")}
 	}
 	return f, nil
 }

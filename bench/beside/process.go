@@ -19,7 +19,7 @@ import (
 // A process is a server at work.
 type process struct {
 	cmd  *exec.Cmd
-	out  string        // file: what it says
+	out  string        // file of its output
 	done chan struct{} // closed at its end
 	err  error         // why it ended, after that
 }
@@ -75,7 +75,7 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// usage is what a process has taken so far.
+// usage is the CPU time and memory that a process has used so far.
 type usage struct {
 	cpu      time.Duration  // user and system time of all its threads, also of those that ended
 	children time.Duration  // of the programs that it ran and that ended, in hundredths of a second
@@ -131,7 +131,7 @@ func (p *process) usage() (u usage, err error) {
 	return u, nil
 }
 
-// wakeups are how often its threads have waited since before. What one did that has ended meanwhile is not known.
+// wakeups returns the number of waits of its threads since before. Those of threads that have ended are unknown.
 func (u *usage) wakeups(before usage) (n int) {
 	for thread, waits := range u.waits {
 		n += waits - before.waits[thread]

@@ -65,17 +65,20 @@ func (r *report) head(o *options) {
 
 func (r *report) latency(o *options) {
 	f2b := job{"latency", "fail2ban", o.attackers}
-	r.printf("| from the fifth failure to the first packet that is stopped | of fail2ban's p50 | p50 ms | p99 ms | attackers |\n|---|---|---|---|---|")
+	r.printf("| from the fifth failure to the first packet that is stopped | of fail2ban's p50 | p50 ms | p99 ms | attackers " +
+		"|\n|---|---|---|---|---|")
 	for _, row := range [][2]string{{"fsban, event socket", "events"}, {"fsban, log", "log"}, {"fail2ban, log", "fail2ban"}} {
 		j := job{"latency", row[1], o.attackers}
 		p50, p99 := r.median(j, "latency"), r.at(j, "latency", 0.99)
-		r.printf("| %s | %s | %s | %s | %s |", row[0], digits(p50/r.median(f2b, "latency")), digits(p50*1000), digits(p99*1000), thousands(o.attackers*o.rounds))
+		r.printf("| %s | %s | %s | %s | %s |", row[0], digits(p50/r.median(f2b, "latency")), digits(p50*1000), digits(p99*1000),
+			thousands(o.attackers*o.rounds))
 	}
 }
 
 func (r *report) lines(o *options) {
 	f2b := job{"lines", "fail2ban", o.f2bLines}
-	r.printf("\n| lines counted, %d of an address | how many | lines/s of CPU, to fail2ban's | lines/s, to fail2ban's | peak, to fail2ban's | lines/s of CPU | lines/s | peak MiB |\n|---|---|---|---|---|---|---|---|", o.perAddress)
+	r.printf("\n| lines counted, %d of an address | how many | lines/s of CPU, to fail2ban's | lines/s, to fail2ban's | peak, to fail2ban's "+
+		"| lines/s of CPU | lines/s | peak MiB |\n|---|---|---|---|---|---|---|---|", o.perAddress)
 	for _, row := range []struct {
 		what string
 		job
@@ -89,7 +92,8 @@ func (r *report) lines(o *options) {
 			peak = " " + digits(r.median(row.job, "peak")/r.median(f2b, "peak")) + " "
 		}
 		r.printf("| %s | %s | %s | %s |%s| %s | %s | %s |", row.what, thousands(row.N), digits(rate(row.job, "cpu")/rate(f2b, "cpu")),
-			digits(rate(row.job, "s")/rate(f2b, "s")), peak, digits(rate(row.job, "cpu")), digits(rate(row.job, "s")), digits(r.median(row.job, "peak")))
+			digits(rate(row.job, "s")/rate(f2b, "s")), peak, digits(rate(row.job, "cpu")), digits(rate(row.job, "s")),
+			digits(r.median(row.job, "peak")))
 	}
 }
 
@@ -97,13 +101,18 @@ func (r *report) bans(o *options) {
 	f2b := job{"bans", "fail2ban", o.f2bBans}
 	ours := []job{{"bans", "log", o.f2bBans}, {"bans", "log", o.fsBans}, {"bans", "log", o.manyBans}}
 	each := func(j job) float64 { return r.median(j, "burst") / float64(j.N) }
-	r.printf("\n| fifth failures written at once | how many | of fail2ban's, a ban | s until all are banned | ms a ban |\n|---|---|---|---|---|")
+	r.printf("\n| fifth failures written at once | how many | of fail2ban's, a ban | s until all are banned | ms a ban " +
+		"|\n|---|---|---|---|---|")
 	for _, j := range append(slices.Clone(ours), f2b) {
-		r.printf("| %s | %s | %s | %s | %s |", j.who(), thousands(j.N), digits(each(j)/each(f2b)), digits(r.median(j, "burst")), digits(each(j)*1000))
+		r.printf("| %s | %s | %s | %s | %s |", j.who(), thousands(j.N), digits(each(j)/each(f2b)), digits(r.median(j, "burst")),
+			digits(each(j)*1000))
 	}
-	r.printf("\n| restart with bans in force | how many | of fail2ban's s until ready | s to stop | s until ready | s until all are in force again | banned could send, s | of their packets passed |\n|---|---|---|---|---|---|---|---|")
+	r.printf("\n| restart with bans in force | how many | of fail2ban's s until ready | s to stop | s until ready | s until " +
+		"all are in force " +
+		"again | banned could send, s | of their packets passed |\n|---|---|---|---|---|---|---|---|")
 	for _, j := range append(slices.Clone(ours), f2b) {
-		r.printf("| %s | %s | %s | %s | %s | %s | %s | %.0f of %.0f |", j.who(), thousands(j.N), digits(r.median(j, "ready")/r.median(f2b, "ready")),
+		r.printf("| %s | %s | %s | %s | %s | %s | %s | %.0f of %.0f |", j.who(), thousands(j.N),
+			digits(r.median(j, "ready")/r.median(f2b, "ready")),
 			digits(r.median(j, "stop")), digits(r.median(j, "ready")), digits(r.median(j, "in force")), digits(r.median(j, "open")),
 			r.median(j, "passed"), r.median(j, "sent"))
 	}
@@ -118,9 +127,11 @@ func (j job) who() string {
 
 func (r *report) memory(o *options) {
 	f2b, ours := job{"memory", "fail2ban", o.f2bBans}, job{"memory", "log", o.f2bBans}
-	r.printf("\n| %s bans in force, and %s addresses that failed once | of fail2ban's | fsban | fail2ban |\n|---|---|---|---|", thousands(o.f2bBans), thousands(o.tracked))
+	r.printf("\n| %s bans in force, and %s addresses that failed once | of fail2ban's | fsban | fail2ban |\n|---|---|---|---|",
+		thousands(o.f2bBans), thousands(o.tracked))
 	for _, row := range [][2]string{
-		{"memory before, MiB", "fresh"}, {"memory, MiB", "rss"}, {"peak memory, MiB", "peak"}, {"CPU for all of it, with the programs that it ran, s", "cpu"},
+		{"memory before, MiB", "fresh"}, {"memory, MiB", "rss"}, {"peak memory, MiB", "peak"},
+		{"CPU for all of it, with the programs that it ran, s", "cpu"},
 	} {
 		r.compare(row[0], f2b, ours, row[1], 1)
 	}

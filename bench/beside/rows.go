@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// figures are what was measured, by name: seconds, MiB or numbers.
+// figures are the measured values, by name: seconds, MiB or numbers.
 type figures map[string][]float64
 
 func (f figures) add(name string, value float64) { f[name] = append(f[name], value) }
@@ -29,17 +29,17 @@ type job struct {
 
 func (j job) String() string { return fmt.Sprintf("%s/%s/%d", j.Row, j.Guard, j.N) }
 
-// params are what the jobs have in common.
+// params are the parameters that all jobs share.
 type params struct {
 	fsban      string // the program
 	perAddress int    // lines
-	tracked    int    // addresses with one failure each, beside the bans
+	tracked    int    // addresses with one failure each, in addition to the bans
 	quiet      time.Duration
-	settle     time.Duration // for what a guard does at its start
+	settle     time.Duration // for the work of a guard at its start
 	timeout    time.Duration // of a job
 }
 
-// rows measure. They are given a guard that has started, and settled. replay needs none.
+// rows are the measurements. Each gets a guard that has started and settled; replay needs none.
 var rows = map[string]func(context.Context, guard, job, params) (figures, error){
 	"latency": latency,
 	"lines":   lines,
@@ -48,7 +48,7 @@ var rows = map[string]func(context.Context, guard, job, params) (figures, error)
 	"idle":    idle,
 }
 
-// run does a job, inside of namespaces, with the files in dir.
+// run performs a job inside its namespaces, with the files in dir.
 func (j job) run(ctx context.Context, dir string, p params) (figures, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("not within %v", p.timeout))
 	defer cancel()
@@ -79,7 +79,7 @@ func (j job) run(ctx context.Context, dir string, p params) (figures, error) {
 	return f, g.stop()
 }
 
-// upTo is the numbers of the first n attackers, from the one given on.
+// upTo returns the numbers of the first n attackers, beginning with from.
 func upTo(from, n int) (all []int) {
 	for i := from; i < n; i++ {
 		all = append(all, i)
@@ -87,7 +87,8 @@ func upTo(from, n int) (all []int) {
 	return all
 }
 
-// failOften has all those attackers fail so often, and waits until that is counted, beside what was counted before.
+// failOften reports that many failures of each attacker and waits until they are counted, in addition to the earlier ones in
+// before.
 func failOften(ctx context.Context, g guard, attackers []int, times int, before *int) error {
 	for range times {
 		if err := g.fail(attackers); err != nil {
@@ -102,10 +103,10 @@ func failOften(ctx context.Context, g guard, attackers []int, times int, before 
 // maxretry is the failure on which both ban.
 const maxretry = 5
 
-// latency is from the fifth failure, handed to the log or to the socket, to the first packet that is stopped: one attacker after
-// another, n of them. Both look or wait in rhythms of their own, so a pause of random length comes before each.
+// latency measures the time from the write of the fifth failure to the log or the socket until the first packet is dropped, for
+// n attackers in turn. A random pause precedes each, because both guards poll.
 func latency(ctx context.Context, g guard, j job, _ params) (figures, error) {
-	const together = 50 // attackers whose first failures are written at once; they are banned before findtime is over
+	const together = 50 // attackers that get their first failures in one write; all are banned within findtime
 	w, err := newWire(5060)
 	if err != nil {
 		return nil, err
@@ -136,8 +137,8 @@ func latency(ctx context.Context, g guard, j job, _ params) (figures, error) {
 	return f, disagree(ctx, g, j.N)
 }
 
-// lines is reading, matching and counting: so many lines, none of which leads to a ban. The five behind them do, of one address:
-// when its packets are stopped, all is read, and nobody had to be asked meanwhile, which would cost fsban more than the lines.
+// lines measures reading, matching and counting of lines without a ban. Five lines of one more address follow: when its packets
+// are dropped, all lines are read. That needs no queries, which would cost fsban more CPU time than the lines.
 func lines(ctx context.Context, g guard, j job, p params) (figures, error) {
 	w, err := newWire(5060)
 	if err != nil {
@@ -169,7 +170,7 @@ func lines(ctx context.Context, g guard, j job, p params) (figures, error) {
 		return nil, err
 	}
 	if _, ok := g.(*fail2ban); ok {
-		at = counted // without the time that the ban takes: its log says when it found the last failure
+		at = counted // excludes the latency of the ban: fail2ban logs the time at which it found the last failure
 	}
 	f := make(figures)
 	f.since("s", began, at)
@@ -178,14 +179,14 @@ func lines(ctx context.Context, g guard, j job, p params) (figures, error) {
 	return f, disagree(ctx, g, 1)
 }
 
-// replay is the same lines as a file, read by fsban replay: the daemon's parser and policy, without all that it does beside.
-// Its start is in the figures.
+// replay measures fsban replay on the same lines as a file: the daemon's parser and policy without its other work. The figures
+// include the start of the program.
 func replay(ctx context.Context, j job, dir string, p params) (figures, error) {
 	log, config := filepath.Join(dir, "log"), filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(log, busyLog(j.N, p.perAddress), 0o600); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(config, []byte("firewall: {backend: dry-run}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("firewall: {enforce: false}\n"), 0o600); err != nil {
 		return nil, err
 	}
 	var said bytes.Buffer
@@ -214,8 +215,8 @@ func replay(ctx context.Context, j job, dir string, p params) (figures, error) {
 	return f, nil
 }
 
-// busyLog is mod_cti's log of a busy moment that has just been. A thousand addresses take turns until each has come as often
-// as it shall; then come the next thousand. The first attacker is not among them.
+// busyLog returns mod_cti's log of a busy moment that has just passed. A thousand addresses take turns until each has
+// perAddress lines; then the next thousand follow. The first attacker is not among them.
 func busyLog(lines, perAddress int) (b []byte) {
 	const moment = 20 * time.Second
 	began := time.Now().Add(-moment)
@@ -237,8 +238,8 @@ func write(g guard, b []byte) error {
 	return fmt.Errorf("%T reads no log", g)
 }
 
-// bans is many bans at once, and a restart with them. First all attackers fail four times; what is measured begins with one
-// write that has the fifth failure of all.
+// bans measures many bans at once, and a restart with them. All attackers have failed four times before; the time begins with
+// one write of everybody's fifth failure.
 func bans(ctx context.Context, g guard, j job, p params) (figures, error) {
 	w, err := newWire(5060)
 	if err != nil {
@@ -271,7 +272,7 @@ func bans(ctx context.Context, g guard, j job, p params) (figures, error) {
 	return f, disagree(ctx, g, j.N)
 }
 
-// restart stops g and starts it again, while its banned go on sending.
+// restart stops g and starts it again while banned addresses keep sending.
 func restart(ctx context.Context, g guard, w *wire, n int, f figures) error {
 	s, err := startStream(ctx, 5061, n)
 	if err != nil {
@@ -307,7 +308,7 @@ func restart(ctx context.Context, g guard, w *wire, n int, f figures) error {
 	f.since("stop", began, stopped)
 	f.since("ready", stopped, ready)
 	if s.passed == 0 {
-		r.at = stopped // they have never been out of force
+		r.at = stopped // the bans were in force without a gap
 	}
 	f.since("in force", stopped, r.at)
 	f.since("open", s.first, s.last)
@@ -316,7 +317,7 @@ func restart(ctx context.Context, g guard, w *wire, n int, f figures) error {
 	return nil
 }
 
-// memory is what a guard takes with n bans in force and others being watched who failed once, all of it written at once.
+// memory measures the memory of a guard with n bans in force, and other addresses with one failure each, all written at once.
 func memory(ctx context.Context, g guard, j job, p params) (figures, error) {
 	w, err := newWire(5060)
 	if err != nil {
@@ -357,7 +358,7 @@ func memory(ctx context.Context, g guard, j job, p params) (figures, error) {
 	return f, disagree(ctx, g, j.N)
 }
 
-// idle is what a guard does while nothing happens.
+// idle measures the CPU time of a guard while nothing happens.
 func idle(ctx context.Context, g guard, _ job, p params) (figures, error) {
 	before, err := g.process().usage()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"fsban/internal/netns"
 )
 
-// All packets go to target. Attackers live in 100.64.0.0/10, and it is they who send.
+// All packets go to target, from attackers in 100.64.0.0/10.
 var (
 	target    = netip.MustParseAddr("192.0.2.10")
 	strangers = netip.MustParsePrefix("100.64.0.1/10")
@@ -30,8 +30,8 @@ func attacker(n int) netip.Addr {
 // assign gives this network namespace the addresses.
 func assign() error { return netns.Assign(netip.PrefixFrom(target, 32), strangers) }
 
-// A wire sends UDP packets of any attacker to a socket of ours and sees which arrive: an address is banned when its packets
-// no longer do. A packet costs some 5 µs, whoever guards, and asks nothing of whoever guards. A wire is for one goroutine.
+// A wire sends UDP packets of any attacker to a local socket and sees which arrive: an address is banned when its packets are
+// dropped. A packet costs 5 µs, the same with either guard, and no work of the guard. A wire is for one goroutine.
 type wire struct {
 	in, out int
 	to      *unix.SockaddrInet4
@@ -61,7 +61,7 @@ func (w *wire) close() {
 	}
 }
 
-// send sends a packet of attacker n. The socket is bound to no address: each packet says whose it is.
+// send sends a packet of attacker n. The socket is bound to no address: each packet carries its source address.
 func (w *wire) send(n int) error {
 	from := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: attacker(n).As4()})
 	if err := unix.Sendmsg(w.out, binary.BigEndian.AppendUint32(nil, uint32(n)), from, w.to, 0); err != nil {
@@ -70,7 +70,7 @@ func (w *wire) send(n int) error {
 	return nil
 }
 
-// arrived calls f with the attacker of each packet that has arrived since.
+// arrived calls f with the attacker of each packet that arrived since the last call.
 func (w *wire) arrived(f func(n int)) error {
 	for {
 		size, err := unix.Read(w.in, w.buf)
@@ -86,7 +86,7 @@ func (w *wire) arrived(f func(n int)) error {
 	}
 }
 
-// passes sends a packet of attacker n, and tells whether one of theirs is there. On loopback it usually is when sending
+// passes sends a packet of attacker n and reports whether a packet of n has arrived. On loopback it usually has when the send
 // returns; on a busy machine it can be late.
 func (w *wire) passes(n int) (passed bool, err error) {
 	if err := w.send(n); err != nil {
@@ -96,8 +96,8 @@ func (w *wire) passes(n int) (passed bool, err error) {
 	return passed, err
 }
 
-// held waits until attacker n is banned, and returns when the first packet was sent that did not arrive. It is so close to
-// the truth as its packets are to each other: 100 µs at first, and later a 200th of what has passed.
+// held waits until attacker n is banned and returns the time of the first dropped packet. The error is the interval of the
+// packets: 100 µs at first, later a 200th of the elapsed time.
 func (w *wire) held(ctx context.Context, n int) (at time.Time, err error) {
 	for began := time.Now(); ; {
 		at = time.Now()
@@ -115,17 +115,17 @@ func (w *wire) held(ctx context.Context, n int) (at time.Time, err error) {
 	}
 }
 
-// pause waits a 200th of the time since began, and says when it has been too long.
+// pause waits a 200th of the time since began, or returns the cause for which ctx ended.
 func pause(ctx context.Context, began time.Time) error {
 	time.Sleep(min(max(time.Since(began)/200, 100*time.Microsecond), 5*time.Millisecond))
 	return ctx.Err()
 }
 
-// allAtOnce is up to how many addresses allHeld looks at one by one.
+// allAtOnce is the number of addresses up to which allHeld polls each.
 const allAtOnce = 5000
 
-// allHeld waits until the first n attackers are banned, and returns when the last of them was found to be. It goes from one
-// to the next as they are banned, so that it sends little while it waits. Of more than allAtOnce it looks at so many, and at
+// allHeld waits until the first n attackers are banned and returns the time of the poll that found the last one banned. It
+// polls one attacker after another, so that it sends little while it waits. Of more than allAtOnce it polls a sample first, and
 // all of them afterwards.
 func (w *wire) allHeld(ctx context.Context, n int) (at time.Time, err error) {
 	for step, began := max(1, n/allAtOnce), time.Now(); ; step = 1 {
@@ -152,7 +152,7 @@ func (w *wire) allHeld(ctx context.Context, n int) (at time.Time, err error) {
 	}
 }
 
-// open tells how many of the first n attackers are not banned.
+// open returns the number of the first n attackers that are not banned.
 func (w *wire) open(n int) (open int, err error) {
 	passed := make([]bool, n)
 	look := func(m int) {
@@ -179,13 +179,13 @@ func (w *wire) open(n int) (open int, err error) {
 // lateTime is how late a packet can be.
 const lateTime = 20 * time.Millisecond
 
-// late throws away what was sent before.
+// late discards packets that were sent earlier.
 func (w *wire) late() error {
 	time.Sleep(lateTime)
 	return w.arrived(func(int) {})
 }
 
-// A stream is what banned addresses send without a break, in turns, while something happens to whoever guards.
+// A stream sends packets of banned addresses in turns, without a pause, during a test of a guard.
 type stream struct {
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
@@ -235,7 +235,7 @@ func (s *stream) run(ctx context.Context, w *wire, n int) error {
 	return w.arrived(look)
 }
 
-// end stops it. What it has seen can be read then.
+// end stops the stream. Its counts can be read afterwards.
 func (s *stream) end() error {
 	s.cancel()
 	s.ended.Wait()
