@@ -16,8 +16,8 @@ var (
 	link = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 )
 
-// Whatever a page links to is there: files, directories and headings. What is on the net is not asked.
-func TestLinksLeadSomewhere(t *testing.T) {
+// Every link within the repository leads to an existing file, directory or heading. External links are not followed.
+func TestLinksResolve(t *testing.T) {
 	seen := 0
 	for _, page := range pages(t) {
 		for _, target := range linksOf(t, page) {
@@ -35,7 +35,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 		}
 	}
 	if seen < 50 {
-		t.Errorf("only %d links were found", seen)
+		t.Errorf("only %d links found", seen)
 	}
 }
 
@@ -48,7 +48,7 @@ func TestEachPageIsLinkedFromTheReadme(t *testing.T) {
 	}
 }
 
-// docs/design.md says of each module that we ask for why it is there.
+// docs/design.md justifies each direct dependency.
 func TestEachDependencyHasItsReason(t *testing.T) {
 	mod, err := os.ReadFile("go.mod")
 	if err != nil {
@@ -62,12 +62,12 @@ func TestEachDependencyHasItsReason(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(string(mod), -1) { // the others are // indirect
 		name := filepath.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(m[1], ""))
 		if !strings.Contains(table, name) {
-			t.Errorf("%s: docs/design.md does not say why", m[1])
+			t.Errorf("%s: docs/design.md does not justify it", m[1])
 		}
 	}
 }
 
-// pages are all Markdown files but those of tests and tools.
+// pages returns all Markdown files except those of tests and tools.
 func pages(t *testing.T) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -88,7 +88,7 @@ func pages(t *testing.T) (list []string) {
 	return list
 }
 
-// linksOf are the links of a page to what is in the repository.
+// linksOf returns the links of a page to files in the repository.
 func linksOf(t *testing.T, page string) (list []string) {
 	t.Helper()
 	data, err := os.ReadFile(page)
@@ -103,7 +103,7 @@ func linksOf(t *testing.T, page string) (list []string) {
 	return list
 }
 
-// anchorsOf are the headings of a page as GitHub names them: lower case, a hyphen for each space, without punctuation.
+// anchorsOf returns the headings of a page as GitHub names them: lower case, a hyphen for each space, without punctuation.
 func anchorsOf(t *testing.T, page string) (list []string) {
 	t.Helper()
 	data, err := os.ReadFile(page)

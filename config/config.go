@@ -1,4 +1,4 @@
-// Package config is fsban's configuration: what may be set, what holds by default, and what is wrong with a file.
+// Package config holds fsban's configuration: schema, defaults, parsing, validation and reload.
 //
 // Parse reports every problem at once, each with its line and dotted key, and never half applies a file. A file need
 // only say what differs from Default.
@@ -43,7 +43,7 @@ type Config struct {
 	Log        Log        `yaml:"log"`
 }
 
-// FreeSWITCH says where the event socket is and how to log in.
+// FreeSWITCH is the address of the event socket and the login.
 type FreeSWITCH struct {
 	Address      string `yaml:"address"`
 	User         string `yaml:"user"`
@@ -52,7 +52,7 @@ type FreeSWITCH struct {
 	Log          bool   `yaml:"log"`
 }
 
-// CTILog says where mod_cti writes what it finds.
+// CTILog is the location of mod_cti's log.
 type CTILog struct {
 	Path string `yaml:"path"`
 }
@@ -80,7 +80,7 @@ func (c *CTILog) File() string {
 	return c.Path
 }
 
-// CTIEvent says how mod_cti's own events are called, and their headers.
+// CTIEvent names the subclasses and headers of mod_cti's events.
 type CTIEvent struct {
 	Subclasses   []string `yaml:"subclasses"`
 	IPHeader     string   `yaml:"ip_header"`
@@ -88,7 +88,7 @@ type CTIEvent struct {
 	ReasonHeader string   `yaml:"reason_header"`
 }
 
-// Calls says which calls of strangers count.
+// Calls selects the unauthenticated calls that count.
 type Calls struct {
 	Contexts    []string `yaml:"contexts"`
 	DenyPrefix  []string `yaml:"deny_prefix"`
@@ -96,22 +96,24 @@ type Calls struct {
 	MaxLength   int      `yaml:"destination_number_max_len"`
 }
 
-// UsesModCTI tells whether anything of mod_cti's is to be read.
+// UsesModCTI reports whether a source of mod_cti is configured.
 func (c *Config) UsesModCTI() bool { return c.CTILog.File() != "" || len(c.CTIEvent.Subclasses) > 0 }
 
-// Detect returns what a detect.Detector has to know.
+// Detect returns the options of a detect.Detector.
 func (c *Config) Detect() detect.Options {
 	o := detect.Options{Gateways: c.Policy.IgnoreGateways, Calls: detect.Calls{
 		Contexts: c.Calls.Contexts, DenyPrefix: c.Calls.DenyPrefix, AllowPrefix: c.Calls.AllowPrefix, MaxLength: c.Calls.MaxLength,
 	}}
 	for _, s := range c.CTIEvent.Subclasses {
-		o.CTIEvents = append(o.CTIEvents, detect.CTIEvent{Subclass: s, Addr: c.CTIEvent.IPHeader, User: c.CTIEvent.UserHeader, Reason: c.CTIEvent.ReasonHeader})
+		o.CTIEvents = append(o.CTIEvents, detect.CTIEvent{Subclass: s, Addr: c.CTIEvent.IPHeader, User: c.CTIEvent.UserHeader,
+			Reason: c.CTIEvent.ReasonHeader})
 	}
 	return o
 }
 
-// Firewall says how bans reach the kernel.
+// Firewall configures the enforcement of bans in the kernel.
 type Firewall struct {
+	Enforce bool     `yaml:"enforce"`
 	Backend string   `yaml:"backend"`
 	Chains  []string `yaml:"chains"`
 	Ports   []string `yaml:"ports"`
@@ -120,25 +122,27 @@ type Firewall struct {
 	Check   Duration `yaml:"check"`
 }
 
-// State says where bans are kept over a restart.
+// State says where bans are kept over a restart, and how long those that have ended.
 type State struct {
-	Directory string `yaml:"directory"`
+	Directory  string   `yaml:"directory"`
+	History    Duration `yaml:"history"`
+	HistoryMax int      `yaml:"history_max"`
 }
 
-// Control says where the fsban command finds the daemon, and who may use it beside root.
+// Control is the path of the control socket, and the groups that may use it in addition to root.
 type Control struct {
 	Socket  string `yaml:"socket"`
 	Readers string `yaml:"readers"` // a unix group; empty: nobody
 	Admins  string `yaml:"admins"`
 }
 
-// HTTP says where metrics and health are served.
+// HTTP is the address of metrics and health checks.
 type HTTP struct {
 	Listen        string `yaml:"listen"`
 	WebConfigFile string `yaml:"web_config_file"`
 }
 
-// Log says what is logged, to standard error.
+// Log is level and format of the log, which goes to standard error.
 type Log struct {
 	Level  string `yaml:"level"`
 	Format string `yaml:"format"`
@@ -146,14 +150,13 @@ type Log struct {
 
 // Backends of firewall.backend.
 const (
-	BackendAuto     = "auto"
-	BackendIPTables = "iptables"
-	BackendNFTables = "nftables"
-	BackendRules    = "rules"
-	BackendDryRun   = "dry-run"
+	BackendAuto     = firewall.Auto
+	BackendIPTables = firewall.IPTables
+	BackendNFTables = firewall.NFTables
+	BackendRules    = firewall.Rules
 )
 
-var backends = []string{BackendAuto, BackendIPTables, BackendNFTables, BackendRules, BackendDryRun}
+var backends = []string{BackendAuto, BackendIPTables, BackendNFTables, BackendRules}
 
 // A Duration is a time.Duration that is written with a unit, days and weeks included, or as "forever".
 type Duration time.Duration
@@ -199,12 +202,14 @@ func Default() Config {
 		CTIEvent:   CTIEvent{Subclasses: []string{}, IPHeader: "ip", UserHeader: "user", ReasonHeader: "reason"},
 		Calls:      Calls{Contexts: []string{"public"}, DenyPrefix: []string{}, AllowPrefix: []string{}},
 		Policy:     defaultPolicy(),
-		Firewall:   Firewall{Backend: BackendAuto, Chains: []string{"raw/PREROUTING"}, Ports: []string{}, Target: string(firewall.Drop), MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
-		Fleet:      Fleet{Name: "fsban", Share: ShareBans},
-		State:      State{Directory: "/var/lib/fsban"},
-		Control:    Control{Socket: "/run/fsban/fsban.sock"},
-		HTTP:       HTTP{Listen: "127.0.0.1:9738"},
-		Log:        Log{Level: "info", Format: "text"},
+		Firewall: Firewall{Enforce: true, Backend: BackendAuto, Chains: []string{"raw/PREROUTING"}, Ports: []string{},
+			Target:  string(firewall.Drop),
+			MaxBans: 1_000_000, Check: Duration(10 * time.Second)},
+		Fleet:   Fleet{Name: "fsban", Share: ShareBans},
+		State:   State{Directory: "/var/lib/fsban", History: Duration(30 * 24 * time.Hour), HistoryMax: 10_000},
+		Control: Control{Socket: "/run/fsban/fsban.sock"},
+		HTTP:    HTTP{Listen: "127.0.0.1:9738"},
+		Log:     Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -233,7 +238,7 @@ func Load(path string) (Config, error) {
 	return c, nil
 }
 
-// Socket returns control.socket as the file at path has it, whatever else is wrong there, or the default.
+// Socket returns control.socket of the file at path, even if the file is otherwise invalid, or the default.
 func Socket(path string) string {
 	c := Default()
 	if data, err := os.ReadFile(path); err == nil {
@@ -266,7 +271,7 @@ func resolvePassword(to *Secret, env, key, file string) error {
 	return nil
 }
 
-// Options returns what the firewall is to do, as Parse has checked it.
+// Options returns the options of a firewall backend. Parse has validated them.
 func (f *Firewall) Options() firewall.Options {
 	o := firewall.Options{Target: firewall.Target(f.Target), MaxBans: f.MaxBans}
 	for _, c := range f.Chains {

@@ -58,7 +58,7 @@ func keysKnown(v reflect.Value, path string) []string {
 			continue
 		}
 		keys = append(keys, key)
-		if rules, ok := f.Interface().(Ruleset); ok {
+		if rules, ok := reflect.TypeAssert[Ruleset](f); ok {
 			for n, r := range rules {
 				keys = append(keys, key+"."+r.Name)
 				keys = append(keys, keysOfRule(r, key+"."+r.Name, n == 0)...)

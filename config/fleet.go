@@ -28,7 +28,7 @@ type Fleet struct {
 	Share        string   `yaml:"share"`
 }
 
-// FleetTLS says how Redis proves who it is, and fsban who it is. It is used where fleet.redis begins with rediss://.
+// FleetTLS configures the certificates of Redis and of fsban, if fleet.redis begins with rediss://.
 type FleetTLS struct {
 	CAFile     string `yaml:"ca_file"`
 	CertFile   string `yaml:"cert_file"`
@@ -36,7 +36,7 @@ type FleetTLS struct {
 	ServerName string `yaml:"server_name"`
 }
 
-// What fleet.share may be.
+// The values of fleet.share.
 const (
 	ShareBans     = "bans"
 	ShareFailures = "failures"

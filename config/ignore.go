@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// An IgnoreList names who is never banned: addresses, prefixes and host names.
+// An IgnoreList holds addresses, prefixes and host names that are never banned.
 type IgnoreList []string
 
 // maxHosts bounds how many names have to be looked up; maxIgnored how long an ignore file is.
@@ -76,7 +76,7 @@ func ParseIgnoreFile(name string, data []byte) (prefixes []netip.Prefix, hosts [
 	return prefixes, hosts, nil
 }
 
-// words splits what stands in one line of fail2ban's: by spaces and commas.
+// words splits a line of fail2ban's at spaces and commas.
 func words(s string) []string { return strings.Fields(strings.ReplaceAll(s, ",", " ")) }
 
 // hostName is the form of a host name. Its last label begins with a letter, so that no address with a slip of the pen in
@@ -90,7 +90,8 @@ func parseIgnored(s string) (prefix netip.Prefix, host string, err error) {
 	}
 	host = strings.ToLower(strings.TrimSuffix(s, "."))
 	if len(host) > 253 || !hostName.MatchString(host) {
-		return netip.Prefix{}, "", fmt.Errorf("%.60q is not an address, prefix or host name: write 192.0.2.7, 192.0.2.0/24, 2001:db8::/32 or sip.example.com", s)
+		return netip.Prefix{}, "", fmt.Errorf("%.60q is not an address, prefix or host name: write 192.0.2.7, 192.0.2.0/24, 2001:db8::/32 or "+
+			"sip.example.com", s)
 	}
 	return netip.Prefix{}, host, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"fsban/internal/guess"
 	"fsban/policy"
 )
 
@@ -21,7 +22,7 @@ type Problems struct {
 	List []Problem
 }
 
-// A Problem is one thing that is wrong: where, and what would be right.
+// A Problem is one error in a file, with its place and a valid value.
 type Problem struct {
 	Line int    // 0 where the file does not say it at all
 	Key  string // dotted
@@ -46,7 +47,7 @@ func (p *Problems) Error() string {
 	return b.String()
 }
 
-// Parse reads a configuration. name is what its errors call the file. The error is a *Problems.
+// Parse reads a configuration. name is the file's name in errors. The error is a *Problems.
 func Parse(name string, data []byte) (Config, error) {
 	c := Default()
 	p := &parser{lines: make(map[string]int)}
@@ -96,10 +97,10 @@ func (p *parser) mapping(n *yaml.Node, v reflect.Value, path string) {
 	p.pairs(n, path, func(key, name string, value *yaml.Node) {
 		field, ok := fieldOf(v, name)
 		if !ok {
-			p.problem(key, "no such setting (here are: %s)", strings.Join(keysOf(v), ", "))
+			p.problem(key, "no such setting%s", suggestion(name, v))
 			return
 		}
-		if rs, ok := field.Addr().Interface().(*Ruleset); ok {
+		if rs, ok := reflect.TypeAssert[*Ruleset](field.Addr()); ok {
 			p.ruleset(value, rs, key)
 		} else if field.Kind() == reflect.Struct {
 			p.mapping(value, field, key)
@@ -131,7 +132,7 @@ func (p *parser) pairs(n *yaml.Node, path string, do func(key, name string, valu
 	}
 }
 
-// printable returns a key as it can stand in a message: keys are whatever the file has.
+// printable returns a key in a form that is safe in messages: keys are arbitrary text of the file.
 func printable(key string) string {
 	if len(key) > 60 || key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Sprintf("%.60q", key)
@@ -139,7 +140,7 @@ func printable(key string) string {
 	return key
 }
 
-// resolve follows an alias to what it stands for.
+// resolve returns the target of an alias.
 func resolve(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
 		return n.Alias
@@ -166,7 +167,33 @@ func keysOf(v reflect.Value) []string {
 	return keys
 }
 
-// set puts the value n into the setting of that key, or says what would be right.
+// suggestion names the settings of v that an unknown key may have meant, or a setting of that name elsewhere, or all of v.
+func suggestion(name string, v reflect.Value) string {
+	keys := keysOf(v)
+	if near := guess.DidYouMean(name, keys); near != "" {
+		return ": " + near
+	}
+	if places := placesOf(name, reflect.TypeFor[Config](), ""); len(places) > 0 {
+		return " here: there is " + strings.Join(places, ", ")
+	}
+	return " (here are: " + strings.Join(keys, ", ") + ")"
+}
+
+// placesOf returns the dotted keys of the settings and sections in t that have this name.
+func placesOf(name string, t reflect.Type, path string) (places []string) {
+	for f := range t.Fields() {
+		key := strings.TrimPrefix(path+"."+f.Tag.Get("yaml"), ".")
+		if f.Tag.Get("yaml") == name {
+			places = append(places, key)
+		}
+		if f.Type.Kind() == reflect.Struct {
+			places = append(places, placesOf(name, f.Type, key)...)
+		}
+	}
+	return places
+}
+
+// set assigns the value n to the setting of that key, or reports a problem with a valid value.
 func (p *parser) set(key string, to reflect.Value, n *yaml.Node) {
 	if to.Kind() == reflect.Pointer {
 		value, problems := reflect.New(to.Type().Elem()), len(p.problems)

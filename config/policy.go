@@ -1,14 +1,15 @@
 package config
 
 import (
+	"net/netip"
 	"time"
 
 	"fsban/policy"
 )
 
-// Policy says who is banned, for how long, and who never is, in fail2ban's words where it has one.
+// Policy configures rules, durations and the never-ban list, in fail2ban's words where it has them.
 type Policy struct {
-	// What holds for a rule that does not say its own; the rule auth says none.
+	// Defaults of rules without values of their own; rule auth has none.
 	FindTime Duration `yaml:"findtime"`
 	MaxRetry int      `yaml:"maxretry"`
 	BanTime  Duration `yaml:"bantime"`
@@ -21,9 +22,10 @@ type Policy struct {
 	IgnoreSSH      bool       `yaml:"ignore_ssh"`
 	SSHPorts       []int      `yaml:"ssh_ports"`
 
-	IPv4Prefix int `yaml:"ipv4_prefix"`
-	IPv6Prefix int `yaml:"ipv6_prefix"`
-	MaxTracked int `yaml:"max_tracked"`
+	IPv4Prefix int      `yaml:"ipv4_prefix"`
+	IPv6Prefix int      `yaml:"ipv6_prefix"`
+	NAT64      []string `yaml:"nat64_prefixes"` // of the operator's own translators
+	MaxTracked int      `yaml:"max_tracked"`
 
 	Ruleset Ruleset `yaml:"rules"`
 
@@ -45,7 +47,7 @@ type Escalation struct {
 	Jitter      float64  `yaml:"jitter"`
 }
 
-// KnownGood says what an address is worth from which somebody has logged in.
+// KnownGood configures the treatment of addresses with successful logins.
 type KnownGood struct {
 	Expire     Duration `yaml:"expire"` // 0: no address is known-good
 	Max        int      `yaml:"max"`
@@ -77,7 +79,7 @@ type OutageGuard struct {
 	Hold    Duration `yaml:"hold"`
 }
 
-// defaultPolicy says what package policy has as its defaults.
+// defaultPolicy returns the defaults of package policy.
 func defaultPolicy() Policy {
 	o := policy.DefaultOptions()
 	p := Policy{
@@ -89,6 +91,7 @@ func defaultPolicy() Policy {
 		SSHPorts:       []int{22},
 		IPv4Prefix:     o.IPv4Prefix,
 		IPv6Prefix:     o.IPv6Prefix,
+		NAT64:          []string{},
 		MaxTracked:     o.MaxTracked,
 		Escalation: Escalation{
 			Factor: o.Factor, MaxBanTime: Duration(o.MaxBanTime), ForgetAfter: Duration(o.OffenceFor), Jitter: o.Jitter,
@@ -112,10 +115,10 @@ func defaultPolicy() Policy {
 	return p
 }
 
-// Options returns what a policy.Engine has to know beside its rules. Seed, and what no setting says, is left at zero.
+// Options returns the options of a policy.Engine. Seed and options without a setting are zero.
 func (p *Policy) Options() policy.Options {
 	o := policy.Options{
-		MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix,
+		MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix, NAT64Prefixes: p.NAT64Prefixes(),
 		ChallengeWait: time.Duration(p.ChallengeWait),
 		Factor:        p.Escalation.Factor, MaxBanTime: time.Duration(p.Escalation.MaxBanTime),
 		OffenceFor: time.Duration(p.Escalation.ForgetAfter), Jitter: zeroIsOff(p.Escalation.Jitter),
@@ -136,6 +139,41 @@ func (p *Policy) Options() policy.Options {
 	return o
 }
 
+// NAT64Prefixes returns the prefixes of policy.nat64_prefixes, which Parse has checked.
+func (p *Policy) NAT64Prefixes() []netip.Prefix {
+	var list []netip.Prefix
+	for _, s := range p.NAT64 {
+		if prefix, err := netip.ParsePrefix(s); err == nil {
+			list = append(list, prefix)
+		}
+	}
+	return list
+}
+
+func (p *Policy) validateNAT64(problem report) {
+	const key = "policy.nat64_prefixes"
+	if len(p.NAT64) > maxNAT64 {
+		problem(key, "%d prefixes: write at most %d", len(p.NAT64), maxNAT64)
+	}
+	var seen []netip.Prefix
+	for _, s := range p.NAT64 {
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil {
+			problem(key, "%.60q is not a prefix: write 2001:db8:64::/96", s)
+			continue
+		}
+		if err := policy.CheckNAT64(prefix); err != nil {
+			problem(key, "%v", err)
+		}
+		for _, other := range seen {
+			if prefix.Overlaps(other) {
+				problem(key, "%v overlaps %v: leave one of them", prefix, other)
+			}
+		}
+		seen = append(seen, prefix)
+	}
+}
+
 // zeroIsOff turns the zero that switches something off in a file into the negative value that does so in policy.Options.
 func zeroIsOff[T int | float64 | time.Duration](v T) T {
 	if v == 0 {
@@ -150,7 +188,8 @@ const (
 	maxFindTime = 365 * day
 	maxBanTime  = 3650 * day
 	maxMaxRetry = 1000
-	maxCounted  = 64 // what policy.Options counts of a user's failures
+	maxNAT64    = 16
+	maxCounted  = 64 // limit of policy.Options for the failures of a user
 )
 
 func (p *Policy) validate(problem report) {
@@ -160,6 +199,7 @@ func (p *Policy) validate(problem report) {
 	p.validateIgnored(problem)
 	problem.within("policy.ipv4_prefix", p.IPv4Prefix, 8, 32, "")
 	problem.within("policy.ipv6_prefix", p.IPv6Prefix, 16, 128, "")
+	p.validateNAT64(problem)
 	problem.within("policy.max_tracked", p.MaxTracked, 1000, 100_000_000, "")
 	p.Ruleset.validate(problem)
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
@@ -13,11 +14,11 @@ import (
 func TestDefaultsAreThoseOfThePolicy(t *testing.T) {
 	p := Default().Policy
 	got, want := reflect.ValueOf(p.Options()), reflect.ValueOf(policy.DefaultOptions())
-	unset := []string{"MaxHits", "KeepEvidence", "MaxWaiting", "Seed", "MaxOffenders", "StuckSilence", "MaxStuck", "MaxUsers", "MaxHeld"}
+	unset := []string{"MaxHits", "KeepEvidence", "MaxWaiting", "Seed", "MaxOffenders", "StuckSilence", "MaxStuck", "MaxUsers", "MaxHeld", "NAT64Prefixes", "Records"}
 	for i := range got.NumField() {
 		switch name := got.Type().Field(i).Name; {
 		case slices.Contains(unset, name) && !got.Field(i).IsZero():
-			t.Errorf("%s is %v, though no setting says it", name, got.Field(i))
+			t.Errorf("%s is %v, without a setting", name, got.Field(i))
 		case !slices.Contains(unset, name) && (got.Field(i).IsZero() || !got.Field(i).Equal(want.Field(i))):
 			t.Errorf("%s is %v, want %v", name, got.Field(i), want.Field(i))
 		}
@@ -57,15 +58,18 @@ func TestOptionsAreWhatTheFileSays(t *testing.T) {
 			o.OutageMin, o.OutageShare, o.OutageWindow, o.OutageHold = 3, 0.5, 2*time.Minute, 5*time.Minute
 		}},
 		"no ban-rate guard": {"ban_rate: 0", func(o *policy.Options) { o.BanRate = -1 }},
-		"no grace":          {"unban_grace: 0s", func(o *policy.Options) { o.Grace = -1 }},
-		"challenges":        {"challenge_wait: 10s", func(o *policy.Options) { o.ChallengeWait = 10 * time.Second }},
+		"translators": {"nat64_prefixes: [2001:db8:64::/96, 64:ff9b:1:7::/64]", func(o *policy.Options) {
+			o.NAT64Prefixes = []netip.Prefix{netip.MustParsePrefix("2001:db8:64::/96"), netip.MustParsePrefix("64:ff9b:1:7::/64")}
+		}},
+		"no grace":   {"unban_grace: 0s", func(o *policy.Options) { o.Grace = -1 }},
+		"challenges": {"challenge_wait: 10s", func(o *policy.Options) { o.ChallengeWait = 10 * time.Second }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := Default().Policy
 			want := p.Options()
 			test.want(&want)
 			c, err := Parse("config.yaml", []byte("policy:\n  "+test.file+"\n"))
-			if got := c.Policy.Options(); err != nil || got != want {
+			if got := c.Policy.Options(); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("%+v, %v, want\n%+v", got, err, want)
 			}
 		})
@@ -112,10 +116,27 @@ func TestRulesAreWhatTheFileSays(t *testing.T) {
 
 func TestLongestFindTimeIsOfEnabledRules(t *testing.T) {
 	p := Default().Policy
-	if p.Ruleset.Named("slow").Enabled = false; p.LongestFindTime() != 10*time.Minute {
-		t.Errorf("without slow: %v", p.LongestFindTime())
+	if p.Ruleset.Named("slow").Enabled = false; p.LongestFindTime() != time.Hour {
+		t.Errorf("without slow: %v, want that of suspicious_login and distributed_attack", p.LongestFindTime())
 	}
-	if p.FindTime = Duration(time.Hour); p.LongestFindTime() != time.Hour {
+	for name, test := range map[string]struct {
+		change func(*Policy)
+		want   time.Duration
+	}{
+		"of the rules":          {func(p *Policy) { p.SuspiciousLogin.After, p.DistributedAttack.After = 0, 0 }, 10 * time.Minute},
+		"of known-good":         {func(p *Policy) { p.KnownGood.FindTime = Duration(2 * day) }, 2 * day},
+		"of suspicious logins":  {func(p *Policy) { p.SuspiciousLogin.FindTime = Duration(3 * day) }, 3 * day},
+		"of distributed attack": {func(p *Policy) { p.DistributedAttack.FindTime = Duration(4 * day) }, 4 * day},
+		"nobody is known-good": {func(p *Policy) {
+			p.KnownGood.Expire, p.KnownGood.FindTime, p.SuspiciousLogin.FindTime = 0, Duration(2*day), Duration(3*day)
+		}, time.Hour},
+	} {
+		p := p
+		if test.change(&p); p.LongestFindTime() != test.want {
+			t.Errorf("%s: %v, want %v", name, p.LongestFindTime(), test.want)
+		}
+	}
+	if p.FindTime = Duration(2 * time.Hour); p.LongestFindTime() != 2*time.Hour {
 		t.Errorf("with a longer findtime for auth: %v", p.LongestFindTime())
 	}
 	for i := range p.Ruleset {

@@ -34,12 +34,12 @@ func TestReferenceIsTheExample(t *testing.T) {
 	}
 }
 
-const referenceHead = `# Every setting
+const referenceHead = `# Configuration: every setting
 
-Made from the comments of [config.example.yaml](../config.example.yaml), which holds every setting with its default; a file
-of your own need only say what differs. It is /etc/fsban/config.yaml unless ` + "`--config`" + ` names another one. ` + "`fsban check`" + ` reads
-it and says everything that is wrong with it, each with its line and key. Durations have a unit: 90s, 10m, 24h, 7d. Without a
-file the defaults hold. A change holds after ` + "`fsban reload`" + `; what is marked (restart) needs ` + "`systemctl restart fsban`" + `.
+The file is /etc/fsban/config.yaml, or the one that ` + "`--config`" + ` names; without a file the defaults hold. A file needs only
+the differences from these defaults. ` + "`fsban check`" + ` reports every error with its line and key, ` + "`fsban reload`" + ` applies a change;
+settings marked (restart) need ` + "`systemctl restart fsban`" + `. Durations have a unit: 90s, 10m, 24h, 7d. This page is generated from
+[config.example.yaml](../config.example.yaml).
 `
 
 // referenceOf writes a line for each key, and then a heading for each section: what came after a section would seem to be

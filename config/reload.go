@@ -6,23 +6,26 @@ import (
 	"strings"
 )
 
-// live are the settings that a running daemon takes over when it reads its file again.
+// live are the settings that a reload applies.
 var live = []string{
 	"freeswitch.address", "freeswitch.user", "freeswitch.password", "freeswitch.password_file", "freeswitch.log",
 	"cti_log.path",
 	"cti_event.subclasses", "cti_event.ip_header", "cti_event.user_header", "cti_event.reason_header",
 	"calls.contexts", "calls.deny_prefix", "calls.allow_prefix", "calls.destination_number_max_len",
 	"policy.findtime", "policy.maxretry", "policy.bantime",
-	"policy.ignoreip", "policy.ignore_file", "policy.ignoreself", "policy.ignore_gateways", "policy.ignore_acls", "policy.ignore_ssh", "policy.ssh_ports",
+	"policy.ignoreip", "policy.ignore_file", "policy.ignoreself", "policy.ignore_gateways", "policy.ignore_acls", "policy.ignore_ssh",
+	"policy.ssh_ports",
 	"policy.max_tracked", "policy.rules",
 	"policy.escalation.factor", "policy.escalation.max_bantime", "policy.escalation.forget_after", "policy.escalation.jitter",
 	"policy.known_good.expire", "policy.known_good.max", "policy.known_good.maxretry", "policy.known_good.findtime",
 	"policy.known_good.bantime", "policy.known_good.stuck_after",
 	"policy.suspicious_login.after", "policy.suspicious_login.findtime", "policy.suspicious_login.trust_after",
 	"policy.distributed_attack.after", "policy.distributed_attack.findtime",
-	"policy.outage_guard.enabled", "policy.outage_guard.min", "policy.outage_guard.share", "policy.outage_guard.window", "policy.outage_guard.hold",
+	"policy.outage_guard.enabled", "policy.outage_guard.min", "policy.outage_guard.share", "policy.outage_guard.window",
+	"policy.outage_guard.hold",
 	"policy.ban_rate", "policy.challenge_wait", "policy.unban_grace",
 	"firewall.max_bans", "firewall.check",
+	"state.history", "state.history_max",
 	"control.readers", "control.admins",
 	"log.level", "log.format",
 }
@@ -30,8 +33,8 @@ var live = []string{
 // restart are those that need one: what is counted is counted by prefix; a chain, a port or a target is better changed at one
 // moment than while bans come in; and who talks to us must not lose us.
 var restart = []string{
-	"policy.ipv4_prefix", "policy.ipv6_prefix",
-	"firewall.backend", "firewall.chains", "firewall.ports", "firewall.target",
+	"policy.ipv4_prefix", "policy.ipv6_prefix", "policy.nat64_prefixes",
+	"firewall.enforce", "firewall.backend", "firewall.chains", "firewall.ports", "firewall.target",
 	"fleet.redis", "fleet.sentinel", "fleet.cluster", "fleet.username", "fleet.password", "fleet.password_file",
 	"fleet.tls.ca_file", "fleet.tls.cert_file", "fleet.tls.key_file", "fleet.tls.server_name", "fleet.name", "fleet.node", "fleet.share",
 	"state.directory", "control.socket",
@@ -68,8 +71,7 @@ func leaves(t reflect.Type, path string) []string {
 		return []string{strings.TrimPrefix(path, ".")}
 	}
 	var keys []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		keys = append(keys, leaves(f.Type, path+"."+f.Tag.Get("yaml"))...)
 	}
 	return keys
@@ -83,7 +85,7 @@ func at(v reflect.Value, key string) reflect.Value {
 	return v
 }
 
-// same tells whether two settings are equal. A list that is empty is as good as none.
+// same reports whether two settings are equal. An empty list equals a missing one.
 func same(a, b reflect.Value) bool {
 	if a.Kind() == reflect.Slice && a.Len()+b.Len() == 0 {
 		return true
@@ -91,7 +93,7 @@ func same(a, b reflect.Value) bool {
 	return reflect.DeepEqual(a.Interface(), b.Interface())
 }
 
-// differs returns the keys of what next says otherwise of rules than rs.
+// differs returns the keys of rules that differ between rs and next.
 func (rs Ruleset) differs(next Ruleset) []string {
 	const path = "policy.rules"
 	var keys []string

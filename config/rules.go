@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"fsban/internal/guess"
 	"fsban/policy"
 )
 
@@ -24,7 +25,7 @@ type Rule struct {
 	RuleSettings
 }
 
-// RuleSettings are what a file says of a rule. What is nil is the policy's.
+// RuleSettings are the settings of a rule in a file. Nil settings are inherited from the policy.
 type RuleSettings struct {
 	Enabled       bool          `yaml:"enabled"`
 	Kinds         []policy.Kind `yaml:"kinds"`
@@ -57,7 +58,7 @@ func (p *Policy) setDefaultRules() {
 	}
 }
 
-// newRule is what a rule is before anything is said of it.
+// newRule returns a rule with the defaults of a new rule.
 func newRule(name string) Rule {
 	return Rule{name, RuleSettings{Enabled: true, Profiles: []string{}}}
 }
@@ -104,14 +105,26 @@ func or[T any](own *T, of T) T {
 	return of
 }
 
-// LongestFindTime returns how far back an attempt can count: the longest findtime of a rule that is enabled, 0 without
-// any.
+// LongestFindTime returns how far back an attempt can count: the longest findtime of the rules that are enabled and, if there
+// are any, of known_good, suspicious_login and distributed_attack where these are on. It is 0 without a rule.
 func (p *Policy) LongestFindTime() time.Duration {
 	var longest Duration
 	for i := range p.Ruleset {
 		if r := &p.Ruleset[i]; r.Enabled {
 			longest = max(longest, or(r.FindTime, p.FindTime))
 		}
+	}
+	if longest == 0 {
+		return 0
+	}
+	if p.KnownGood.Expire > 0 {
+		longest = max(longest, p.KnownGood.FindTime)
+		if p.SuspiciousLogin.After > 0 {
+			longest = max(longest, p.SuspiciousLogin.FindTime)
+		}
+	}
+	if p.DistributedAttack.After > 0 {
+		longest = max(longest, p.DistributedAttack.FindTime)
 	}
 	return time.Duration(longest)
 }
@@ -120,9 +133,9 @@ func (p *Policy) LongestFindTime() time.Duration {
 var ruleName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 
 // takenNames stand where a rule's name stands, for bans that no rule here has made.
-var takenNames = []string{"operator", "kernel", "office"}
+var takenNames = []string{"operator", "kernel", "office", "fail2ban"}
 
-// ruleset puts what n says of each rule into rs. A name that rs does not have is a new rule.
+// ruleset applies the settings of n to the rules in rs. An unknown name adds a rule.
 func (p *parser) ruleset(n *yaml.Node, rs *Ruleset, path string) {
 	p.pairs(n, path, func(key, name string, value *yaml.Node) {
 		switch {
@@ -157,7 +170,15 @@ func (rs Ruleset) validate(problem report) {
 
 func (r *Rule) validate(problem report, key string) {
 	if r.Kinds == nil {
-		problem(key, "a new rule needs kinds: write a list of %s", kindNames())
+		var rules []string
+		for _, known := range policy.DefaultRules() {
+			rules = append(rules, known.Name)
+		}
+		if near := guess.DidYouMean(r.Name, rules); near != "" {
+			problem(key, "no such rule: %s A new rule needs kinds", near)
+		} else {
+			problem(key, "a new rule needs kinds: write a list of %s", kindNames())
+		}
 	} else if len(r.Kinds) == 0 {
 		problem(key+".kinds", "name at least one of %s, or set enabled: false", kindNames())
 	}
@@ -186,8 +207,7 @@ func checkUserAgent(pattern string) error {
 		return nil
 	}
 	re, err := regexp.Compile(pattern)
-	var wrong *syntax.Error
-	if errors.As(err, &wrong) { // its own text has the pattern as it is, and that may be of several lines
+	if wrong, ok := errors.AsType[*syntax.Error](err); ok { // its own text has the pattern as it is, and that may be of several lines
 		return fmt.Errorf("%.60q is not a regular expression (RE2): %s at %.60q", pattern, wrong.Code, wrong.Expr)
 	} else if err != nil {
 		return fmt.Errorf("%.60q is not a regular expression (RE2)", pattern)

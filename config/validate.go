@@ -18,7 +18,7 @@ import (
 // groupName is the form of a unix group's name. Whether there is one of that name is known where it is used.
 var groupName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,62}\$?$`)
 
-// A report takes what is wrong with a key.
+// A report receives a problem of a key.
 type report func(key, format string, args ...any)
 
 // validate reports everything that cannot work, by its dotted key.
@@ -34,6 +34,12 @@ func (c *Config) validate(problem report) {
 	c.Calls.validate(problem)
 	if !filepath.IsAbs(c.State.Directory) {
 		problem("state.directory", "%q is not an absolute path", c.State.Directory)
+	}
+	if c.State.History < Duration(time.Minute) || c.State.History > Duration(maxHistory) {
+		problem("state.history", "%v is not between 1m and 3650d (history_max: 0 keeps nothing)", c.State.History)
+	}
+	if c.State.HistoryMax < 0 || c.State.HistoryMax > maxHistoryMax {
+		problem("state.history_max", "%d is not between 0 and %d", c.State.HistoryMax, maxHistoryMax)
 	}
 	// sun_path holds 107 bytes.
 	if !filepath.IsAbs(c.Control.Socket) || len(c.Control.Socket) > 107 {
@@ -76,6 +82,12 @@ func (f *FreeSWITCH) validate(problem report) {
 	}
 }
 
+// Bounds of the history of ended bans: each costs about 1 KiB on disk and 50 bytes of memory.
+const (
+	maxHistory    = 3650 * 24 * time.Hour
+	maxHistoryMax = 100_000
+)
+
 // maxNames bounds the lists of names; a login's list of events has a bound in FreeSWITCH too.
 const maxNames = 100
 
@@ -93,7 +105,8 @@ func (c *CTIEvent) validate(problem report) {
 			problem("cti_event.subclasses", "%q stands here twice", s)
 		}
 	}
-	for _, h := range []struct{ key, name string }{{"ip_header", c.IPHeader}, {"user_header", c.UserHeader}, {"reason_header", c.ReasonHeader}} {
+	for _, h := range []struct{ key, name string }{{"ip_header", c.IPHeader}, {"user_header", c.UserHeader},
+		{"reason_header", c.ReasonHeader}} {
 		if h.name != "" && !isName(h.name) || h.name == "" && h.key == "ip_header" {
 			problem("cti_event."+h.key, "%.60q is not the name of a header: fsban discover lists those that come", h.name)
 		}
@@ -127,13 +140,16 @@ func numbersBegin(problem report, key string, list []string) {
 	}
 }
 
-// isName tells whether s can stand in a command to the event socket as one word.
+// isName reports whether s is one word of a command to the event socket.
 func isName(s string) bool {
-	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) && !strings.ContainsAny(s[:1], "+-/")
+	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) &&
+		!strings.ContainsAny(s[:1], "+-/")
 }
 
 func (f *Firewall) validate(problem report) {
-	if !slices.Contains(backends, f.Backend) {
+	if f.Backend == "dry-run" {
+		problem("firewall.backend", "%q is no backend: write firewall.enforce: false to watch only", f.Backend)
+	} else if !slices.Contains(backends, f.Backend) {
 		problem("firewall.backend", "%q is none of %s", f.Backend, strings.Join(backends, ", "))
 	}
 	if len(f.Chains) == 0 {
@@ -173,7 +189,7 @@ func hostPort(s string) error {
 	return nil
 }
 
-// within reports a number that is not from low to high. Where off is not empty, 0 is right, too, for what it says.
+// within reports a number outside low to high. If off is not empty, 0 is valid too, with the meaning off.
 func (problem report) within(key string, n, low, high int, off string) {
 	if (n < low || n > high) && (n != 0 || off == "") {
 		problem(key, "%d: write %d to %d%s", n, low, high, orZero("0", off))
@@ -187,7 +203,7 @@ func (problem report) decimal(key string, f, low, high float64) {
 	}
 }
 
-// lasts reports a duration that is not from low to high. Where off is not empty, 0s is right, too, for what it says.
+// lasts reports a duration outside low to high. If off is not empty, 0s is valid too, with the meaning off.
 func (problem report) lasts(key string, d Duration, low, high time.Duration, off string) {
 	if (d < Duration(low) || d > Duration(high)) && (d != 0 || off == "") {
 		problem(key, "%v: write %v to %v%s", d, Duration(low), Duration(high), orZero("0s", off))
@@ -211,7 +227,7 @@ func (problem report) banTime(key string, d Duration) {
 	}
 }
 
-// names reports what is not the name of such a thing, and what stands there twice.
+// names reports invalid and duplicate names.
 func (problem report) names(key string, list []string, what string) {
 	if len(list) > maxNames {
 		problem(key, "%d names: write at most %d", len(list), maxNames)

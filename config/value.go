@@ -94,7 +94,11 @@ func ParseDuration(s string) (time.Duration, error) {
 		return policy.Forever, nil
 	}
 	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
-		return 0, fmt.Errorf("%q has no unit: write %ds or %s", s, n, Duration(time.Duration(n)*time.Second))
+		example := fmt.Sprintf("%ds", n)
+		if longest := Duration(time.Duration(n) * time.Second).String(); longest != example {
+			example += " or " + longest
+		}
+		return 0, fmt.Errorf("%q has no unit: write %s", s, example)
 	}
 	days, rest := cutDays(s)
 	total := time.Duration(days) * 24 * time.Hour

@@ -39,17 +39,17 @@ func NewClient(path string) *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Status returns what the daemon knows about itself.
+// Status returns the state of the daemon.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.do(ctx, http.MethodGet, pathStatus, nil, &s)
 }
 
-// Bans returns the bans that p says.
+// Bans returns the bans that p selects.
 func (c *Client) Bans(ctx context.Context, p Pick) (b []Ban, err error) {
 	return b, c.do(ctx, http.MethodGet, pathBans+p.query(), nil, &b)
 }
 
-// Top returns what happens right now, with up to n addresses and users; 0 is 20.
+// Top returns current activity, with up to n addresses and users; 0 means 20.
 func (c *Client) Top(ctx context.Context, n int) (t Top, err error) {
 	path := pathTop
 	if n != 0 {
@@ -58,7 +58,7 @@ func (c *Client) Top(ctx context.Context, n int) (t Top, err error) {
 	return t, c.do(ctx, http.MethodGet, path, nil, &t)
 }
 
-// Ban orders a ban and returns it.
+// Ban orders a ban and returns it. The error may be a *DoubtError.
 func (c *Client) Ban(ctx context.Context, r BanRequest) (b Ban, err error) {
 	return b, c.do(ctx, http.MethodPost, pathBans, r, &b)
 }
@@ -68,29 +68,19 @@ func (c *Client) Unban(ctx context.Context, p netip.Prefix) (b Ban, err error) {
 	return b, c.do(ctx, http.MethodDelete, pathBans+query(p), nil, &b)
 }
 
-// UnbanHere is Unban, on no other node of the fleet.
-func (c *Client) UnbanHere(ctx context.Context, p netip.Prefix) (b Ban, err error) {
-	return b, c.do(ctx, http.MethodDelete, pathBans+query(p)+"&local", nil, &b)
-}
-
-// Why returns everything that is known of addr.
-func (c *Client) Why(ctx context.Context, addr netip.Addr) (s Standing, err error) {
+// Why returns the state of addr.
+func (c *Client) Why(ctx context.Context, addr netip.Addr) (s AddressState, err error) {
 	return s, c.do(ctx, http.MethodGet, pathWhy+query(netip.PrefixFrom(addr, addr.BitLen())), nil, &s)
 }
 
-// Allow puts a prefix onto the never-ban list.
-func (c *Client) Allow(ctx context.Context, r AllowRequest) (n NeverBan, err error) {
-	return n, c.do(ctx, http.MethodPost, pathAllow, r, &n)
+// Allow puts a prefix onto the never-ban list and ends its bans. The error may be a *DoubtError.
+func (c *Client) Allow(ctx context.Context, r AllowRequest) (a Allowance, err error) {
+	return a, c.do(ctx, http.MethodPost, pathAllow, r, &a)
 }
 
-// Disallow takes exactly p, which was allowed, off it again.
+// Disallow removes the allowance of exactly p.
 func (c *Client) Disallow(ctx context.Context, p netip.Prefix) (n NeverBan, err error) {
 	return n, c.do(ctx, http.MethodDelete, pathAllow+query(p), nil, &n)
-}
-
-// DisallowHere is Disallow, on no other node of the fleet.
-func (c *Client) DisallowHere(ctx context.Context, p netip.Prefix) (n NeverBan, err error) {
-	return n, c.do(ctx, http.MethodDelete, pathAllow+query(p)+"&local", nil, &n)
 }
 
 // Held returns the bans that guards hold.
@@ -112,6 +102,11 @@ func (c *Client) Discard(ctx context.Context, p netip.Prefix) (n int, err error)
 // has changed.
 func (c *Client) Reload(ctx context.Context) (r Reload, err error) {
 	return r, c.do(ctx, http.MethodPost, pathReload, nil, &r)
+}
+
+// Enforce ends watching, or withdraws an earlier request to.
+func (c *Client) Enforce(ctx context.Context, r EnforceRequest) (e Enforcement, err error) {
+	return e, c.do(ctx, http.MethodPost, pathEnforce, r, &e)
 }
 
 func query(p netip.Prefix) string {
@@ -148,7 +143,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, to any) erro
 	return nil
 }
 
-// refusal is the error that an answer other than 200 stands for.
+// refusal returns the error of an answer other than 200.
 func (c *Client) refusal(resp *http.Response) error {
 	var e apiError
 	if json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&e) != nil || e.Error == "" {
@@ -157,16 +152,19 @@ func (c *Client) refusal(resp *http.Response) error {
 		what := resp.Request.Method + " " + resp.Request.URL.Path
 		e.Error = disagree(daemon, c.Version, what, olderThan(c.Version, daemon, apiVersion-api)) + " (" + resp.Status + ")"
 	}
-	if resp.StatusCode == http.StatusUnprocessableEntity {
+	switch resp.StatusCode {
+	case http.StatusUnprocessableEntity:
 		return &ConfigError{e.Error}
+	case http.StatusPreconditionRequired:
+		return &DoubtError{e.Error}
 	}
 	return &RefusedError{e.Error}
 }
 
-// ErrNotRunning stands behind what a Client returns where nobody listens on its socket.
+// ErrNotRunning is wrapped by the errors of a Client if no daemon listens on its socket.
 var ErrNotRunning = errors.New("no fsban is running here")
 
-// dialError says what a missing or closed socket means.
+// dialError explains a missing or closed socket.
 func (c *Client) dialError(err error) error {
 	var op *net.OpError
 	switch {

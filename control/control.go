@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// A Status is what a daemon knows about itself.
+// A Status is the state of a daemon.
 type Status struct {
 	Version  string    `json:"version"`
 	Started  time.Time `json:"started"`
-	Ready    bool      `json:"ready"`    // enforcing, and at least one source alive
-	Problems []string  `json:"problems"` // what is wrong, in words; empty when all is well
+	Ready    bool      `json:"ready"`    // bans are enforced, and at least one source is alive
+	Watching bool      `json:"watching"` // bans are decided and listed, and nobody is blocked (firewall.enforce)
+	Problems []string  `json:"problems"` // open problems, each with its remedy
 	Sources  []Source  `json:"sources"`
 	Speakers []Speaker `json:"speakers"`
 	Firewall Firewall  `json:"firewall"`
 	Policy   Policy    `json:"policy"`
 	Bans     Bans      `json:"bans"`
 	Fleet    *Fleet    `json:"fleet,omitempty"` // null: none is configured
-	// Attempts counts what was seen since the start, by kind.
+	// Attempts counts attempts since the start, by kind.
 	Attempts map[string]uint64 `json:"attempts"`
 }
 
@@ -31,7 +32,7 @@ type Source struct {
 	Name       string    `json:"name"`
 	Address    string    `json:"address"`
 	Up         bool      `json:"up"`
-	Speaks     []string  `json:"speaks"` // the kinds for which its word counts; the others are only read along
+	Speaks     []string  `json:"speaks"` // the kinds for which it is the active source
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"`
 	Retry      time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes
@@ -39,15 +40,15 @@ type Source struct {
 	Connects   uint64    `json:"connects"`
 	Dropped    uint64    `json:"dropped"` // attempts lost because the queue was full
 	NotAllowed []string  `json:"not_allowed,omitempty"`
-	// Unconfirmed counts attempts that another source should have told of, and did not: they did not count.
+	// Unconfirmed counts reports that the active source never confirmed: they did not count.
 	Unconfirmed uint64 `json:"unconfirmed"`
 }
 
-// A Speaker says whose word counts for a kind of attempt.
+// A Speaker is the active source of a kind of attempt.
 type Speaker struct {
 	Kind   string `json:"kind"`
-	Source string `json:"source"`        // empty: nobody can tell
-	Why    string `json:"why,omitempty"` // it is not a better source
+	Source string `json:"source"`        // empty: no source is alive
+	Why    string `json:"why,omitempty"` // why no preferred source is active
 }
 
 // Fleet is the state of the fleet that the daemon belongs to.
@@ -56,27 +57,28 @@ type Fleet struct {
 	Redis   string        `json:"redis"`
 	Share   string        `json:"share"` // "bans" or "failures"
 	Node    string        `json:"node"`  // this one's name
-	Up      bool          `json:"up"`    // Redis answers, and takes what this node says
+	Up      bool          `json:"up"`    // Redis answers and accepts this node's statements
 	Since   time.Time     `json:"since"`
 	Error   string        `json:"error,omitempty"`
-	InStep  bool          `json:"in_step"` // nothing waits to be said or taken
-	Queue   int           `json:"queue"`   // waits to be said
+	InStep  bool          `json:"in_step"` // no statement waits to be sent or applied
+	Queue   int           `json:"queue"`   // statements queued to be sent
 	Behind  uint64        `json:"behind"`  // entries of Redis' log not read yet
 	Waiting int           `json:"waiting"` // bans of others that wait because too many came at once
 	Skew    time.Duration `json:"skew"`    // Redis' clock minus ours
 	Nodes   []FleetNode   `json:"nodes"`
 }
 
-// A FleetNode is a node of the fleet that was there in the last day.
+// A FleetNode is a node of the fleet that was seen in the last day.
 type FleetNode struct {
-	Name    string    `json:"name"`
-	Version string    `json:"version"`
-	Started time.Time `json:"started"`
-	Seen    time.Time `json:"seen"`
-	Ready   bool      `json:"ready"`
-	Bans    int       `json:"bans"`
-	Speaks  []string  `json:"speaks,omitempty"` // the sources whose word counts there
-	Share   string    `json:"share"`
+	Name     string    `json:"name"`
+	Version  string    `json:"version"`
+	Started  time.Time `json:"started"`
+	Seen     time.Time `json:"seen"`
+	Ready    bool      `json:"ready"`
+	Watching bool      `json:"watching,omitempty"` // it blocks nobody, and announces no bans
+	Bans     int       `json:"bans"`
+	Speaks   []string  `json:"speaks,omitempty"` // active sources of the node
+	Share    string    `json:"share"`
 }
 
 // Firewall is the state of the kernel.
@@ -89,17 +91,17 @@ type Firewall struct {
 	Repairs   uint64             `json:"repairs"`
 	Restored  uint64             `json:"restored"`
 	Failures  uint64             `json:"failures"`
-	Notes     []string           `json:"notes,omitempty"`   // what is not as it should be, though bans are in force
+	Notes     []string           `json:"notes,omitempty"`   // deviations that do not keep bans from being in force
 	Dropped   map[string]Dropped `json:"dropped,omitempty"` // by family
 }
 
-// Dropped counts what the kernel threw away.
+// Dropped counts packets and bytes dropped by the kernel.
 type Dropped struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Policy is what rules, and what it holds.
+// Policy holds the rules in force and the state of the policy.
 type Policy struct {
 	Rules    []Rule     `json:"rules"`
 	NeverBan []NeverBan `json:"never_ban"`
@@ -128,7 +130,7 @@ type Rule struct {
 // A NeverBan is a prefix that no rule bans.
 type NeverBan struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Origin string       `json:"origin"`         // who put it there, or why
+	Origin string       `json:"origin"`         // source of the entry
 	Spared uint64       `json:"spared"`         // attempts from there
 	Bans   uint64       `json:"bans,omitempty"` // bans that would have been made
 }
@@ -138,7 +140,7 @@ type Guard struct {
 	Name   string    `json:"name"`
 	Active bool      `json:"active"`
 	Since  time.Time `json:"since,omitzero"`
-	Now    int       `json:"now"` // what it looks at
+	Now    int       `json:"now"` // current value
 	Limit  int       `json:"limit"`
 	Held   int       `json:"held"`
 }
@@ -154,14 +156,18 @@ type StuckPhone struct {
 	Last      time.Time  `json:"last"`
 }
 
-// A SuspiciousLogin is a success right after failures of the same user.
+// A SuspiciousLogin is a login from a new address, with evidence that the password was guessed.
 type SuspiciousLogin struct {
 	Addr      netip.Addr `json:"addr"`
 	User      string     `json:"user"`
 	Domain    string     `json:"domain,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
-	Failures  int        `json:"failures"`
 	At        time.Time  `json:"at"`
+	Evidence  string     `json:"evidence"` // spray, distributed, own_failures or few_prefixes
+	Likely    bool       `json:"likely"`   // a guessed password is more likely than a mistyped one
+	Failures  int        `json:"failures"` // on this user, from the address and its network: an IPv4 /24 or an IPv6 /48
+	Users     int        `json:"users"`    // other users that the address failed on
+	Prefixes  int        `json:"prefixes"` // addresses and IPv6 networks that failed on this user
 }
 
 // A DistributedAttack is many addresses that fail on one user.
@@ -184,34 +190,39 @@ type HeldBan struct {
 	Evidence []Attempt    `json:"evidence,omitempty"` // the last attempts
 }
 
-// A Standing is everything that is known of one address.
-type Standing struct {
-	Addr      netip.Addr   `json:"addr"`
-	Prefix    netip.Prefix `json:"prefix"` // what counts as one attacker with it
-	Ban       *Ban         `json:"ban,omitempty"`
-	Held      *HeldBan     `json:"held,omitempty"`
-	Never     *NeverBan    `json:"never_ban,omitempty"`
-	KnownGood time.Time    `json:"known_good,omitzero"` // since when
-	LastLogin time.Time    `json:"last_login,omitzero"`
-	Suspected time.Time    `json:"suspected,omitzero"` // a suspicious login
-	Offences  int          `json:"offences"`           // past bans
-	LastBan   time.Time    `json:"last_ban,omitzero"`
-	Excused   bool         `json:"excused"` // a ban was lifted a moment ago: nothing counts
-	Counts    []RuleCount  `json:"counts,omitempty"`
-	Stuck     []StuckPhone `json:"stuck_phones,omitempty"`
-	Attempts  []Attempt    `json:"attempts,omitempty"` // the last that count
-	Next      []Next       `json:"next,omitempty"`     // empty while it is banned: nothing counts
+// An AddressState is everything that is known of one address.
+type AddressState struct {
+	Addr      netip.Addr     `json:"addr"`
+	Prefix    netip.Prefix   `json:"prefix"` // prefix that is counted and banned as one
+	Ban       *Ban           `json:"ban,omitempty"`
+	Wider     []Ban          `json:"wider,omitempty"`    // bans that hold the prefix of Ban, the widest first
+	Watching  bool           `json:"watching,omitempty"` // as in Status
+	Blocked   []netip.Prefix `json:"blocked,omitempty"`  // bans from before fsban watched that the kernel still enforces
+	Held      *HeldBan       `json:"held,omitempty"`
+	Never     *NeverBan      `json:"never_ban,omitempty"`
+	KnownGood time.Time      `json:"known_good,omitzero"` // since when
+	LastLogin time.Time      `json:"last_login,omitzero"`
+	Suspected time.Time      `json:"suspected,omitzero"` // a suspicious login
+	Offences  int            `json:"offences"`           // past bans
+	History   []EndedBan     `json:"history,omitempty"`  // the newest first, at most five
+	LastBan   time.Time      `json:"last_ban,omitzero"`
+	Excused   bool           `json:"excused"` // unbanned a moment ago: attempts do not count
+	Counts    []RuleCount    `json:"counts,omitempty"`
+	Stuck     []StuckPhone   `json:"stuck_phones,omitempty"`
+	Attempts  []Attempt      `json:"attempts,omitempty"` // the last that count
+	Next      []Next         `json:"next,omitempty"`     // empty while it is banned: nothing counts
 }
 
-// A Next is what the next failed login of an address would lead to.
+// A Next is the effect of the next failed login of an address.
 type Next struct {
-	User     string        `json:"user"`    // whose: same, as failed last; or another, that was not tried yet, where that leads to something else
+	// user of that login: same as the last failure; or another, not tried yet, if the effect differs
+	User     string        `json:"user"`
 	Verdict  string        `json:"verdict"` // pass, counted, spared, ban, spared_ban, held or excused
 	Rule     string        `json:"rule,omitempty"`
 	Count    int           `json:"count,omitempty"` // that failure included
 	MaxRetry int           `json:"maxretry,omitempty"`
 	BanTime  time.Duration `json:"bantime,omitempty"` // of the ban that it leads to, or would; policy.Forever: without end
-	Offence  int           `json:"offence,omitempty"` // of a ban: the how manieth of this prefix
+	Offence  int           `json:"offence,omitempty"` // ordinal of this ban among the prefix's bans, 0 if unknown
 	Guard    string        `json:"guard,omitempty"`   // that would hold the ban
 }
 
@@ -226,9 +237,10 @@ type RuleCount struct {
 // An AllowRequest puts a prefix onto the never-ban list.
 type AllowRequest struct {
 	Prefix netip.Prefix  `json:"prefix"`
-	Time   time.Duration `json:"time,omitempty"` // 0: until it is disallowed
-	Reason string        `json:"reason,omitempty"`
-	Local  bool          `json:"local,omitempty"` // here, and on no other node of the fleet
+	Time   time.Duration `json:"time,omitempty"`   // 0: as the allowance in force, or without end; policy.Forever: without end
+	Reason string        `json:"reason,omitempty"` // empty: as in the allowance in force
+	Force  bool          `json:"force,omitempty"`  // even a very wide prefix
+	Local  bool          `json:"local,omitempty"`  // on this node only
 }
 
 // Bans counts bans.
@@ -247,17 +259,19 @@ type Ban struct {
 	Rule     string       `json:"rule"`
 	Source   string       `json:"source"`
 	Attempts int          `json:"attempts,omitempty"`
-	Offence  int          `json:"offence,omitempty"` // the how manieth of this prefix
+	Offence  int          `json:"offence,omitempty"` // ordinal of this ban among the prefix's bans, 0 if unknown
 	By       string       `json:"by,omitempty"`      // which operator
 	Reason   string       `json:"reason,omitempty"`
-	Node     string       `json:"node,omitempty"`  // of the fleet: which one has banned
-	Local    bool         `json:"local,omitempty"` // it is not for the fleet
+	Node     string       `json:"node,omitempty"`    // of the fleet: which one has banned
+	Local    bool         `json:"local,omitempty"`   // it is not for the fleet
+	Watched  bool         `json:"watched,omitempty"` // fsban watches: the ban is decided, and not enforced
 	InKernel bool         `json:"in_kernel"`
 	Dropped  Dropped      `json:"dropped"`
+	Forced   bool         `json:"forced,omitempty"` // an operator has overridden the never-ban list
 	Evidence []Attempt    `json:"evidence,omitempty"`
 }
 
-// An Attempt is one piece of evidence. Its texts are what the peer claimed.
+// An Attempt is one piece of evidence. Its texts are claims of the peer.
 type Attempt struct {
 	Addr      netip.Addr `json:"addr"`
 	At        time.Time  `json:"at"`
@@ -271,13 +285,14 @@ type Attempt struct {
 	UserAgent string     `json:"user_agent,omitempty"`
 }
 
-// A Top is what happens right now.
+// A Top is the current activity.
 type Top struct {
-	At      time.Time `json:"at"`
-	Started time.Time `json:"started"`
-	Version string    `json:"version"`
-	Ready   bool      `json:"ready"`
-	// Attempts counts what was seen since the start, by kind: rates are the difference of two.
+	At       time.Time `json:"at"`
+	Started  time.Time `json:"started"`
+	Version  string    `json:"version"`
+	Ready    bool      `json:"ready"`
+	Watching bool      `json:"watching"` // as in Status
+	// Attempts counts attempts since the start, by kind: rates are the difference of two.
 	Attempts  map[string]uint64 `json:"attempts"`
 	Bans      Bans              `json:"bans"`
 	Held      int               `json:"held"` // bans that a guard holds
@@ -285,12 +300,12 @@ type Top struct {
 	Sources   []Source          `json:"sources"`
 	Speakers  []Speaker         `json:"speakers"`
 	Problems  []string          `json:"problems"`
-	Addresses []Busy            `json:"addresses"` // who tries most first
-	Users     []BusyUser        `json:"users"`     // who is tried most first
-	NewBans   []Ban             `json:"new_bans"`  // the last since the start, newest first, without evidence and what the kernel knows
+	Addresses []Busy            `json:"addresses"` // most attempts first
+	Users     []BusyUser        `json:"users"`     // most attempts first
+	NewBans   []Ban             `json:"new_bans"`  // newest first, without evidence and counters of the kernel
 }
 
-// A Busy is an address, or what counts as one attacker, that has tried something in the last five minutes.
+// A Busy is a prefix that counts as one, with attempts in the last five minutes.
 type Busy struct {
 	Prefix    netip.Prefix `json:"prefix"`
 	Attempts  uint64       `json:"attempts"` // in the last five minutes
@@ -302,7 +317,7 @@ type Busy struct {
 	Known     bool         `json:"known_good"`
 }
 
-// A BusyUser is a user on whom somebody has failed in the last five minutes.
+// A BusyUser is a user with failed logins in the last five minutes.
 type BusyUser struct {
 	User      string    `json:"user"`
 	Domain    string    `json:"domain,omitempty"`
@@ -311,19 +326,35 @@ type BusyUser struct {
 	Last      time.Time `json:"last"`
 }
 
-// A Reload is what came of reading the configuration file again.
+// A Reload is the result of a reload of the configuration file.
 type Reload struct {
-	Changed      []string `json:"changed"`       // dotted keys of what is in force now and was not
-	NeedsRestart []string `json:"needs_restart"` // dotted keys of what differs in the file and stays as it was
+	Changed      []string `json:"changed"`       // dotted keys of settings that were applied
+	NeedsRestart []string `json:"needs_restart"` // dotted keys of settings that differ in the file and need a restart
+}
+
+// An EnforceRequest ends watching.
+type EnforceRequest struct {
+	Keep   bool `json:"keep,omitempty"`   // the watched bans are enforced; else enforcement begins with an empty list
+	Revoke bool `json:"revoke,omitempty"` // instead: withdraw an earlier request, so that the next start follows firewall.enforce
+}
+
+// An Enforcement is the result of an EnforceRequest. Bans that the kernel held already and those of other nodes stay in any case.
+type Enforcement struct {
+	Kept       int  `json:"kept"`        // bans that are in force now
+	Ended      int  `json:"ended"`       // watched bans that have ended
+	FileAgrees bool `json:"file_agrees"` // firewall.enforce is true in the configuration file; else the request holds over restarts
 }
 
 // A BanRequest orders a ban.
 type BanRequest struct {
 	Prefix netip.Prefix  `json:"prefix"`
-	Time   time.Duration `json:"bantime,omitempty"` // 0: as the policy has it; policy.Forever: without end
-	Reason string        `json:"reason,omitempty"`
-	Force  bool          `json:"force,omitempty"` // even an address that is never banned
-	Local  bool          `json:"local,omitempty"` // here, and on no other node of the fleet
+	Time   time.Duration `json:"bantime,omitempty"` // 0: as the ban in force, or policy.bantime; policy.Forever: without end
+	Reason string        `json:"reason,omitempty"`  // empty: as in the ban in force
+	Force  bool          `json:"force,omitempty"`   // even a prefix on the never-ban list, with known-good addresses, or very wide
+	Local  bool          `json:"local,omitempty"`   // on this node only
+	// From fail2ban: the ban counts as a rule's of the name fail2ban, not as an operator's.
+	Imported bool      `json:"imported,omitempty"`
+	Since    time.Time `json:"since,omitzero"` // start of an imported ban
 }
 
 // An apiError is the body of an answer that is not 200.

@@ -13,7 +13,7 @@ var places = [numRoles]int{stranger: 4, reader: 32, admin: 32}
 
 const strangersPerSecond = 10
 
-// A gate lets in whoever may be answered.
+// A gate accepts connections within the limits of their roles.
 type gate struct {
 	net.Listener
 	server *Server
@@ -81,7 +81,7 @@ func (c *guest) Close() error {
 
 type guestKey struct{}
 
-// withGuest remembers who is at the other end of a connection.
+// withGuest stores the peer of a connection in ctx.
 func withGuest(ctx context.Context, c net.Conn) context.Context {
 	if g, ok := c.(*guest); ok {
 		return context.WithValue(ctx, guestKey{}, &g.peer)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A role is what somebody may do.
+// A role is a level of access.
 type role int
 
 const (
@@ -23,13 +23,13 @@ const (
 	numRoles
 )
 
-// A peer is who is at the other end of a connection, as the kernel says: as it was when the connection was made.
+// A peer is the process at the other end of a connection, as the kernel recorded it when the connection was made.
 type peer struct {
 	uid, gid uint32
-	groups   []uint32 // beside gid
+	groups   []uint32 // in addition to gid
 }
 
-// peerOf asks the kernel who is at the other end of c.
+// peerOf asks the kernel for the peer of c.
 func peerOf(c net.Conn) (peer, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -106,7 +106,7 @@ func (g *group) has(p *peer) bool {
 	return g.known && (p.gid == g.gid || slices.Contains(p.groups, g.gid))
 }
 
-// access is who may do what.
+// access maps peers to roles.
 type access struct {
 	self            int // our own user
 	readers, admins group
@@ -122,7 +122,7 @@ func (a *access) role(p *peer) role {
 	return stranger
 }
 
-// open tells whether anybody beside root and our own user is let in.
+// open reports whether users other than root and the daemon's own have access.
 func (a *access) open() bool { return a.readers.known || a.admins.known }
 
 // problems say which groups there are not.
@@ -133,13 +133,14 @@ func (a *access) problems() []string {
 		*group
 	}{{"control.readers", &a.readers}, {"control.admins", &a.admins}} {
 		if g.name != "" && !g.known {
-			list = append(list, fmt.Sprintf("%s: there is no group %s: make it (groupadd) and then say fsban reload, or set it to \"\"", g.key, g.name))
+			list = append(list, fmt.Sprintf("%s: there is no group %s: make it (groupadd) and then say fsban reload, or set it to \"\"", g.key,
+				g.name))
 		}
 	}
 	return list
 }
 
-// refusal says to somebody why not, and what would help.
+// refusal explains a refusal to a peer, with the remedy.
 func (a *access) refusal(p *peer, is role) string {
 	text := p.String() + " may not talk to fsban: use sudo"
 	if is == reader {

@@ -21,8 +21,8 @@ type Pick struct {
 	Rules   []string
 	Prefix  netip.Prefix // inside of it, or covering it
 	Sources []string
-	By      string        // stands in the name of the operator who made it
-	Node    string        // of the fleet: its name or what that begins with
+	By      string        // part of the operator's name
+	Node    string        // of the fleet: its name or its fleet.node
 	Left    time.Duration // ends within it; 0: whenever
 	Limit   int           // 0: all
 	// Evidence is of how many bans at most the last attempts are wanted: they are on the daemon's disk. Where there are more
@@ -39,9 +39,9 @@ type order struct {
 	compare func(a, b *Ban) int
 }
 
-// orders are the ways to sort bans: what one looks for comes first.
+// orders are the sort orders of bans.
 var orders = []order{
-	{"since", func(*Ban, *Ban) int { return 0 }}, // as those who are even
+	{"since", func(*Ban, *Ban) int { return 0 }}, // the order of ties
 	{"time-left", func(a, b *Ban) int {
 		if a.Until.IsZero() != b.Until.IsZero() { // without end: last
 			return map[bool]int{true: 1, false: -1}[a.Until.IsZero()]
@@ -66,7 +66,7 @@ func (p *Pick) order() int {
 	return slices.IndexFunc(orders, func(o order) bool { return o.name == cmp.Or(p.Sort, orders[0].name) })
 }
 
-// Check returns what is wrong with p.
+// Check returns an error if p is invalid.
 func (p *Pick) Check() error {
 	switch {
 	case p.order() < 0:
@@ -125,7 +125,7 @@ var picks = []parameter{
 	{"rule", "string", "only bans of this rule; may be repeated", false},
 	{"prefix", "string", "only bans inside of, or covering, 192.0.2.0/24", false},
 	{"source", "string", "only bans of this source: event, cti_event, esl_log, cti_log, fleet, operator, kernel; may be repeated", false},
-	{"by", "string", "only bans by hand, in whose maker this text stands", false},
+	{"by", "string", "only manual bans whose operator contains this text", false},
 	{"node", "string", "only bans that this node of the fleet has made", false},
 	{"left", "integer", "only bans that end within so many nanoseconds", false},
 	{"limit", "integer", "at most so many", false},

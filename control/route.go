@@ -12,14 +12,16 @@ import (
 
 // Paths of the API.
 const (
-	pathStatus = "/v1/status"
-	pathTop    = "/v1/top"
-	pathBans   = "/v1/bans"
-	pathWhy    = "/v1/why"
-	pathAllow  = "/v1/allow"
-	pathHeld   = "/v1/held"
-	pathReload = "/v1/reload"
-	pathSchema = "/v1/schema"
+	pathStatus  = "/v1/status"
+	pathTop     = "/v1/top"
+	pathBans    = "/v1/bans"
+	pathWhy     = "/v1/why"
+	pathAllow   = "/v1/allow"
+	pathHistory = "/v1/history"
+	pathHeld    = "/v1/held"
+	pathReload  = "/v1/reload"
+	pathEnforce = "/v1/enforce"
+	pathSchema  = "/v1/schema"
 )
 
 // A route is one thing that the API does. Who looks (GET) has to be a reader, who changes something an admin. The schema is
@@ -42,15 +44,15 @@ type parameter struct {
 // yaml is an answer that is not JSON.
 type yaml []byte
 
-var routes = []route{
+var routes = append([]route{
 	{
-		http.MethodGet, pathStatus, "What the daemon knows about itself", nil, nil, Status{},
+		http.MethodGet, pathStatus, "State of the daemon", nil, nil, Status{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 			return s.daemon.Status(r.Context())
 		},
 	},
 	{
-		http.MethodGet, pathTop, "What happens right now",
+		http.MethodGet, pathTop, "Current activity",
 		[]parameter{{"n", "integer", "how many addresses and users at most: 1 to 100, 20 where it is not said", false}}, nil, Top{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 			n, err := rows(r)
@@ -61,7 +63,7 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodGet, pathBans, "The bans that are wanted; all of them, by start, where nothing is said", picks, nil, []Ban{},
+		http.MethodGet, pathBans, "Selected bans; by default all, oldest first", picks, nil, []Ban{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 			p, err := pickOf(r)
 			if err != nil {
@@ -81,11 +83,12 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodDelete, pathBans, "End the ban of exactly a prefix", []parameter{thePrefix, theLocal}, nil, Ban{},
+		http.MethodDelete, pathBans, "End the ban of exactly a prefix", []parameter{thePrefix, theLocal, theReason}, nil, Ban{},
 		changesHere(daemon.Unban),
 	},
 	{
-		http.MethodGet, pathWhy, "Everything that is known of an address", []parameter{{"prefix", "string", "the address, as a prefix: 192.0.2.7/32", true}}, nil, Standing{},
+		http.MethodGet, pathWhy, "State of an address",
+		[]parameter{{"prefix", "string", "the address, as a prefix: 192.0.2.7/32", true}}, nil, AddressState{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 			p, err := prefix(r)
 			if err != nil {
@@ -95,7 +98,7 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodPost, pathAllow, "Put a prefix onto the never-ban list", nil, AllowRequest{}, NeverBan{},
+		http.MethodPost, pathAllow, "Put a prefix onto the never-ban list", nil, AllowRequest{}, Allowance{},
 		func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
 			req, err := body[AllowRequest](s, w, r)
 			if err != nil {
@@ -105,7 +108,7 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodDelete, pathAllow, "Take exactly a prefix, which was allowed, off it again", []parameter{thePrefix, theLocal}, nil, NeverBan{},
+		http.MethodDelete, pathAllow, "Remove the allowance of exactly a prefix", []parameter{thePrefix, theLocal, theReason}, nil, NeverBan{},
 		changesHere(daemon.Disallow),
 	},
 	{
@@ -115,11 +118,11 @@ var routes = []route{
 		},
 	},
 	{
-		http.MethodPost, pathHeld, "Make held bans, and say how many", []parameter{orAll}, nil, 0,
+		http.MethodPost, pathHeld, "Release held bans; returns their number", []parameter{orAll}, nil, 0,
 		changes(daemon.Release),
 	},
 	{
-		http.MethodDelete, pathHeld, "Drop held bans, and say how many", []parameter{orAll}, nil, 0,
+		http.MethodDelete, pathHeld, "Discard held bans; returns their number", []parameter{orAll}, nil, 0,
 		changes(daemon.Discard),
 	},
 	{
@@ -129,18 +132,29 @@ var routes = []route{
 		},
 	},
 	{
+		http.MethodPost, pathEnforce, "End watching, or withdraw the request to", nil, EnforceRequest{}, Enforcement{},
+		func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
+			req, err := body[EnforceRequest](s, w, r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.Enforce(r.Context(), req, by(r))
+		},
+	},
+	{
 		http.MethodGet, pathSchema, "This description", nil, nil, yaml{},
 		func(*Server, http.ResponseWriter, *http.Request) (any, error) { return yaml(schema), nil },
 	},
-}
+}, historyRoutes...)
 
 var (
 	thePrefix = parameter{"prefix", "string", "192.0.2.7/32, 2001:db8::/64", true}
-	theLocal  = parameter{"local", "string", "here, and on no other node of the fleet, whatever the value", false}
-	orAll     = parameter{"prefix", "string", "192.0.2.7/32; all of them where it is not said", false}
+	theLocal  = parameter{"local", "string", "on this node only, whatever the value", false}
+	theReason = parameter{"reason", "string", "why, for the history and the log", false}
+	orAll     = parameter{"prefix", "string", "192.0.2.7/32; default: all", false}
 )
 
-// by names who asks, for the record.
+// by names the operator of a request, for the log.
 func by(r *http.Request) string {
 	p, ok := r.Context().Value(guestKey{}).(*peer)
 	if !ok {
@@ -149,7 +163,7 @@ func by(r *http.Request) string {
 	return p.String()
 }
 
-// body reads a request's body. What it has and we do not know might change what it means: it is refused.
+// body reads a request's body. Unknown fields are refused: they might change the meaning.
 func body[T any](s *Server, w http.ResponseWriter, r *http.Request) (req T, err error) {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	dec.DisallowUnknownFields()
@@ -175,8 +189,9 @@ func prefix(r *http.Request) (netip.Prefix, error) {
 	return p, nil
 }
 
-// changes is what a route does that changes something of a prefix.
-func changes[T any](do func(daemon, context.Context, netip.Prefix, string) (T, error)) func(*Server, http.ResponseWriter, *http.Request) (any, error) {
+// changes returns the handler of a route that changes the state of a prefix.
+func changes[T any](do func(daemon, context.Context, netip.Prefix, string) (T, error)) func(*Server, http.ResponseWriter,
+	*http.Request) (any, error) {
 	return func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 		p, err := prefix(r)
 		if err != nil {
@@ -186,11 +201,13 @@ func changes[T any](do func(daemon, context.Context, netip.Prefix, string) (T, e
 	}
 }
 
-// changesHere is changes of what a fleet would be told, unless it is for this node alone.
-func changesHere[T any](do func(daemon, context.Context, netip.Prefix, bool, string) (T, error)) func(*Server, http.ResponseWriter, *http.Request) (any, error) {
+// changesHere is changes for a change that is announced to the fleet unless the request has local.
+func changesHere[T any](do func(daemon, context.Context, netip.Prefix, Withdrawal, string) (T, error)) func(*Server, http.ResponseWriter,
+	*http.Request) (any, error) {
 	return func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
 		return changes(func(d daemon, ctx context.Context, p netip.Prefix, by string) (T, error) {
-			return do(d, ctx, p, r.URL.Query().Has("local"), by)
+			q := r.URL.Query()
+			return do(d, ctx, p, Withdrawal{Reason: q.Get("reason"), Local: q.Has("local")}, by)
 		})(s, w, r)
 	}
 }

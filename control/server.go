@@ -18,20 +18,23 @@ import (
 	"time"
 )
 
-// daemon is what a Server needs of the daemon.
+// daemon is the part of the daemon that a Server uses.
 type daemon interface {
 	Status(context.Context) (Status, error)
 	Top(ctx context.Context, n int) (Top, error)
 	Bans(ctx context.Context, p *Pick) ([]Ban, error)
 	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
-	Unban(ctx context.Context, p netip.Prefix, local bool, by string) (Ban, error)
-	Why(ctx context.Context, addr netip.Addr) (Standing, error)
-	Allow(ctx context.Context, r AllowRequest, by string) (NeverBan, error)
-	Disallow(ctx context.Context, p netip.Prefix, local bool, by string) (NeverBan, error)
+	Unban(ctx context.Context, p netip.Prefix, w Withdrawal, by string) (Ban, error)
+	History(ctx context.Context, p *HistoryPick) ([]EndedBan, error)
+	Why(ctx context.Context, addr netip.Addr) (AddressState, error)
+	Allowed(ctx context.Context) ([]Allowance, error)
+	Allow(ctx context.Context, r AllowRequest, by string) (Allowance, error)
+	Disallow(ctx context.Context, p netip.Prefix, w Withdrawal, by string) (NeverBan, error)
 	Held(ctx context.Context) ([]HeldBan, error)
 	Release(ctx context.Context, p netip.Prefix, by string) (int, error)
 	Discard(ctx context.Context, p netip.Prefix, by string) (int, error)
 	Reload(ctx context.Context, by string) (Reload, error)
+	Enforce(ctx context.Context, r EnforceRequest, by string) (Enforcement, error)
 }
 
 // A RefusedError is an answer of the daemon that says no: the request was understood and cannot be done.
@@ -80,12 +83,13 @@ func (s *Server) SetGroups(readers, admins string) (problems []string) {
 		}
 	}
 	if info, err := os.Stat(filepath.Dir(s.path)); err == nil && a.open() && info.Mode()&0o001 == 0 {
-		problems = append(problems, fmt.Sprintf("control.readers, control.admins: not everybody can get into %s, so their members may not reach the socket: chmod o+x", filepath.Dir(s.path)))
+		problems = append(problems, fmt.Sprintf("control.readers, control.admins: not everybody can get into %s, so their members may not reach "+
+			"the socket: chmod o+x", filepath.Dir(s.path)))
 	}
 	return problems
 }
 
-// Requests returns how many requests were answered of those who may look and change, and how many were refused.
+// Requests returns the numbers of answered requests of readers and admins, and of refused requests.
 func (s *Server) Requests() (readers, admins, refused uint64) {
 	return s.requests[reader].Load(), s.requests[admin].Load(), s.requests[stranger].Load()
 }
@@ -93,7 +97,7 @@ func (s *Server) Requests() (readers, admins, refused uint64) {
 // Dropped returns how many connections were closed at once, because as many as may be were open.
 func (s *Server) Dropped() uint64 { return s.dropped.Load() }
 
-// setMode lets into the socket whoever may be let in at all: who exactly is decided for each connection.
+// setMode sets the mode of the socket: open if a group has access, because access is decided for each connection.
 func (s *Server) setMode() error {
 	mode := fs.FileMode(0o600)
 	if s.access.Load().open() {
@@ -105,7 +109,7 @@ func (s *Server) setMode() error {
 	return nil
 }
 
-// notMade says why there is no socket and, where its directory is to blame, what to do.
+// notMade explains why the socket could not be created, with the remedy if its directory is the cause.
 func (s *Server) notMade(err error) error {
 	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("control socket (control.socket): %w: fsban must be able to write to %s", err, filepath.Dir(s.path))
@@ -176,7 +180,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("control socket %s: %w", s.path, err)
 }
 
-// handler answers requests of those who may ask.
+// handler answers the requests that the peer's role permits.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range routes {
@@ -208,12 +212,13 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// nobody is the uid of whom the kernel says nothing.
+// nobody is the uid of a peer that the kernel does not identify.
 const nobody = 1<<32 - 1
 
 func answer(w http.ResponseWriter, body any, err error) {
 	var refused *RefusedError
 	var wrong *ConfigError
+	var doubt *DoubtError
 	text, isYAML := body.(yaml)
 	switch {
 	case err == nil && isYAML:
@@ -223,6 +228,8 @@ func answer(w http.ResponseWriter, body any, err error) {
 		writeJSON(w, http.StatusOK, body)
 	case errors.As(err, &wrong):
 		writeJSON(w, http.StatusUnprocessableEntity, apiError{wrong.Text})
+	case errors.As(err, &doubt):
+		writeJSON(w, http.StatusPreconditionRequired, apiError{doubt.Text})
 	case errors.As(err, &refused):
 		writeJSON(w, http.StatusConflict, apiError{refused.Text})
 	default:

@@ -58,7 +58,7 @@ func (f *fake) Status(context.Context) (Status, error) {
 	return Status{Version: "1.0.0"}, nil
 }
 
-func (*fake) Unban(_ context.Context, p netip.Prefix, _ bool, by string) (Ban, error) {
+func (*fake) Unban(_ context.Context, p netip.Prefix, _ Withdrawal, by string) (Ban, error) {
 	return Ban{Prefix: p, By: by}, nil
 }
 

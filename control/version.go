@@ -25,7 +25,7 @@ func (s *Server) unknown(r *http.Request, what string) string {
 	return disagree(s.version, theirs, what, olderThan(theirs, s.version, api-apiVersion))
 }
 
-// disagree says what a daemon does not know that a command asks for, and which of them to upgrade.
+// disagree explains that the daemon does not support a request of the command, and which of them to upgrade.
 func disagree(daemon, command, what string, commandIsOlder bool) string {
 	if daemon == "" {
 		daemon = "of an early version"
@@ -34,7 +34,8 @@ func disagree(daemon, command, what string, commandIsOlder bool) string {
 	if commandIsOlder {
 		advice = "upgrade the command"
 	}
-	return fmt.Sprintf("the daemon, fsban %.40s, does not know %s, which the command, fsban %.40s, asks for: %s", daemon, what, command, advice)
+	return fmt.Sprintf("the daemon, fsban %.40s, does not know %s, which the command, fsban %.40s, asks for: %s", daemon, what, command,
+		advice)
 }
 
 // olderThan tells whether version a is older than b; the API's versions count before the programs'. What cannot be compared is

@@ -34,7 +34,7 @@ func BenchmarkLines(b *testing.B) {
 	b.ReportMetric(float64(b.N)*lines/b.Elapsed().Seconds(), "lines/s")
 }
 
-// How long it takes from a write to the line.
+// BenchmarkLatency measures the delay between a write to the file and OnLine.
 func BenchmarkLatency(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "cti_fail2ban.log")
 	f, err := os.Create(path)

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// An Error is why the file at a path cannot be read, and what to do about it. It wraps fs.ErrNotExist or
-// fs.ErrPermission where that is the cause.
+// An Error is the reason why the file at a path cannot be read, with the remedy. It wraps fs.ErrNotExist or fs.ErrPermission if
+// that is the cause.
 type Error struct {
 	Path string
 	Err  error
@@ -27,11 +27,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// explain says what to do about an error of opening path.
+// explain adds the remedy to an error of opening path.
 func explain(path string, err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		err = pathErr.Err // the path is said once
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pathErr.Err // pathErr repeats the path
 	}
 	e := &Error{Path: path, Err: err}
 	dir := filepath.Dir(path)
@@ -51,22 +50,23 @@ func explain(path string, err error) error {
 	return e
 }
 
-// selinux is there when SELinux is.
+// selinux is a directory that exists only if SELinux is enabled.
 const selinux = "/sys/fs/selinux"
 
-// permissionHint says which directory may not be passed, or that the file may not be read.
+// permissionHint names the directory that cannot be traversed, or states that the file is not readable.
 func permissionHint(path string) string {
 	hint := fmt.Sprintf("chmod o+r %s, or make user %d a member of its group", path, os.Geteuid())
 	if dir := closedDirectory(path); dir != "" {
 		hint = fmt.Sprintf("directory %s may not be passed: chmod o+x %s, or setfacl -m u:%d:x %s", dir, dir, os.Geteuid(), dir)
 	}
 	if _, err := os.Stat(selinux); err == nil {
-		hint += fmt.Sprintf("; if that is not it, SELinux forbids it: compare ls -Z %s with /var/log, then restorecon -v %s, or see ausearch -m avc and audit2allow", path, path)
+		hint += fmt.Sprintf("; if that is not it, SELinux forbids it: compare ls -Z %s with /var/log, then restorecon -v %s, or see ausearch -m "+
+			"avc and audit2allow", path, path)
 	}
 	return hint
 }
 
-// closedDirectory returns the first directory on the way to path that may not be passed, or "".
+// closedDirectory returns the first directory on the way to path that cannot be traversed, or "".
 func closedDirectory(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func closedDirectory(path string) string {
 	dir := filepath.Dir(abs)
 	for dir != filepath.Dir(dir) {
 		if _, err := os.Stat(dir); err == nil {
-			return dir // it can be seen, and not what is in it
+			return dir // dir is visible, but its entries are not
 		}
 		dir = filepath.Dir(dir)
 	}

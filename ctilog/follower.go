@@ -1,8 +1,8 @@
-// Package ctilog follows mod_cti's log file through every kind of rotation: lines out.
+// Package ctilog follows mod_cti's log file through every kind of rotation and delivers its lines.
 //
-// A Follower reads what is appended to the file at a path. It watches the directory, so that it notices at once when the
-// path comes to mean another file, and it goes on reading the renamed file for as long as somebody may still write to it.
-// It knows nothing of what the lines say, and no other room of fsban.
+// A Follower reads the lines appended to the file at a path. It watches the directory, so that it notices at once when the path
+// names another file, and it continues to read the renamed file as long as a process may still write to it. It does not
+// interpret the lines, and depends on no other package of fsban.
 package ctilog
 
 import (
@@ -14,81 +14,89 @@ import (
 	"time"
 )
 
-// Options say where a Follower begins, and what it tells. The zero value of each number stands for the default beside it.
+// Options configure the start position and the callbacks of a Follower. The zero value of each number selects the default given
+// in its comment.
 type Options struct {
-	// OnLine is called for each line, in Run's goroutine. Lines of one file come in their order. Between two files that
-	// are being written to at once, a line never comes before one that had been written before it.
+	// OnLine is called for each line, in Run's goroutine. Lines of one file are delivered in order. If two files are being
+	// written to at once, a line is never delivered before one that had been written before it.
 	OnLine func(Line)
-	// OnStatus is called in Run's goroutine when Following changed, or Err.
+	// OnStatus is called in Run's goroutine when Following or Err has changed.
 	OnStatus func(Status)
 
-	// From is where an earlier run stopped; reading goes on there, in a rotated file if need be. Zero, or when that file
-	// is gone: at the beginning.
+	// From is the position where an earlier run stopped. Reading continues there, in a rotated file if necessary. If From is
+	// zero or its file no longer exists, reading starts at the beginning.
 	From Position
-	// Since, with Time, skips lines that are older, by a binary search, so that some older lines may come nonetheless.
-	// Without From it reaches back into the rotated files, too.
-	Since time.Time
+	// Since, with Time, skips older lines of content that is read from its beginning, by a binary search: some older lines may
+	// still be delivered. Without From the first reading reaches back into rotated files, too. Since is called in Run's
+	// goroutine at each such reading.
+	Since func() time.Time
 	Time  func(line []byte) (time.Time, bool)
-	// FromEnd begins at the end of the file that is there, without From. Files that come later are read whole.
+	// FromEnd starts at the end of the existing file if From is zero. Later files are read whole.
 	FromEnd bool
 
-	MaxLine int           // 65536: longer lines are cut to so many bytes
-	Poll    time.Duration // 1s: how often everything is looked at, whatever the kernel tells
-	Quiet   time.Duration // 2s: how long nothing must come from a renamed file until it is let go
+	MaxLine int           // 65536: longer lines are cut to this number of bytes
+	Poll    time.Duration // 1s: interval of checking everything, with and without inotify
+	Quiet   time.Duration // 2s: how long a renamed file must be quiet before it is closed
 }
 
 // A Line is one line.
 type Line struct {
 	Text []byte   // without its newline; valid until OnLine returns
-	Next Position // where reading goes on after this line
-	// Torn says that the beginning may be missing: the first line after a truncation, or after bytes that were lost. Its
-	// first word may be the middle of another one.
+	Next Position // position after this line
+	// Torn reports that the beginning may be missing: the first line after a truncation or after lost bytes, or a line across
+	// the end that a truncation left. Its first word may be the middle of another one.
 	Torn bool
-	// Backlog says that the line lay there already when following began, Again that it may have been given out by an earlier
-	// run besides, because reading could not go on at Options.From (Status.Gap).
-	Backlog, Again bool
-	// Unfinished says that the end is missing: a line longer than MaxLine, or the last one of a file that ends without a
+	// Reading numbers the readings of content from its beginning, over all Followers of the process. A rewritten or replaced
+	// file starts a new reading, so the same line may occur in several readings; within one, each line of the content is
+	// delivered once. It is 0 while reading continues from Options.From: no earlier line is delivered then.
+	Reading uint64
+	// Since is when the file was last seen without the line, so the line was written after it. It is zero for a line that the
+	// file contained when this reading began.
+	Since time.Time
+	// Unfinished reports that the end is missing: a line longer than MaxLine, or the last line of a file that ends without a
 	// newline.
 	Unfinished bool
+	Cut        bool // the line was longer than MaxLine
 }
 
-// A Position is a place in the file, and in the one before it, which may still be read then. The zero Position is none.
+// A Position is an offset in the file, and one in the file before it, which may still be read then. The zero Position is none.
 type Position struct {
 	File  Mark `json:"file"`
 	Older Mark `json:"older"`
 }
 
-// A Mark is a place in one file, which it tells from others by inode number and first bytes.
+// A Mark is an offset in one file, identified by inode number, first bytes, and last bytes before the offset.
 type Mark struct {
 	Dev    uint64 `json:"dev"`
 	Ino    uint64 `json:"ino"`
 	Offset int64  `json:"offset"`
-	Sum    uint32 `json:"sum"` // CRC-32C of the file's first 256 bytes, or of as many as lie before Offset
+	Sum    uint32 `json:"sum"`  // CRC-32C of the first 256 bytes of the file, or of all bytes before Offset if fewer
+	Tail   uint32 `json:"tail"` // CRC-32C of the last 256 bytes before Offset; 0 if unknown
 }
 
-// A Status says what a Follower is doing. All numbers count from the start of Run.
+// A Status is the state of a Follower. All numbers count from the start of Run.
 type Status struct {
-	Following bool  // a file is open, if only one that was renamed
-	Err       error // why the file at the path cannot be read, or not on; it is tried again every Poll
-	Polling   error // why the kernel does not tell of changes, so that they are noticed only every Poll
-	Gap       error // why reading did not go on at Options.From
+	Following bool  // a file is open, possibly only a renamed one
+	Err       error // why the file cannot be opened or read further; retried every Poll. Nil before Run.
+	Polling   error // why inotify is unavailable, so that changes are noticed only every Poll
+	Gap       error // why reading did not continue at Options.From
 
-	Files       int // that are open: more than one for a while after a rotation
+	Files       int // open files: more than one for a while after a rotation
 	Position    Position
 	LastLine    time.Time
 	Bytes       uint64 // read
-	Lines       uint64 // given to OnLine
-	Rotations   uint64 // the path came to mean another file
-	Truncations uint64 // the file was cut, or written anew
+	Lines       uint64 // delivered to OnLine
+	Rotations   uint64 // how often the path named another file
+	Truncations uint64 // how often the file was cut or rewritten, and read from its beginning
 	Cut         uint64 // lines longer than MaxLine
 	NULs        uint64 // NUL bytes skipped: holes that a truncation left
 }
 
-// The bounds of what is held at once.
+// Bounds of memory, files and work.
 const (
 	bufferSize   = 256 << 10
-	maxOpen      = 64               // files; of more, the oldest are given up
-	roundBuffers = 64               // read in one look, before the directory is looked at again
+	maxOpen      = 64               // open files; beyond that, the oldest are closed
+	roundBuffers = 64               // buffers read before the directory is checked again
 	keepDeleted  = 10 * time.Minute // a deleted file without a successor occupies the disk for as long as it is open
 )
 
@@ -100,27 +108,25 @@ type Follower struct {
 	mu     sync.Mutex
 	status Status
 
-	// What follows is for Run's goroutine alone.
+	// The fields below belong to Run's goroutine.
 	now       Status // becomes status after every look
 	newWatch  func() (*watch, error)
-	watch     *watch // nil when the kernel does not tell
-	noWatch   error  // why
+	watch     *watch // nil if inotify is unavailable
+	noWatch   error  // why watch is nil
 	files     []*file
-	done      []Mark    // files that were let go lately, in case one comes back
-	begun     bool      // the place to begin was found
-	late      bool      // the file was not there at first
+	done      []Mark    // files closed recently, in case one returns
+	begun     bool      // the start position was found
+	late      bool      // the file did not exist at first
 	dirty     bool      // the directory has changed
-	checked   time.Time // when the path was last looked at
-	confirmed time.Time // when the path last meant the newest of files
+	checked   time.Time // when the path was last checked
+	confirmed time.Time // when the path last named the newest file
 	buf       []byte
-	place     Position // of the line being given out
-	slot      *Mark    // the part of place that is the file being read
+	place     Position // of the line being delivered
+	slot      *Mark    // the part of place for the file being read
 	unplaced  Mark     // slot, for a file older than the two in place
 }
 
-var errNotStarted = errors.New("not started yet")
-
-// NewFollower returns a Follower of the file at path. It starts nothing.
+// NewFollower returns a Follower of the file at path. It starts no goroutine.
 func NewFollower(path string, opts Options) *Follower {
 	opts.MaxLine = cmp.Or(opts.MaxLine, 64<<10)
 	opts.Poll = cmp.Or(opts.Poll, time.Second)
@@ -132,18 +138,17 @@ func NewFollower(path string, opts Options) *Follower {
 		path: path, opts: opts,
 		newWatch: newWatch,
 		buf:      make([]byte, max(bufferSize, 2*opts.MaxLine)),
-		status:   Status{Err: errNotStarted},
 	}
 }
 
-// Status returns what the follower is doing.
+// Status returns the state of the follower.
 func (f *Follower) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
 }
 
-// Run follows the file until ctx ends. It returns ctx's error, with everything closed.
+// Run follows the file until ctx ends. It closes all files and returns ctx's error.
 func (f *Follower) Run(ctx context.Context) error {
 	f.watch, f.noWatch = f.newWatch()
 	defer f.close()
@@ -179,15 +184,20 @@ func (f *Follower) close() {
 	f.publish()
 }
 
-// pause returns how long there is nothing to do unless the kernel tells of a change.
+// pause returns the time until the next check unless the kernel reports a change.
 func (f *Follower) pause() time.Duration {
+	for _, x := range f.files {
+		if !x.rewrite.calm.IsZero() {
+			return min(f.opts.Poll, max(time.Until(x.rewrite.calm), time.Millisecond))
+		}
+	}
 	if len(f.files) > 1 {
 		return min(f.opts.Poll, f.opts.Quiet/2)
 	}
 	return f.opts.Poll
 }
 
-// look looks at everything once. It returns true when there is more to read.
+// look checks everything once. It reports whether there is more to read.
 func (f *Follower) look(ctx context.Context, now time.Time) (more bool) {
 	if f.dirty || now.Sub(f.checked) >= f.opts.Poll {
 		f.dirty, f.checked = false, now
@@ -205,7 +215,7 @@ func (f *Follower) look(ctx context.Context, now time.Time) (more bool) {
 	return more
 }
 
-// publish makes what was counted visible, and tells of a change.
+// publish publishes the counts, and calls OnStatus if the state has changed.
 func (f *Follower) publish() {
 	f.now.Files = len(f.files)
 	f.mu.Lock()
@@ -224,8 +234,8 @@ func text(err error) string {
 	return err.Error()
 }
 
-// discover finds out whether the path means another file than the newest that is open, and opens that, and those that
-// came and went in between.
+// discover checks whether the path names another file than the newest open one. If so, it opens that file and those that were
+// at the path in between.
 func (f *Follower) discover(now time.Time) {
 	f.now.Polling = f.watching()
 	next, err := f.openNext()
@@ -234,13 +244,15 @@ func (f *Follower) discover(now time.Time) {
 	case !f.begun:
 		f.begin(next)
 	case next != nil:
+		files := []*file{next}
 		if last := f.newest(); last != nil {
 			f.now.Rotations++
-			for _, x := range f.between(last, next) {
-				f.follow(x)
-			}
+			files = append(f.between(last, next), next)
 		}
-		f.follow(next)
+		for _, x := range files {
+			f.skipOld(x)
+			f.follow(x)
+		}
 	}
 	if err == nil {
 		f.confirmed = now
@@ -248,7 +260,7 @@ func (f *Follower) discover(now time.Time) {
 	f.now.Following = len(f.files) > 0
 }
 
-// watching has the kernel tell of changes, and returns why it will not tell of some.
+// watching watches the directories and files with inotify, and returns the reason for any that cannot be watched.
 func (f *Follower) watching() error {
 	if f.watch == nil {
 		return f.noWatch
@@ -263,7 +275,7 @@ func (f *Follower) watching() error {
 	return err
 }
 
-// openNext opens the file at the path, unless it is the newest of those that are open.
+// openNext opens the file at the path, unless it is the newest open one.
 func (f *Follower) openNext() (*file, error) {
 	info, err := statRegular(f.path)
 	if err != nil {
@@ -276,7 +288,7 @@ func (f *Follower) openNext() (*file, error) {
 	if err != nil {
 		return nil, explain(f.path, err)
 	}
-	// A file that was renamed and comes back goes on where it was.
+	// A renamed file that returns to the path continues at its offset.
 	for i, known := range f.files {
 		if known.id == x.id {
 			x.close(nil)
@@ -292,7 +304,7 @@ func (f *Follower) openNext() (*file, error) {
 	return x, nil
 }
 
-// newest returns the file that the path meant last; nil when there is none.
+// newest returns the file that the path named last; nil if none is open.
 func (f *Follower) newest() *file {
 	if len(f.files) == 0 {
 		return nil
@@ -300,7 +312,7 @@ func (f *Follower) newest() *file {
 	return f.files[len(f.files)-1]
 }
 
-// follow takes x as the newest file. Its predecessor is not let go before it was quiet from now on.
+// follow makes x the newest file. Its predecessor is kept open until it has been quiet for a while from now on.
 func (f *Follower) follow(x *file) {
 	now := time.Now()
 	if last := f.newest(); last != nil {
@@ -311,7 +323,7 @@ func (f *Follower) follow(x *file) {
 	f.files = append(f.files, x)
 }
 
-// release lets go of files that are finished.
+// release closes files that are finished.
 func (f *Follower) release(now time.Time) {
 	for i := 0; i < len(f.files); {
 		x := f.files[i]
@@ -330,7 +342,7 @@ func (f *Follower) release(now time.Time) {
 	}
 }
 
-// finished tells whether x need not be kept open: it has a successor and is quiet, or it cannot be reached any more.
+// finished reports whether x can be closed: it has a successor and is quiet, or it is unreachable.
 func (f *Follower) finished(x *file, now time.Time) bool {
 	quiet := now.Sub(x.changed)
 	switch {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unprivileged has a Follower's Run see files as a user without privileges does, even where the tests run as root: the
-// kernel drops root's file capabilities together with its file system user. The thread ends with Run's goroutine.
+// unprivileged makes a Follower's Run access files as a user without privileges, even if the tests run as root: the kernel
+// drops root's file capabilities together with its file system user. The thread ends with Run's goroutine.
 func unprivileged(t *testing.T) func(*Follower) {
 	return func(f *Follower) {
 		if os.Geteuid() != 0 {

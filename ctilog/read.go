@@ -3,30 +3,41 @@ package ctilog
 import (
 	"bytes"
 	"context"
-	"hash/crc32"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// read reads from the oldest file to the newest, each to where it ended before any was read: so nothing is read that was
-// written after something in an older file that is still unread.
+// read reads from the oldest file to the newest, each to the end it had before any was read: no line is delivered before one
+// that was written earlier to an older file.
 func (f *Follower) read(ctx context.Context, now time.Time) (more bool) {
-	for i := len(f.files) - 1; i >= 0; i-- {
-		x := f.files[i]
-		size, err := x.grown(now)
-		if err == nil && size < x.offset {
-			f.truncated(x, size)
+	for _, x := range slices.Backward(f.files) {
+
+		err := x.grown(now)
+		same := err != nil || x.size >= x.offset
+		if same && x.looked.touched {
+			same, err = x.unchanged()
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			f.now.Err = err
+		case !same:
+			f.truncated(x, now)
 		}
 	}
 	budget := roundBuffers
 	for i := 0; i < len(f.files); i++ {
 		f.locate(i)
 		x := f.files[i]
+		if now.Before(x.rewrite.calm) {
+			continue
+		}
+		if !x.rewrite.calm.IsZero() {
+			x.rewrite.calm = time.Time{}
+			f.skipOld(x)
+		}
 		for !x.drained() {
 			if budget--; budget < 0 || ctx.Err() != nil {
 				return true
@@ -45,7 +56,7 @@ func (f *Follower) read(ctx context.Context, now time.Time) (more bool) {
 	return false
 }
 
-// locate makes place say where to go on after lines of file i.
+// locate sets place and slot for lines of file i.
 func (f *Follower) locate(i int) {
 	last := i
 	for j := len(f.files) - 1; j > i; j-- {
@@ -68,20 +79,20 @@ func (f *Follower) locate(i int) {
 	}
 }
 
-// readOnce gives out the lines of as many bytes as fit into the buffer. It returns true when the file is another one now
-// than it was, and everything has to be looked at again.
+// readOnce reads one buffer and delivers its lines. It returns true if the file's content was replaced, so that everything must
+// be checked again.
 func (f *Follower) readOnce(x *file) (again bool, err error) {
 	n, err := x.f.ReadAt(f.buf[:min(int64(len(f.buf)), x.size-x.offset)], x.offset)
 	if err != nil && err != io.EOF {
 		return false, x.failed(err)
 	}
-	// Only now: whatever was read belongs to the old content if that is still there.
+	// Compare only after the read: if the old content is still there now, the bytes read belong to it.
 	same, headErr := x.unchanged()
 	if headErr != nil {
 		return false, headErr
 	}
 	if !same {
-		f.truncated(x, 0)
+		f.truncated(x, time.Now())
 		return true, nil
 	}
 	f.split(x, f.buf[:n])
@@ -91,7 +102,7 @@ func (f *Follower) readOnce(x *file) (again bool, err error) {
 	return false, nil
 }
 
-// split gives out the whole lines of data, which lies at x.offset, and goes over what is to be skipped.
+// split delivers the complete lines of data, which lies at x.offset, and moves past bytes to be skipped.
 func (f *Follower) split(x *file, data []byte) {
 	begin := x.offset
 	for len(data) > 0 {
@@ -107,8 +118,9 @@ func (f *Follower) split(x *file, data []byte) {
 	f.now.Bytes += uint64(x.offset - begin)
 }
 
-// nulls goes over the NUL bytes that data begins with. They are what a truncation leaves of a file whose writer goes on
-// at its old place. NUL bytes at the end wait, because a network file system may show what is being written like that.
+// nulls returns the number of NUL bytes at the beginning of data to skip. A truncation leaves NUL bytes if the writer continues
+// at its old offset. NUL bytes at the end of the file wait, because a network file system may show a write in progress as NUL
+// bytes.
 func (f *Follower) nulls(x *file, data []byte) (used int) {
 	if data[0] != 0 {
 		return 0
@@ -120,16 +132,16 @@ func (f *Follower) nulls(x *file, data []byte) (used int) {
 	x.torn = true
 	begin := x.offset
 	x.advance(data[:used])
-	if used == len(data) { // a hole need not be read to its end
+	if used == len(data) { // skip the rest of a hole without reading it
 		if next, err := unix.Seek(x.fd, x.offset, unix.SEEK_DATA); err == nil && next > x.offset {
-			x.offset = min(next, x.size)
+			x.offset, x.tail = min(next, x.size), x.tail[:0]
 		}
 	}
 	f.now.NULs += uint64(x.offset - begin)
 	return used
 }
 
-// line gives out the line that data begins with, if it is whole, or too long.
+// line delivers the line at the beginning of data, if it is complete or too long.
 func (f *Follower) line(x *file, data []byte) (used int) {
 	if data[0] == 0 {
 		return 0
@@ -144,6 +156,7 @@ func (f *Follower) line(x *file, data []byte) (used int) {
 	default:
 		n, used = len(data), len(data)
 	}
+	x.torn = x.torn || x.offset < x.seam && x.offset+int64(used) > x.seam
 	x.advance(data[:used])
 	skipped := x.skipping
 	x.skipping = !whole
@@ -153,21 +166,21 @@ func (f *Follower) line(x *file, data []byte) (used int) {
 	return used
 }
 
-// give gives out a line, which ends at x.offset.
+// give delivers a line, which ends at x.offset.
 func (f *Follower) give(x *file, text []byte, unfinished bool) {
-	if len(text) > f.opts.MaxLine {
+	cut := len(text) > f.opts.MaxLine
+	if cut {
 		text, unfinished = text[:f.opts.MaxLine], true
 		f.now.Cut++
 	}
 	*f.slot = x.mark()
 	f.now.Lines++
 	f.now.Position = f.place
-	backlog := x.offset <= x.backlog
-	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Backlog: backlog, Again: backlog && f.now.Gap != nil, Unfinished: unfinished})
+	f.opts.OnLine(Line{Text: text, Next: f.place, Torn: x.torn, Reading: x.reading, Since: x.looked.since, Unfinished: unfinished, Cut: cut})
 	x.torn = false
 }
 
-// finish gives out what is left of a file, a line without its newline.
+// finish delivers the last line of a file that ends without a newline.
 func (f *Follower) finish(x *file) {
 	if x.skipping || x.gone || x.offset >= x.size {
 		return
@@ -188,18 +201,23 @@ func (f *Follower) finish(x *file) {
 	}
 }
 
-// truncated notes that x was cut to size, or written anew. What it holds now is read from its beginning, unless that is
-// known; and what a copy still holds of the old content is read before.
-func (f *Follower) truncated(x *file, size int64) {
+// truncated records that x was cut or rewritten. Its content is read from the beginning, because nothing shows which of its
+// lines were read before. The rest of the old content is read first, from a copy if one exists.
+func (f *Follower) truncated(x *file, now time.Time) {
 	f.now.Truncations++
-	n, _ := x.f.ReadAt(x.again[:len(x.head)], 0) // what cannot be read is not known
-	if n > 0 && size > 0 && bytes.Equal(x.again[:n], x.head[:n]) {
-		x.head = x.head[:n]
-		x.offset = size
-		x.sum = crc32.Checksum(x.head, castagnoli)
-	} else {
-		f.recover(x)
-		x.head, x.sum, x.offset = x.head[:0], 0, 0
+	same, err := x.holds(x.head[:min(int64(len(x.head)), x.size)], 0)
+	x.torn, x.seam = x.size == 0 || !same || err != nil, 0
+	switch {
+	case x.size >= x.offset:
+		x.settle(now)
+	case !x.torn: // the remaining content may end within a line
+		x.seam = x.size
 	}
-	x.ended, x.backlog, x.skipping, x.torn, x.changed = 0, 0, false, true, time.Now()
+	f.recover(x)
+	x.head, x.tail, x.offset = x.head[:0], x.tail[:0], 0
+	x.ended, x.skipping, x.changed = 0, false, now
+	x.begin()
+	if x.rewrite.calm.IsZero() {
+		f.skipOld(x)
+	}
 }

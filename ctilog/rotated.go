@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A sibling is a file whose name is that of the followed one and something more: it may be a rotated one.
+// A sibling is a file whose name extends that of the followed file: it may be a rotated one.
 type sibling struct {
 	path    string
 	id      id
-	born    time.Time // when it was made; where the file system does not know, when it was last written
+	born    time.Time // time of creation; of the last write if the file system does not record it
 	number  int       // 1 for name.1, the newest; -1 for a name without a plain number
-	rotated bool      // named as rotation names files: by numbers
+	rotated bool      // has a numeric suffix, as rotation tools append
 }
 
-// siblings lists the siblings of the file at path, oldest first, and how many more are compressed.
+// siblings lists the siblings of the file at path, oldest first, and counts the compressed ones.
 func siblings(path string) (list []sibling, compressed int, err error) {
 	dir, base := filepath.Split(resolve(path))
 	entries, err := os.ReadDir(dir)
@@ -43,7 +43,7 @@ func siblings(path string) (list []sibling, compressed int, err error) {
 		}
 		info, err := e.Info()
 		if err != nil {
-			continue // deleted meanwhile
+			continue // deleted since the listing
 		}
 		s := sibling{path: filepath.Join(dir, e.Name()), id: idOf(info), number: -1}
 		s.born = birth(s.path, info.ModTime())
@@ -57,7 +57,7 @@ func siblings(path string) (list []sibling, compressed int, err error) {
 	return list, compressed, nil
 }
 
-// suffixOf returns what name has that base has not: ".1" of cti.log.1, "-20261122" of cti.log-20261122 and of
+// suffixOf returns the part of name that is not in base: ".1" of cti.log.1, "-20261122" of cti.log-20261122 and of
 // cti-20261122.log.
 func suffixOf(name, base string) (string, bool) {
 	if suffix, ok := strings.CutPrefix(name, base); ok {
@@ -75,7 +75,7 @@ func suffixOf(name, base string) (string, bool) {
 	return inner, inner != ""
 }
 
-// resolve returns what path means, without symbolic links as far as they lead somewhere.
+// resolve resolves the symbolic links in the existing part of path.
 func resolve(path string) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real
@@ -95,7 +95,7 @@ func birth(path string, or time.Time) time.Time {
 	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))
 }
 
-// compare orders by age, the oldest first. Numbers count upwards with age, and say more than a clock.
+// compare orders by age, the oldest first. Numbers increase with age, and are more reliable than times.
 func (a sibling) compare(b sibling) int {
 	if a.number >= 0 && b.number >= 0 {
 		return b.number - a.number
@@ -103,10 +103,10 @@ func (a sibling) compare(b sibling) int {
 	return cmp.Or(a.born.Compare(b.born), strings.Compare(a.path, b.path))
 }
 
-// clockGrain is how far the times of a file system may be behind the clock.
+// clockGrain is the most that file times may lag behind the clock.
 const clockGrain = time.Second
 
-// open opens the sibling, unless its name means another file by now.
+// open opens the sibling, unless its name refers to another file by now.
 func (s sibling) open() (*file, error) {
 	x, err := openFile(s.path)
 	if err == nil && x.id != s.id {
@@ -118,15 +118,15 @@ func (s sibling) open() (*file, error) {
 
 var errRenamed = errors.New("renamed meanwhile")
 
-// between opens the files that were at the path after last and before next, oldest first: several rotations may come
-// between two looks. While files are being renamed, the directory is listed again.
+// between opens the files that were at the path after last and before next, oldest first: several rotations may happen between
+// two looks. If files are being renamed, the directory is listed again.
 func (f *Follower) between(last, next *file) (files []*file) {
 	const tries = 20
 	var list []sibling
 	for range tries {
 		var err error
 		if list, _, err = siblings(f.path); err != nil {
-			return files // it cannot be listed, only passed through
+			return files // the directory can be traversed, but not listed
 		}
 		for _, s := range f.successors(list, last, next) {
 			if slices.ContainsFunc(files, func(x *file) bool { return x.id == s.id }) {
@@ -134,7 +134,7 @@ func (f *Follower) between(last, next *file) (files []*file) {
 			}
 			x, err := s.open()
 			if err != nil {
-				continue // compressed or deleted meanwhile
+				continue // compressed or deleted since the listing
 			}
 			if x.begins(last) {
 				x.close(nil)
@@ -152,7 +152,7 @@ func (f *Follower) between(last, next *file) (files []*file) {
 	return files
 }
 
-// successors returns what in list came after last and before next.
+// successors returns the siblings in list after last and before next.
 func (f *Follower) successors(list []sibling, last, next *file) []sibling {
 	after, before := -1, len(list)
 	for i, s := range list {
@@ -168,17 +168,16 @@ func (f *Follower) successors(list []sibling, last, next *file) []sibling {
 	})
 }
 
-// knows tells whether a file is open, or was until lately.
+// knows reports whether a file is open, or was until recently.
 func (f *Follower) knows(i id) bool {
 	return slices.ContainsFunc(f.files, func(x *file) bool { return x.id == i }) ||
 		slices.ContainsFunc(f.done, func(m Mark) bool { return m.Dev == i.dev && m.Ino == i.ino })
 }
 
-// minHead is how many first bytes two files must have in common to be taken for copies.
-// A record with its time is longer.
+// minHead is the length of the common beginning from which two files are considered copies. A record with its time is longer.
 const minHead = 64
 
-// begins tells whether x and y begin alike: then one is a copy of the other.
+// begins reports whether x and y have the same beginning, so that one is a copy of the other.
 func (x *file) begins(y *file) bool {
 	n, err := x.f.ReadAt(x.again[:], 0)
 	m, yErr := y.f.ReadAt(y.again[:], 0)
@@ -189,13 +188,14 @@ func (x *file) begins(y *file) bool {
 	return n >= minHead && bytes.Equal(x.again[:n], y.again[:n])
 }
 
-// copies tells whether x begins as y began before it was truncated.
+// copies reports whether x holds the content of y that was read before its truncation.
 func (x *file) copies(y *file) bool {
-	n, err := x.f.ReadAt(x.again[:len(y.head)], 0)
-	return len(y.head) >= minHead && (err == nil || err == io.EOF) && bytes.Equal(x.again[:n], y.head)
+	head, err := x.holds(y.head, 0)
+	tail, tailErr := x.holds(y.tail, y.offset-int64(len(y.tail)))
+	return len(y.head) >= minHead && head && tail && err == nil && tailErr == nil
 }
 
-// recover opens the copy that was made of x before it was truncated, if there is one with bytes that were not read.
+// recover opens the copy made of x before its truncation, if one exists with unread bytes.
 func (f *Follower) recover(x *file) {
 	list, _, err := siblings(f.path)
 	if err != nil {
@@ -214,7 +214,7 @@ func (f *Follower) recover(x *file) {
 			continue
 		}
 		old.seek(x.offset)
-		old.skipping, old.changed = x.skipping, time.Now()
+		old.reading, old.skipping, old.changed = x.reading, x.skipping, time.Now()
 		f.files = slices.Insert(f.files, slices.Index(f.files, x), old)
 		return
 	}

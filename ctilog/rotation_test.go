@@ -2,6 +2,7 @@ package ctilog
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,10 +12,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 const total = 22_000
+
+var seed = flag.Uint64("seed", 1, "seed of the pieces in which the writers of rotation tests write")
 
 func numbered(i int) string {
 	return fmt.Sprintf("ip[10.%d.%d.%d] user[%d] at[2026-11-22T18:04:03.%06d+0800] Registration failed", i>>16, i>>8&255, i&255, i, i)
@@ -31,22 +35,28 @@ func numberedLines(from, to int) []string {
 // A writer writes numbered lines in ragged pieces.
 type writer struct {
 	t       *testing.T
+	rand    *rand.Rand
 	path    string
 	flags   int
 	f       *os.File
 	next    int    // line
 	rest    []byte // of lines that were begun
-	rotated int    // how often
-	await   func() // called before what is in the file can be found no more unless it is open
+	rotated int    // number of rotations
+	await   func() // called before content becomes unreachable except through an open file
 
-	// mu is held while a piece is written, and by whoever wants to know what stands in the file.
+	// mu is held while a piece is written, and while the content of the file is inspected.
 	mu sync.Mutex
 }
 
 func newWriter(t *testing.T, path string, flags int) *writer {
-	w := &writer{t: t, path: path, flags: flags}
+	w := &writer{t: t, rand: rand.New(rand.NewPCG(*seed, 0)), path: path, flags: flags}
 	w.open()
-	t.Cleanup(func() { _ = w.f.Close() })
+	t.Cleanup(func() {
+		_ = w.f.Close()
+		if t.Failed() {
+			t.Logf("-seed %d", *seed)
+		}
+	})
 	return w
 }
 
@@ -59,19 +69,19 @@ func (w *writer) open() {
 
 // piece writes a part of one line, or several.
 func (w *writer) piece() {
-	for range 1 + rand.IntN(8) {
+	for range 1 + w.rand.IntN(8) {
 		if w.next < total {
 			w.rest = append(w.rest, numbered(w.next)+"\n"...)
 			w.next++
 		}
 	}
-	w.flush(1 + rand.IntN(len(w.rest)))
+	w.flush(1 + w.rand.IntN(len(w.rest)))
 }
 
-// endLine writes what was begun.
+// endLine completes the line that was begun.
 func (w *writer) endLine() {
 	for len(w.rest) > 0 {
-		w.flush(1 + rand.IntN(len(w.rest)))
+		w.flush(1 + w.rand.IntN(len(w.rest)))
 	}
 }
 
@@ -83,7 +93,7 @@ func (w *writer) flush(n int) {
 	w.rest = append(w.rest[:0], w.rest[n:]...)
 }
 
-// all writes all lines, and calls rotate now and then, in the middle of a line mostly.
+// all writes all lines, and calls rotate now and then, mostly in the middle of a line.
 func (w *writer) all(rotate func(*writer)) {
 	for w.next < total {
 		w.piece()
@@ -106,15 +116,15 @@ func (w *writer) shift() {
 	do(w.t, os.Rename(w.path, w.path+".1"))
 }
 
-// late goes on writing to the file that was renamed.
+// late continues to write to the renamed file.
 func (w *writer) late() {
-	for range rand.IntN(40) {
+	for range w.rand.IntN(40) {
 		w.piece()
 	}
 	w.endLine()
 }
 
-// copyTo copies what is in the file by now.
+// copyTo copies the current content of the file.
 func (w *writer) copyTo(path string) (size int64) {
 	from, to := must(os.Open(w.path)), must(os.Create(path))
 	size, err := io.Copy(to, from)
@@ -180,7 +190,7 @@ func TestNoRotationLosesOrTearsALine(t *testing.T) {
 				t.Parallel()
 				path := logPath(t)
 				w := newWriter(t, path, tc.flags)
-				r := follow(t, path, Options{Quiet: 2 * time.Second, Poll: 10 * time.Millisecond}, before)
+				r := follow(t, path, Options{Quiet: time.Minute, Poll: 10 * time.Millisecond}, before) // a writer may be delayed by other load
 				r.following()
 				w.await = func() {
 					r.eventually("open", func() bool { s := r.Status(); return s.Following && s.Rotations == uint64(w.rotated-1) })
@@ -218,11 +228,11 @@ func TestSeveralRotationsBetweenTwoLooks(t *testing.T) {
 		},
 		"dates": func(t *testing.T, path string, i int) {
 			do(t, os.Rename(path, fmt.Sprintf("%s-202611%02d", path, i)))
-			time.Sleep(10 * time.Millisecond) // the file system's clock
+			tick(t, filepath.Dir(path))
 		},
 		"dates before the extension": func(t *testing.T, path string, i int) {
 			do(t, os.Rename(path, fmt.Sprintf("%s-202611%02d.log", strings.TrimSuffix(path, ".log"), i)))
-			time.Sleep(10 * time.Millisecond)
+			tick(t, filepath.Dir(path))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -233,7 +243,7 @@ func TestSeveralRotationsBetweenTwoLooks(t *testing.T) {
 			gate := make(chan struct{})
 			r := follow(t, path, Options{}, func(f *Follower) {
 				record := f.opts.OnLine
-				f.opts.OnLine = func(l Line) { // the first line holds everything up
+				f.opts.OnLine = func(l Line) { // the first line blocks the follower
 					record(l)
 					if string(l.Text) == first {
 						<-gate
@@ -246,7 +256,7 @@ func TestSeveralRotationsBetweenTwoLooks(t *testing.T) {
 				appendTo(t, path, fmt.Sprintf("%s\n%d\n", strings.Repeat("x", minHead), i))
 				want = append(want, strings.Repeat("x", minHead), fmt.Sprint(i))
 				archive(t, path, i)
-				if i == 3 { // somebody keeps a copy, under a name that a rotation might choose
+				if i == 3 { // an unrelated copy, with a name that a rotation might choose
 					do(t, os.WriteFile(path+".20260101", must(os.ReadFile(newestOf(t, path))), 0o644))
 				}
 			}
@@ -258,7 +268,7 @@ func TestSeveralRotationsBetweenTwoLooks(t *testing.T) {
 	}
 }
 
-// newestOf returns the file with the first line, whatever it is called by now.
+// newestOf returns the file with the first line, under its current name.
 func newestOf(t *testing.T, path string) string {
 	t.Helper()
 	for _, name := range must(filepath.Glob(strings.TrimSuffix(path, ".log") + "*")) {
@@ -295,7 +305,7 @@ func TestALateWriterIsReadForAsLongAsItWrites(t *testing.T) {
 		do(t, err)
 		appendTo(t, path, fmt.Sprintf("new %d\n", i))
 		want = append(want, fmt.Sprintf("old %d", i), fmt.Sprintf("new %d", i))
-		looks(quiet-time.Second, want...) // in the order they were written in
+		looks(quiet-time.Second, want...) // in the order of writing
 	}
 	if s := r.Status(); s.Files != 2 || s.Rotations != 1 {
 		t.Errorf("status %+v", s)
@@ -310,9 +320,13 @@ func TestALateWriterIsReadForAsLongAsItWrites(t *testing.T) {
 }
 
 func TestARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
+	synctest.Test(t, testARenamedFileWithoutASuccessorIsReadOn)
+}
+
+func testARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
 	path := logPath(t)
 	w := must(os.Create(path))
-	r := follow(t, path, Options{Quiet: time.Millisecond, Poll: time.Millisecond})
+	r := follow(t, path, Options{Quiet: time.Millisecond, Poll: time.Millisecond}, deaf)
 	r.following()
 	do(t, os.Rename(path, path+".1"))
 	r.eventually("missing", func() bool { return r.Status().Err != nil })
@@ -323,7 +337,7 @@ func TestARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
 	if s := r.Status(); !s.Following {
 		t.Errorf("status %+v", s)
 	}
-	// And back, as if nothing had been.
+	// And back: nothing changes.
 	do(t, os.Rename(path+".1", path))
 	r.following()
 	appendTo(t, path, "again\n")
@@ -361,19 +375,22 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 			w := newWriter(t, path, flags)
 			r := follow(t, path, Options{Quiet: time.Hour, Poll: 10 * time.Millisecond})
 			r.following()
-			// What the truncation discards: for a file that begins anew, what its copy does not hold; where NUL bytes stand
-			// for what is gone, a copy cannot be told from another, so that it is all that was not read yet.
+			// discarded counts the bytes that truncations discard: for a file that starts anew, those not in its copy; for a
+			// file with NUL bytes at its beginning, all unread bytes, because no copy can be identified.
 			var discarded int64
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
 				read := uint64(0)
 				for i := range 10 {
-					// What comes and goes between two looks is gone: so it must have looked.
-					for end := time.Now().Add(patience); (w.lines() < (i+1)*total/12 || r.Status().Lines == read) && time.Now().Before(end); {
+					// Content that appears and disappears between two looks is lost: wait for a look.
+					for w.lines() < (i+1)*total/12 || r.Status().Lines == read {
+						if w.lines() == total {
+							return // the writer was faster: there is no content left for a truncation to discard
+						}
 						time.Sleep(100 * time.Microsecond)
 					}
-					copied := w.copyTo(fmt.Sprintf("%s-%d", path, i)) // while the writer writes
+					copied := w.copyTo(fmt.Sprintf("%s-%d", path, i)) // concurrently with the writer
 					w.mu.Lock()
 					if flags == 0 {
 						copied = r.Status().Position.File.Offset
@@ -420,7 +437,7 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 			}
 			s := r.settled()
 			t.Logf("%d truncations seen, %d bytes discarded by them, %d lines missing, %d flagged as torn, %d NUL bytes", s.Truncations, discarded, missing, torn, s.NULs)
-			// On top of what was discarded the copy may end within a line, and the file begin within one.
+			// Besides the discarded bytes, the copy may end within a line, and the file start within one.
 			if limit := discarded + 2*10*int64(len(last)+1); lost > limit {
 				t.Errorf("%d bytes of lines are missing, %d were discarded", lost, discarded)
 			}
@@ -431,14 +448,14 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 	}
 }
 
-// lines returns how many were begun.
+// lines returns the number of lines begun.
 func (w *writer) lines() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.next
 }
 
-// slowly writes all lines, with pauses in which others can come between.
+// slowly writes all lines, with pauses for concurrent operations.
 func (w *writer) slowly() {
 	for i := 0; w.lines() < total; i++ {
 		w.mu.Lock()
@@ -449,7 +466,7 @@ func (w *writer) slowly() {
 			}
 		}
 		w.mu.Unlock()
-		w.flush(1 + rand.IntN(len(w.rest)))
+		w.flush(1 + w.rand.IntN(len(w.rest)))
 		if i%10 == 0 {
 			time.Sleep(100 * time.Microsecond)
 		}
@@ -503,15 +520,16 @@ func TestWhatACopyStillHoldsIsReadBeforeTheNewContent(t *testing.T) {
 	r.wants(first, "two", "<ee", "four", "thr>")
 }
 
-func TestAFileCutInTheMiddleIsNotReadTwice(t *testing.T) {
+// The remaining content is read again; a line that consists of two parts is torn.
+func TestAFileCutInTheMiddleIsReadFromItsBeginning(t *testing.T) {
 	path := logPath(t)
 	write(t, path, "one\ntwo\nthree\n")
 	r := follow(t, path, Options{})
 	r.wants("one", "two", "three")
 	do(t, os.Truncate(path, int64(len("one\ntw"))))
-	r.eventually("noticed", func() bool { return r.Status().Truncations == 1 })
+	r.wants("one", "two", "three", "one")
 	appendTo(t, path, "x\nfour\n")
-	r.wants("one", "two", "three", "<x", "four")
+	r.wants("one", "two", "three", "one", "<twx", "four")
 }
 
 func TestHolesAreSkipped(t *testing.T) {
@@ -521,7 +539,7 @@ func TestHolesAreSkipped(t *testing.T) {
 	do(t, err)
 	r := follow(t, path, Options{})
 	r.wants("one", "two")
-	// The writer goes on where it was, here 10 GB further: the hole is not read.
+	// The writer continues at its old offset, here 10 GB further: the hole is not read.
 	do(t, w.Truncate(0))
 	r.eventually("noticed", func() bool { return r.Status().Truncations == 1 })
 	const far = 10 << 30
@@ -531,7 +549,7 @@ func TestHolesAreSkipped(t *testing.T) {
 	if s := r.settled(); s.NULs != far {
 		t.Errorf("%d NUL bytes", s.NULs)
 	}
-	// A hole at the end waits for what comes behind it.
+	// A hole at the end waits for the bytes after it.
 	do(t, w.Truncate(far+100))
 	_, err = w.WriteAt([]byte("five\nsix"), far+100)
 	do(t, err)
@@ -547,7 +565,7 @@ func TestPermissionMayBeLostAndRegained(t *testing.T) {
 	r := follow(t, path, Options{Poll: 5 * time.Millisecond, Quiet: time.Hour}, unprivileged(t))
 	r.wants("one")
 
-	// The file that is open stays so; the next one may not be read.
+	// The open file stays open; the next one is not readable.
 	do(t, os.Rename(path, path+".1"))
 	closed := must(os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0))
 	_, err := closed.WriteString("two\n")
@@ -562,14 +580,14 @@ func TestPermissionMayBeLostAndRegained(t *testing.T) {
 	r.wants("one", "late", "two")
 	r.following()
 
-	// The directory may not be passed, while the file goes on growing.
+	// The directory cannot be traversed, while the file continues to grow.
 	do(t, os.Chmod(filepath.Dir(path), 0o600))
 	r.eventually("shut out", func() bool { return isPermission(r.Status().Err) })
 	if err := r.Status().Err.Error(); !strings.Contains(err, "directory "+filepath.Dir(path)+" may not be passed: chmod o+x") {
 		t.Errorf("error %q", err)
 	}
 	do(t, os.Chmod(filepath.Dir(path), 0o700))
-	if os.Geteuid() == 0 { // for root the follower is a stranger, who stays outside
+	if os.Geteuid() == 0 { // for root the follower runs as another user, without access
 		appendTo(t, path, "three\n")
 		r.wants("one", "late", "two", "three")
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// begin finds the place to begin at. cur is the file at the path, or nil; then there may be rotated ones.
+// begin finds the start position. cur is the file at the path, or nil; then rotated files may exist.
 func (f *Follower) begin(cur *file) {
 	if cur == nil && !errors.Is(f.now.Err, fs.ErrNotExist) {
 		return // no permission yet
@@ -32,13 +32,13 @@ func (f *Follower) begin(cur *file) {
 	}
 	switch {
 	case resumed:
-	case f.opts.Time != nil && !f.opts.Since.IsZero():
+	case cur != nil && f.opts.FromEnd && !f.late && from.File == (Mark{}):
+		cur.seek(cur.size)
+		files = append(files, cur)
+	case f.opts.Time != nil && f.opts.Since != nil:
 		files = f.reaching(list, cur)
 	case cur != nil:
 		files = append(files, cur)
-		if f.opts.FromEnd && !f.late && from.File == (Mark{}) {
-			cur.seek(cur.size)
-		}
 	}
 	for len(files) > maxOpen {
 		files[0].close(nil)
@@ -46,7 +46,6 @@ func (f *Follower) begin(cur *file) {
 		f.now.Gap = fmt.Errorf("%s: more than %d rotated files since it was last read", f.path, maxOpen)
 	}
 	for _, x := range files {
-		x.backlog = x.size
 		f.skipOld(x)
 		f.follow(x)
 	}
@@ -54,16 +53,17 @@ func (f *Follower) begin(cur *file) {
 
 func gap(path string, compressed int) error {
 	if compressed > 0 {
-		return fmt.Errorf("%s: the file that was last read is gone, or compressed (%d are): delaycompress in logrotate's configuration keeps the newest readable", path, compressed)
+		return fmt.Errorf("%s: the file that was last read is gone, or compressed (%d are): delaycompress in logrotate's configuration keeps "+
+			"the newest readable", path, compressed)
 	}
 	return fmt.Errorf("%s: the file that was last read is gone", path)
 }
 
-// resume opens the files from where an earlier run stopped up to cur. If the file itself has other content now, it was
-// copied and truncated, and the copy has the rest.
+// resume opens the files from the position where an earlier run stopped up to cur. If the file itself has other content now, it
+// was copied and truncated, and the copy has the rest.
 func resume(list []sibling, cur *file, from Position) (files []*file, ok bool) {
 	if cur != nil && cur.is(from.File) {
-		cur.seek(from.File.Offset)
+		cur.resume(from.File)
 		return append(resumeAt(list, from.Older), cur), true
 	}
 	i := slices.IndexFunc(list, func(s sibling) bool { return s.holds(from.File, true) })
@@ -77,7 +77,7 @@ func resume(list []sibling, cur *file, from Position) (files []*file, ok bool) {
 	if err != nil {
 		return nil, false
 	}
-	first.seek(from.File.Offset)
+	first.resume(from.File)
 	files = append(resumeAt(list, from.Older), first)
 	for _, s := range list[i+1:] {
 		if !s.rotated {
@@ -99,24 +99,30 @@ func resume(list []sibling, cur *file, from Position) (files []*file, ok bool) {
 	return files, true
 }
 
-// resumeAt opens the file of m at its place, if it is still there.
+// resumeAt opens the file of m at its offset, if it still exists.
 func resumeAt(list []sibling, m Mark) []*file {
 	for _, s := range list {
 		if m == (Mark{}) || !s.holds(m, true) {
 			continue
 		}
 		if x, err := s.open(); err == nil {
-			x.seek(m.Offset)
+			x.resume(m)
 			return []*file{x}
 		}
 	}
 	return nil
 }
 
-// is tells whether m is a place in x.
+// resume continues at m, in the reading of an earlier run.
+func (x *file) resume(m Mark) {
+	x.seek(m.Offset)
+	x.reading = 0
+}
+
+// is reports whether m is an offset in x.
 func (x *file) is(m Mark) bool { return x.id == id{m.Dev, m.Ino} && x.matches(m) }
 
-// holds tells whether a sibling is the file of m, or else has its content.
+// holds reports whether a sibling is the file of m or has its content.
 func (s sibling) holds(m Mark, same bool) bool {
 	if same != (s.id == id{m.Dev, m.Ino}) {
 		return false
@@ -129,14 +135,15 @@ func (s sibling) holds(m Mark, same bool) bool {
 	return x.matches(m)
 }
 
-// reaching opens as many files, newest last, as reach back to Since.
+// reaching opens the newest files, as many as reach back to Since, newest last.
 func (f *Follower) reaching(list []sibling, cur *file) (files []*file) {
+	since := f.opts.Since()
 	if cur != nil {
 		files = append(files, cur)
 	}
 	for _, s := range slices.Backward(list) {
 		if len(files) > 0 {
-			if _, at, ok := f.firstTimed(files[0], 0); ok && at.Before(f.opts.Since) || len(files) == maxOpen {
+			if _, at, ok := f.firstTimed(files[0], 0); ok && at.Before(since) || len(files) == maxOpen {
 				break
 			}
 		}
@@ -156,19 +163,20 @@ func (f *Follower) reaching(list []sibling, cur *file) (files []*file) {
 	return files
 }
 
-// searchWindow is how much is read to find a line with a time, and how near a search comes.
+// searchWindow is the number of bytes searched for a line with a time, and the precision of the binary search.
 const searchWindow = 64 << 10
 
-// skipOld goes over lines of x older than Since, in about log2 of its size reads.
+// skipOld skips lines of x older than Since, in about log2 of its size reads. Content of up to 2*searchWindow is read whole.
 func (f *Follower) skipOld(x *file) {
-	if f.opts.Time == nil || f.opts.Since.IsZero() {
+	if f.opts.Time == nil || f.opts.Since == nil {
 		return
 	}
+	since := f.opts.Since()
 	low, high := x.offset, x.size
 	for high-low > 2*searchWindow {
 		middle := low + (high-low)/2
 		begin, at, ok := f.firstTimed(x, middle)
-		if ok && at.Before(f.opts.Since) {
+		if ok && at.Before(since) {
 			low = begin
 		} else {
 			high = middle
@@ -179,8 +187,8 @@ func (f *Follower) skipOld(x *file) {
 	}
 }
 
-// firstTimed returns the place and the time of the first line that begins behind offset, or at it when that is 0, and has
-// a time. It looks no further than searchWindow.
+// firstTimed returns the offset and the time of the first line with a time that begins behind offset, or at it if that is 0. It
+// searches at most searchWindow bytes.
 func (f *Follower) firstTimed(x *file, offset int64) (begin int64, at time.Time, ok bool) {
 	n, err := x.f.ReadAt(f.buf[:searchWindow], offset)
 	if err != nil && err != io.EOF {

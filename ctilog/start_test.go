@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// stoppedAfter follows path until n lines came, and returns where it stopped, as it comes back from a disk.
+// stoppedAfter follows path until n lines were delivered, and returns the position after them, encoded and decoded as on disk.
 func stoppedAfter(t *testing.T, path string, n int, opts Options) Position {
 	t.Helper()
 	r := follow(t, path, opts)
@@ -26,7 +25,7 @@ func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
 	lines := func(from, to int) string { return strings.Join(numberedLines(from, to), "\n") + "\n" }
 	for _, tc := range []struct {
 		name string
-		down func(t *testing.T, path string) // what happens meanwhile; from line 100 on is written
+		down func(t *testing.T, path string) // happens while no follower runs; lines from 100 on are written
 		want []string
 		gap  string
 	}{
@@ -52,9 +51,9 @@ func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
 		}, numberedLines(50, 400), ""},
 		{"two rotations to dates", func(t *testing.T, path string) {
 			do(t, os.Rename(path, path+"-20261121"))
-			time.Sleep(10 * time.Millisecond) // the file system's clock
+			tick(t, filepath.Dir(path))
 			write(t, path+"-20261122", lines(100, 200))
-			time.Sleep(10 * time.Millisecond)
+			tick(t, filepath.Dir(path))
 			write(t, path, lines(200, 300))
 		}, numberedLines(50, 300), ""},
 		{"a rotation and a copy", func(t *testing.T, path string) {
@@ -89,13 +88,13 @@ func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
 			r.wants(tc.want...)
 			r.eventually("let go", func() bool { return r.Status().Files <= 1 })
 			gap := r.settled().Gap
-			if again := r.got()[0].Again; again != (gap != nil) {
-				t.Errorf("the first line is said to come again: %v", again)
+			if anew := r.got()[0].Reading != 0; anew != (gap != nil) {
+				t.Errorf("the first line belongs to a new reading: %v", anew)
 			}
 			if (gap != nil) != (tc.gap != "") || gap != nil && !strings.Contains(gap.Error(), tc.gap) {
 				t.Errorf("gap %v", gap)
 			}
-			// And what comes then.
+			// Later lines follow.
 			appendTo(t, path, "more\n")
 			r.wants(append(tc.want, "more")...)
 		})
@@ -145,7 +144,7 @@ func TestAnyPositionContinuesWithTheNextLine(t *testing.T) {
 	}
 }
 
-// wantsLast appends a line, waits for it, and returns all.
+// wantsLast appends a line, waits until it is delivered, and returns all lines.
 func (r *reading) wantsLast(t *testing.T, path string) []string {
 	appendTo(t, path, "last\n")
 	r.eventually("read", func() bool {
@@ -159,10 +158,9 @@ func TestAPositionInTheMiddleOfALineIsNoLine(t *testing.T) {
 	path := logPath(t)
 	write(t, path, "one\ntwo\nthree\n")
 	p := stoppedAfter(t, path, 1, Options{MaxLine: 10})
-	p.File.Offset, p.File.Sum = 6, 0x0
 	x := must(openFile(path))
 	x.seek(6)
-	p.File.Sum = x.sum
+	p.File = x.mark()
 	x.close(nil)
 	follow(t, path, Options{From: p}).wants("three")
 }
@@ -181,7 +179,7 @@ func TestFromEndSkipsWhatIsThere(t *testing.T) {
 
 var start = time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 
-// timed makes n lines, one a second from second from on.
+// timed returns n lines, one a second, beginning at second from.
 func timed(from, n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -189,6 +187,8 @@ func timed(from, n int) string {
 	}
 	return b.String()
 }
+
+func at(t time.Time) func() time.Time { return func() time.Time { return t } }
 
 func timeOf(line []byte) (time.Time, bool) {
 	at, err := time.Parse(time.RFC3339, string(line[:min(len(line), 20)]))
@@ -202,7 +202,7 @@ func TestSinceSkipsOldLinesWithoutReadingThem(t *testing.T) {
 	size := must(os.Stat(path)).Size()
 	for _, second := range []int{0, 1, 12_345, 50_000, lines - 1, lines + 1000, -5} {
 		since := start.Add(time.Duration(second) * time.Second)
-		r := follow(t, path, Options{Since: since, Time: timeOf})
+		r := follow(t, path, Options{Since: at(since), Time: timeOf})
 		last := start.Add((lines - 1) * time.Second)
 		r.eventually("read", func() bool {
 			got := r.got()
@@ -228,8 +228,8 @@ func TestSinceReachesBackIntoRotatedFiles(t *testing.T) {
 	write(t, path+".4.gz", "\x1f\x8b")
 	write(t, path+"-copy", timed(200, 100))
 	write(t, path, timed(300, 100))
-	r := follow(t, path, Options{Since: start.Add(150 * time.Second), Time: timeOf})
-	want := strings.Split(strings.TrimSpace(timed(100, 300)), "\n") // a search is no finer than its window
+	r := follow(t, path, Options{Since: at(start.Add(150 * time.Second)), Time: timeOf})
+	want := strings.Split(strings.TrimSpace(timed(100, 300)), "\n") // the search is no finer than its window
 	r.wants(want...)
 	if s := r.settled(); s.Gap != nil {
 		t.Errorf("gap %v", s.Gap)
@@ -241,7 +241,7 @@ func TestSinceHoldsForAPositionToo(t *testing.T) {
 	write(t, path, timed(0, 100))
 	p := stoppedAfter(t, path, 50, Options{})
 	appendTo(t, path, timed(100, 50_000))
-	r := follow(t, path, Options{From: p, Since: start.Add(50_000 * time.Second), Time: timeOf})
+	r := follow(t, path, Options{From: p, Since: at(start.Add(50_000 * time.Second)), Time: timeOf})
 	want := strings.TrimSpace(timed(50_099, 1))
 	r.eventually("read", func() bool {
 		got := r.got()
@@ -255,7 +255,7 @@ func TestSinceHoldsForAPositionToo(t *testing.T) {
 func TestALineWithoutATimeDoesNotMisleadTheSearch(t *testing.T) {
 	path := logPath(t)
 	write(t, path, strings.Repeat("no time\n", 50_000)+timed(0, 1000)+strings.Repeat("no time\n", 50_000)+timed(1000, 1000))
-	r := follow(t, path, Options{Since: start.Add(500 * time.Second), Time: timeOf})
+	r := follow(t, path, Options{Since: at(start.Add(500 * time.Second)), Time: timeOf})
 	r.eventually("read", func() bool {
 		got := r.got()
 		return len(got) > 0 && string(got[len(got)-1].Text) == strings.TrimSpace(timed(1999, 1))
@@ -293,21 +293,27 @@ func TestWhatIsTakenForARotatedFile(t *testing.T) {
 	}
 }
 
-func TestLinesTellWhetherTheyWereThereBefore(t *testing.T) {
+// A live line was written after the file was seen without it. Content of a file seen for the first time has no such time.
+func TestLinesSaySinceWhenTheFileIsWatched(t *testing.T) {
 	path := logPath(t)
 	write(t, path+".1", "rotated\n")
 	write(t, path, "before\n")
-	r := follow(t, path, Options{Since: time.Unix(1, 0), Time: func([]byte) (time.Time, bool) { return time.Unix(2, 0), true }})
+	began := time.Now()
+	r := follow(t, path, Options{Since: at(time.Unix(1, 0)), Time: func([]byte) (time.Time, bool) { return time.Unix(2, 0), true }})
 	r.wants("rotated", "before")
+	r.eventually("watched", func() bool { return r.Status().Files == 2 })
 	appendTo(t, path, "after\n")
+	r.wants("rotated", "before", "after")
 	do(t, os.Rename(path, path+".2"))
 	write(t, path, "next\n")
 	r.wants("rotated", "before", "after", "next")
-	var got []bool
-	for _, l := range r.got() {
-		got = append(got, l.Backlog)
+	lines := r.got()
+	for i, live := range []bool{false, false, true} {
+		if since := lines[i].Since; since.IsZero() == live || live && (since.Before(began) || since.After(time.Now())) {
+			t.Errorf("line %d: since %v", i, since)
+		}
 	}
-	if want := []bool{true, true, false, false}; !slices.Equal(got, want) {
-		t.Errorf("backlog %v, want %v", got, want)
+	if lines[0].Reading == lines[1].Reading || lines[1].Reading != lines[2].Reading || lines[3].Reading == lines[2].Reading {
+		t.Errorf("readings %d, %d, %d, %d", lines[0].Reading, lines[1].Reading, lines[2].Reading, lines[3].Reading)
 	}
 }

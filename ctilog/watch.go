@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A watch has the kernel tell of changes. A nil watch tells of none.
+// A watch receives changes from inotify. A nil watch receives none.
 type watch struct {
 	f     *os.File
-	fd    int            // of f, whose own method would make it block
-	files map[int]int    // how many watch each descriptor
+	fd    int            // of f; calling f.Fd would make f blocking
+	files map[int]int    // number of watches per descriptor
 	dirs  map[string]int // descriptor by path
 	buf   [16 << 10]byte
 }
@@ -31,21 +31,22 @@ func newWatch() (*watch, error) {
 
 func (w *watch) close() {
 	if w != nil {
-		_ = w.f.Close() // nothing can be lost
+		_ = w.f.Close() // opened for reading only
 	}
 }
 
-// interrupt ends the wait that goes on. Any goroutine may call it.
+// interrupt ends the current wait. Any goroutine may call it.
 func (w *watch) interrupt() {
 	if w != nil {
-		_ = w.f.SetReadDeadline(time.Unix(1, 0)) // fails only when it is closed: then nobody waits
+		_ = w.f.SetReadDeadline(time.Unix(1, 0)) // fails only if closed: then no wait is in progress
 	}
 }
 
-const dirEvents = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
+const dirEvents = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_ATTRIB |
+	unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 
-// directories watches the directory of path, and the one that a symbolic link at path leads to. The names in it are all
-// that is watched: what is written to other files there must not wake anybody.
+// directories watches the directory of path, and the directory that a symbolic link at path leads to. Only names in them are
+// watched: writes to other files there must not wake the follower.
 func (w *watch) directories(path string) error {
 	want := map[string]bool{filepath.Dir(path): true, filepath.Dir(resolve(path)): true}
 	var failed error
@@ -70,7 +71,7 @@ func (w *watch) directories(path string) error {
 	return failed
 }
 
-// unwatch ends the watch of dir, unless it has a second name.
+// unwatch ends the watch of dir, unless dir has a second name.
 func (w *watch) unwatch(dir string) {
 	wd, ok := w.dirs[dir]
 	if !ok {
@@ -82,10 +83,10 @@ func (w *watch) unwatch(dir string) {
 			return
 		}
 	}
-	_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) // it may have ended with the directory
+	_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) // may have ended with the directory
 }
 
-// file watches what is written to an open file, whatever its name is by now.
+// file watches writes to an open file, independently of its name.
 func (w *watch) file(fd int, name string) (wd int, err error) {
 	if w == nil {
 		return -1, nil
@@ -105,11 +106,11 @@ func (w *watch) forget(wd int) {
 	}
 	if w.files[wd]--; w.files[wd] <= 0 {
 		delete(w.files, wd)
-		_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) // it may have ended with the file
+		_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) // may have ended with the file
 	}
 }
 
-// wait waits for a change, for d, or for ctx. It returns true when more than the content of a file changed.
+// wait waits for a change, for d, or for ctx. It reports whether anything but the content of a file changed.
 func (w *watch) wait(ctx context.Context, d time.Duration) (directory bool) {
 	if w == nil {
 		timer := time.NewTimer(d)
@@ -120,7 +121,8 @@ func (w *watch) wait(ctx context.Context, d time.Duration) (directory bool) {
 		}
 		return true
 	}
-	// Whoever ends ctx interrupts afterwards: if ctx has not ended here, that will find the new deadline and shorten it.
+	// The end of ctx interrupts the wait through interrupt: if ctx ends after this check, interrupt sees the new deadline and
+	// shortens it.
 	if err := w.f.SetReadDeadline(time.Now().Add(d)); err != nil || ctx.Err() != nil {
 		return true
 	}

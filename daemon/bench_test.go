@@ -11,20 +11,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fsban/config"
-	"fsban/firewall"
+	"fsban/firewall/backend"
 	"fsban/internal/fakeswitch"
 )
 
-// BenchmarkBanLatency is the time from handing the last failure to the socket until the kernel holds the ban: a real event
-// socket on loopback, the whole daemon, the real kernel, in namespaces of their own. A thousand bans, in a quiet daemon and
-// in one that is told of 12,000 events a second. Nothing spins meanwhile: each goroutine that has a part in it has to be
-// woken, the one that plays FreeSWITCH too. "own" is the part that the daemon knows of: from the event read to the kernel's
-// answer.
+// BenchmarkBanLatency measures the time from the write of the last failure to the socket until the kernel holds the ban, with a
+// real event socket on loopback, the whole daemon and the real kernel, in namespaces of its own: a thousand bans, idle and at
+// 12,000 events a second. No goroutine spins, so every wake-up is included, FreeSWITCH's too. "own" is the part that the daemon
+// measures: from the event read to the kernel's answer.
 func BenchmarkBanLatency(b *testing.B) {
-	addr := netip.MustParseAddr("10.0.0.0") // the kernel keeps the bans of the daemon before
+	addr := netip.MustParseAddr("10.0.0.0") // the kernel keeps the bans of the previous daemon
 	b.Run("quiet", func(b *testing.B) { benchmarkBanLatency(b, 0, &addr) })
 	b.Run("12000_events_a_second", func(b *testing.B) { benchmarkBanLatency(b, 12_000, &addr) })
-	if _, err := firewall.Teardown(); err != nil { // or the next benchmark's daemon takes them over
+	if _, _, err := backend.Teardown(); err != nil { // otherwise the next benchmark's daemon adopts the bans
 		b.Error(err)
 	}
 }
@@ -33,7 +32,7 @@ func benchmarkBanLatency(b *testing.B, events int, addr *netip.Addr) {
 	fs := newSwitch(b, fakeswitch.Options{})
 	cfg := configFor(b, fs)
 	cfg.Firewall.Backend = config.BackendIPTables
-	cfg.Policy.BanRate = 0 // it is the way that is measured, not the guard
+	cfg.Policy.BanRate = 0 // no held bans
 	cfg.Policy.IgnoreIP = append(cfg.Policy.IgnoreIP, "198.18.0.0/15")
 	applied := &appliedBans{at: make(chan time.Time, 1)}
 	r := startWith(b, fs, cfg, Options{}, func(d *Daemon) {
@@ -72,7 +71,7 @@ func report(b *testing.B, name string, took []time.Duration) {
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), name+"p99-µs")
 }
 
-// noise has the switch tell of so many events a second: wrong passwords from addresses that are never banned.
+// noise emits events at the given rate: wrong passwords of never-banned addresses.
 func noise(ctx context.Context, fs *fakeswitch.Switch, events int) {
 	const each, batches = 3, 1000 // events of one wrong password; batches a second
 	batch := make([][]byte, batches)
@@ -97,7 +96,8 @@ func noise(ctx context.Context, fs *fakeswitch.Switch, events int) {
 	}
 }
 
-// appliedBans tells when the daemon hears that the kernel holds a ban, and keeps how long it took by its own account.
+// appliedBans reports when the daemon receives the kernel's confirmation of a ban, and keeps the latencies that the daemon
+// measured.
 type appliedBans struct {
 	prometheus.Histogram
 	at  chan time.Time

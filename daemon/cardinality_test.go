@@ -17,7 +17,7 @@ import (
 	"fsban/policy"
 )
 
-// hostile is a text that only a peer would say. The longer ones have whatever could break a label.
+// hostile returns a text that only a peer would send. The longer ones contain characters that could break a label.
 func hostile(what string, i int) string {
 	switch i % 7 {
 	case 1:
@@ -32,18 +32,18 @@ func hostile(what string, i int) string {
 	return fmt.Sprintf("hostile-%s-%d", what, i)
 }
 
-// hostileEvent is one of many kinds of event, nearly all of its values new.
+// hostileEvent returns event i, of one of many kinds, with nearly all values new.
 func hostileEvent(i int, now time.Time) string {
 	addr := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}).String()
 	switch {
-	case i%10 >= 8: // some come again, until they are banned
+	case i%10 >= 8: // repeated addresses, until they are banned
 		addr = fmt.Sprintf("11.100.%d.%d", byte(i>>15), byte(i>>7))
 	case i%3 == 0:
 		addr = fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff)
 	}
-	profile := fmt.Sprintf("profile-%d", i%1000) // FreeSWITCH's own word
+	profile := fmt.Sprintf("profile-%d", i%1000) // set by FreeSWITCH, not by the peer
 	if i%5 == 0 {
-		profile = hostile("profile", i) // which nobody can say, and were it only for that
+		profile = hostile("profile", i) // not possible for a peer; tests the limit
 	}
 	at := now.UnixMicro()
 	if i%11 == 0 {
@@ -78,48 +78,44 @@ func hostileEvent(i int, now time.Time) string {
 	return custom("sofia::register_failure")
 }
 
+// hostileLine passes line i of both logs, as an attacker would write them, to d.
+func hostileLine(d *Daemon, i int) {
+	text := fmt.Sprintf("ip[11.200.%d.%d] user[%s] at[%s] %s", byte(i>>8), byte(i), hostile("user", i), time.Now().Format("2006-01-02T15:04:05.000000-0700"), []string{"Registration failed", hostile("reason", i)}[i%2])
+	d.sources.onLine(ctilog.Line{Text: []byte(text)})
+	frame := func(level int, file, function, text string) {
+		printed := fmt.Sprintf("2026-03-04 05:06:07.890123 98.47%% [WARNING] %s:35 %s\n", file, text)
+		d.sources.onFrame(d.sources.detector.Load(), esl.Log{Level: level, File: []byte(file), Func: []byte(function), Text: []byte(printed)})
+	}
+	frame(4, hostile("file", i), hostile("func", i), text)
+	frame(5, "cti_fail2ban.c", hostile("func", i), "write to fail2ban:"+text+" succeed!")
+	frame(4, "sofia_reg.c", "sofia_reg_handle_sip_i_register", fmt.Sprintf("IP 11.201.%d.%d Rejected by register acl \"hostile-%d\"", byte(i>>8), byte(i), i))
+}
+
 func TestAHostileFloodMakesNoSeries(t *testing.T) {
+	t.Parallel()
 	d := everything(t)
 	before := series(t, d)
-	drain := func() {
-		for len(d.attempts)+len(d.read) > 0 {
-			select {
-			case s := <-d.attempts:
-				d.loop.decide(&s)
-			case s := <-d.read:
-				d.loop.decide(&s)
-			}
-		}
-	}
 	const events, lines = 100_000, 5_000
-	ev := esl.NewEvent(d.hears.Load().Fields())
-	d.alive[policy.Event].Store(true)
-	d.alive[policy.ESLLog].Store(true)
+	ev := esl.NewEvent(d.sources.detector.Load().Fields())
+	d.loop.SetAlive(policy.Event, true)
+	d.loop.SetAlive(policy.ESLLog, true)
 	for i := range events {
 		if err := ev.Parse([]byte(hostileEvent(i, time.Now()))); err != nil {
 			t.Fatal(err)
 		}
-		d.onEvent(d.hears.Load(), ev)
-		drain()
+		d.sources.onEvent(d.sources.detector.Load(), ev)
+		d.loop.Drain()
 		if i%10_000 == 0 {
-			d.loop.tick(time.Now())
+			d.loop.Tick(time.Now())
 		}
 	}
 	for i := range lines {
-		text := fmt.Sprintf("ip[11.200.%d.%d] user[%s] at[%s] %s", byte(i>>8), byte(i), hostile("user", i), time.Now().Format("2006-01-02T15:04:05.000000-0700"), []string{"Registration failed", hostile("reason", i)}[i%2])
-		d.onLine(ctilog.Line{Text: []byte(text)})
-		frame := func(level int, file, function, text string) {
-			printed := fmt.Sprintf("2026-03-04 05:06:07.890123 98.47%% [WARNING] %s:35 %s\n", file, text)
-			d.onFrame(d.hears.Load(), esl.Log{Level: level, File: []byte(file), Func: []byte(function), Text: []byte(printed)})
-		}
-		frame(4, hostile("file", i), hostile("func", i), text)
-		frame(5, "cti_fail2ban.c", hostile("func", i), "write to fail2ban:"+text+" succeed!")
-		frame(4, "sofia_reg.c", "sofia_reg_handle_sip_i_register", fmt.Sprintf("IP 11.201.%d.%d Rejected by register acl \"hostile-%d\"", byte(i>>8), byte(i), i))
-		drain()
+		hostileLine(d, i)
+		d.loop.Drain()
 	}
-	d.loop.tick(time.Now().Add(time.Minute))
-	if d.dropped.Load() != 0 {
-		t.Fatalf("%d attempts were dropped", d.dropped.Load())
+	d.loop.Tick(time.Now().Add(time.Minute))
+	if d.loop.Dropped() != 0 {
+		t.Fatalf("%d attempts were dropped", d.loop.Dropped())
 	}
 
 	after := series(t, d)
@@ -154,8 +150,8 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 		t.Errorf("%v events were counted, want %d", n, events)
 	}
 	decided := uint64(0)
-	for k := range d.counts {
-		decided += d.counts[k].Load()
+	for k := range policy.NumKinds {
+		decided += d.loop.Counted(k)
 	}
 	if n := sum("fsban_profile_attempts_total"); decided < 50_000 || n != float64(decided) {
 		t.Errorf("%v attempts by profile, %d were decided on", n, decided)
@@ -176,6 +172,7 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 }
 
 func TestWhatIsNoProfilesNameIsNoLabel(t *testing.T) {
+	t.Parallel()
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "x", Help: "x"}, []string{"profile", "kind"})
 	p := newProfiles(vec)
 	for i := range 1000 {

@@ -28,16 +28,16 @@ import (
 	"fsban/ledger"
 )
 
-// make chaos sets these; `go test -run TestChaos ./daemon -chaos.seed N` plays one again.
+// Set by make chaos. `go test -run TestChaos ./daemon -chaos.seed N` repeats one sequence.
 var (
 	chaosSeed = flag.Uint64("chaos.seed", 0, "play this sequence; 0: with -chaos.for another one each time, else always the same two")
 	chaosLong = flag.Duration("chaos.for", 0, "play long sequences for so long; 0: short ones")
 )
 
-// TestChaos plays sequences of attacks, operators' doings and faults that a seed draws, against a daemon in a process of its
-// own and a real kernel. Each failure is told by three sources. Half of the sequences are of a fleet, with a peer and a real
-// Redis. At any time: nobody is in the kernel who never did anything. Afterwards: who must be banned is, in kernel and ledger
-// and at the peer; nobody else is; the never-ban list holds; the daemon is up, and counts what happens.
+// TestChaos runs seeded random sequences of attacks, operator commands and faults against a daemon in its own process and a
+// real kernel. Each failure is reported by three sources. Half of the sequences have a fleet: a peer and a real Redis.
+// Throughout: the kernel holds no address without failures. At the end: kernel, ledger and peer hold exactly the expected bans,
+// the never-ban list holds, and the daemon is up and counts attempts.
 func TestChaos(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		seed, steps, sequences := *chaosSeed, 25, uint64(1)
@@ -47,7 +47,7 @@ func TestChaos(t *testing.T) {
 			if seed == 0 {
 				seed = uint64(time.Now().UnixNano())
 			}
-		case seed == 0: // what everybody runs plays the same each time: with a fleet that shares failures, and without one
+		case seed == 0: // without -chaos flags every run repeats the same sequences: with a fleet that shares failures, and without one
 			seed, sequences = 3, 2
 		}
 		begun, n := time.Now(), uint64(0)
@@ -67,16 +67,16 @@ func TestChaos(t *testing.T) {
 	}, "iptables", "ip6tables", "ipset")
 }
 
-// A fate is what must have become of an address in the end.
+// A fate is the expected final state of an address.
 type fate int
 
 const (
-	free    fate = iota // it did too little, or somebody let it go: not banned
+	free    fate = iota // not banned: too few failures, or unbanned
 	banned              // banned
-	unknown             // something that nobody can make good was done to what is known of it
+	unknown             // undecidable: a fault has destroyed evidence of its failures
 )
 
-// chaos is one sequence: what is drawn, what it works on, and what must come of it.
+// chaos is one sequence: its random source, its environment and the expected result.
 type chaos struct {
 	t      *testing.T
 	rng    *rand.Rand
@@ -88,12 +88,12 @@ type chaos struct {
 	peer   *chaosPeer // nil: there is no fleet
 
 	story     []string
-	logs      []*syncBuffer // of the daemons, one after the other
+	logs      []*syncBuffer // of all daemons started, oldest first
 	fates     map[netip.Addr]fate
 	failures  map[netip.Addr]int
-	failed    map[netip.Addr]time.Time // last
+	failed    map[netip.Addr]time.Time // time of the last failure
 	attackers []netip.Addr
-	next      int // the next attacker's number
+	next      int // number of the next attacker
 	skew      time.Duration
 	rotated   time.Time
 	flushed   time.Time
@@ -101,12 +101,12 @@ type chaos struct {
 	address   string
 }
 
-// honestLimit is how often an honest address may fail: once more, and it would be banned.
+// honestLimit is the number of failures of an honest address: one more would ban it.
 const honestLimit = 4
 
 func newChaos(t *testing.T, seed uint64) *chaos {
 	fs := newSwitch(t, fakeswitch.Options{Heartbeat: 200 * time.Millisecond})
-	// A port that no connection is given as its own: it must be free whenever FreeSWITCH comes back.
+	// The port is outside the ephemeral range, so that it is free whenever FreeSWITCH restarts.
 	fs.CloseListener()
 	if err := fs.Listen("127.0.0.1:8021"); err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	return c
 }
 
-// end takes everything away that the next sequence must not find.
+// end removes everything that the next sequence must not find.
 func (c *chaos) end() {
 	c.client.Close()
 	c.fs.CloseListener()
@@ -148,7 +148,7 @@ func (c *chaos) end() {
 	}
 }
 
-// step draws what happens next.
+// step draws and performs one action.
 func (c *chaos) step() {
 	for range c.rng.IntN(4) {
 		c.honest()
@@ -192,17 +192,17 @@ func (c *chaos) step() {
 	time.Sleep(time.Duration(c.rng.IntN(120)) * time.Millisecond)
 }
 
-// A doing is drawn that often.
+// A doing is an action with its relative frequency.
 type doing struct {
 	often int
 	do    func()
 }
 
-// nobodyElse looks whether the kernel shuts out somebody who never did anything to be banned, or who is never banned.
+// nobodyElse asserts that the kernel holds no address without enough failures and no never-banned one.
 func (c *chaos) nobodyElse() {
 	members, err := c.kernel()
 	if err != nil {
-		return // the set is gone: somebody has destroyed it
+		return // the set was destroyed
 	}
 	for addr := range members {
 		if _, known := c.fates[addr]; !known {
@@ -215,7 +215,7 @@ func (c *chaos) tell(format string, args ...any) {
 	c.story = append(c.story, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
 }
 
-// fail has all three sources tell of one failure. What cannot hear does not.
+// fail reports one failure through every connected source.
 func (c *chaos) fail(addr netip.Addr) {
 	caller := fakeswitch.Caller{Addr: addr, User: "1000"}
 	at := time.Now().Add(c.skew)
@@ -232,7 +232,7 @@ func (c *chaos) fail(addr netip.Addr) {
 	}
 }
 
-// honest has somebody mistype who never does so often enough.
+// honest has an honest address fail, within honestLimit.
 func (c *chaos) honest() {
 	if addr := c.honestAddr(); c.failures[addr] < honestLimit {
 		c.fail(addr)
@@ -260,14 +260,14 @@ func (c *chaos) neverBanned() {
 	}
 }
 
-// chaosNever is never banned.
+// chaosNever is a never-banned prefix.
 var chaosNever = netip.MustParsePrefix("192.0.2.0/24")
 
 func (c *chaos) neverAddr() netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + c.rng.IntN(3))})
 }
 
-// flood has two thousand addresses fail once.
+// flood has 2,000 addresses fail once each.
 func (c *chaos) flood() {
 	c.tell("a flood of 2,000 addresses")
 	for range 2000 {
@@ -284,7 +284,7 @@ func (c *chaos) operatorBans() {
 	}
 }
 
-// letGo picks an attacker who is banned. It never fails again.
+// letGo picks a banned attacker to be released. The attacker never fails again.
 func (c *chaos) letGo() (netip.Prefix, bool) {
 	if len(c.attackers) == 0 {
 		return netip.Prefix{}, false
@@ -333,7 +333,7 @@ func (c *chaos) socketDies() {
 	}
 	c.fs.CloseListener()
 	c.fs.End(how)
-	for range c.rng.IntN(5) { // what happens meanwhile the file alone tells
+	for range c.rng.IntN(5) { // failures while the socket is down reach the daemon only through the file
 		c.attack()
 		c.honest()
 	}
@@ -348,7 +348,7 @@ func (c *chaos) listen() {
 	}
 }
 
-// socketSaysNonsense puts noise, or the beginning of something true, into the middle of the stream, and ends it.
+// socketSaysNonsense writes noise or a truncated event into the stream and closes it.
 func (c *chaos) socketSaysNonsense() {
 	noise := fakeswitch.Frames(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("198.51.100.200"), User: "1000"}, time.Now())
 	noise = noise[:c.rng.IntN(len(noise))]
@@ -362,8 +362,8 @@ func (c *chaos) socketSaysNonsense() {
 	c.fs.End(fakeswitch.Kill)
 }
 
-// logRotates rotates the log, but not twice at once: then a copy cannot be told from what was renamed. A reader looks at least
-// once a second, and takes a file for new that is a second older than its last look.
+// logRotates rotates the log, but not again at once: a reader that polls once a second could not tell a copy from a renamed
+// file. It takes a file for new if that is a second newer than its last poll.
 func (c *chaos) logRotates() {
 	if time.Since(c.rotated) < 3*time.Second {
 		return
@@ -382,8 +382,7 @@ func (c *chaos) logRotates() {
 	}
 }
 
-// kernelIsNotAlone waits, after a kill, until the daemon has taken over what the kernel holds: the last bans may be there and
-// nowhere else.
+// kernelIsNotAlone waits, after a kill, until the daemon has adopted the kernel's bans: the last ones may exist only there.
 func (c *chaos) kernelIsNotAlone() {
 	if c.alone {
 		c.ready()
@@ -399,7 +398,7 @@ func (c *chaos) firewallIsFlushed() {
 	c.shell(commands[c.rng.IntN(len(commands))])
 }
 
-// shell runs what somebody does to the firewall.
+// shell runs a command against the firewall.
 func (c *chaos) shell(what string) {
 	out, err := exec.CommandContext(c.t.Context(), "sh", "-c", what).CombinedOutput()
 	c.flushed = time.Now()
@@ -421,8 +420,8 @@ func (c *chaos) kill() {
 
 func (c *chaos) killed() {
 	if time.Since(c.flushed) < 10*time.Second {
-		// A new ban is in the kernel at once, and on disk 100 ms later, or when the disk takes it. Flushed there and killed
-		// before, it is nowhere.
+		// A new ban is in the kernel at once and on disk 100 ms later, or when the disk accepts it. A flush and a kill before
+		// that lose it.
 		c.inKernel()
 	}
 	c.tell("kill -9")
@@ -446,7 +445,7 @@ func (c *chaos) stopped() {
 	c.start()
 }
 
-// reconfigured has the configuration read again, changed or broken.
+// reconfigured reloads the configuration, changed or broken.
 func (c *chaos) reconfigured() {
 	c.answers()
 	if c.rng.IntN(2) == 0 {
@@ -483,7 +482,7 @@ func (c *chaos) terminate() {
 	c.client.Close()
 }
 
-// meanwhile is what happens while no daemon is up.
+// meanwhile performs an action while no daemon is up.
 func (c *chaos) meanwhile() {
 	for range c.rng.IntN(3) {
 		c.attack()
@@ -492,8 +491,8 @@ func (c *chaos) meanwhile() {
 	time.Sleep(time.Duration(c.rng.IntN(300)) * time.Millisecond)
 }
 
-// stateIsDamaged cuts the state file or changes bytes of it while no daemon is up. What was let go is forgotten with it: the
-// log is read again from as far back as findtime reaches.
+// stateIsDamaged truncates the state file or changes bytes of it while no daemon is up. That loses the unbans too: the log is
+// read again from findtime ago.
 func (c *chaos) stateIsDamaged() {
 	c.inKernel()
 	c.kill()
@@ -502,10 +501,12 @@ func (c *chaos) stateIsDamaged() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if c.rng.IntN(2) == 0 {
+	switch {
+	case len(data) == 0: // killed before the first write
+	case c.rng.IntN(2) == 0:
 		data = data[:c.rng.IntN(len(data))]
 		c.tell("kill -9, and the state file is cut at %d", len(data))
-	} else {
+	default:
 		for range 1 + c.rng.IntN(50) {
 			data[c.rng.IntN(len(data))] = byte(c.rng.Uint32())
 		}
@@ -523,7 +524,7 @@ func (c *chaos) stateIsDamaged() {
 	c.ready()
 }
 
-// diskIsFull keeps the state file from growing for a while.
+// diskIsFull prevents the state file from growing for a while.
 func (c *chaos) diskIsFull() {
 	c.tell("the disk is full")
 	var before unix.Rlimit
@@ -541,7 +542,7 @@ func (c *chaos) diskIsFull() {
 	c.tell("it has room again")
 }
 
-// standsStill has the daemon do nothing for a while.
+// standsStill suspends the daemon for a while.
 func (c *chaos) standsStill() {
 	c.tell("it stands still")
 	if err := c.daemon.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -555,8 +556,8 @@ func (c *chaos) standsStill() {
 	c.tell("it goes on")
 }
 
-// noFiles keeps the daemon from opening anything for a while: files, sockets, pipes to iptables. One that only just starts
-// would end.
+// noFiles prevents the daemon from opening files, sockets and pipes to iptables for a while. It waits for the daemon's start first,
+// because a starting daemon would exit.
 func (c *chaos) noFiles() {
 	c.answers()
 	c.kernelIsNotAlone()
@@ -580,7 +581,7 @@ func (c *chaos) noFiles() {
 	c.tell("it may again")
 }
 
-// setIsAnothers puts a set into the place of ours that is of another kind, or has no room, so that the kernel refuses bans.
+// setIsAnothers replaces the set by one of another type or without room, so that the kernel refuses bans.
 func (c *chaos) setIsAnothers() {
 	c.kernelIsNotAlone()
 	const away = "iptables -t raw -F; iptables -t raw -X; ipset destroy fsban4"
@@ -596,7 +597,7 @@ func (c *chaos) clockJumps() {
 	c.tell("FreeSWITCH's clock is off by %v", c.skew)
 }
 
-// inKernel waits until the kernel holds every ban.
+// inKernel waits until the kernel holds every active ban.
 func (c *chaos) inKernel() {
 	c.t.Helper()
 	c.eventually("the kernel holds every ban", func() error {
@@ -610,7 +611,7 @@ func (c *chaos) inKernel() {
 	})
 }
 
-// answers waits until the daemon does: a signal to a process that is only just there ends it.
+// answers waits until the daemon answers on its socket: before it handles signals, a signal would end it.
 func (c *chaos) answers() {
 	c.t.Helper()
 	c.eventually("it answers", func() error {
@@ -619,7 +620,7 @@ func (c *chaos) answers() {
 	})
 }
 
-// ready waits until the daemon says so, and has everything in the kernel.
+// ready waits until the daemon reports ready and the kernel holds every ban.
 func (c *chaos) ready() {
 	c.t.Helper()
 	c.eventually("it is ready", func() error {
@@ -642,16 +643,16 @@ func (c *chaos) eventually(what string, f func() error) {
 	for err := f(); err != nil; err = f() {
 		select {
 		case <-ctx.Done():
-			c.t.Fatalf("it never came true that %s: %v\n%s", what, err, c.whatHappened())
+			c.t.Fatalf("timed out waiting until %s: %v\n%s", what, err, c.whatHappened())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// settle lets everything come to rest, has each attacker fail once more as often as it takes, since a fault may have swallowed
-// a failure, and looks at what has become of everybody.
+// settle waits until everything is at rest, has the attackers that are not banned fail again, since a fault may have lost failures,
+// and asserts the fate of every address.
 func (c *chaos) settle() {
-	c.tell("everything comes to rest")
+	c.tell("waiting for rest")
 	c.skew = 0
 	c.ready()
 	if c.peer != nil {
@@ -673,7 +674,7 @@ func (c *chaos) settle() {
 		}
 	}
 	c.counts()
-	c.eventually("the right ones are banned", func() error {
+	c.eventually("the expected addresses are banned", func() error {
 		bans, err := c.client.Bans(c.t.Context(), control.Pick{Evidence: control.All})
 		if err != nil {
 			return err
@@ -709,30 +710,30 @@ func (c *chaos) settle() {
 	}
 }
 
-// counts has one more attacker fail, and somebody who is never banned, and looks whether all this is counted, and once: whatever
-// happened before, each source is heard again, and the numbers agree with each other and with the kernel.
+// counts has a new attacker and a never-banned address fail, and asserts that every source reports each failure, that the
+// policy counts it once, and that metrics and kernel agree after any faults.
 func (c *chaos) counts() {
 	c.t.Helper()
-	c.log.nothing() // the first line after a truncation is not believed
+	c.log.nothing() // the first line after a truncation is discarded as possibly partial
 	var before metricValues
 	busy := func(m metricValues) float64 {
 		return m.sum("fsban_log_frames_total") + m.sum("fsban_cti_log_lines_total") + m.sum("fsban_decisions_total") + m.sum("fsban_attempts_while_banned_total") +
 			m.sum("fsban_bans_total") + m.sum("fsban_unbans_total") + m.sum("fsban_attempts_total")
 	}
 	same := 0
-	c.eventually("all is counted that was told", func() error {
+	c.eventually("the metrics are at rest", func() error {
 		now := c.scrape()
 		if same++; before == nil || busy(now) != busy(before) {
 			same = 0
 		}
 		if before = now; same < 2 {
-			time.Sleep(time.Second) // the daemon's own clock
-			return errors.New("it still counts")
+			time.Sleep(time.Second) // the daemon refreshes these once a second
+			return errors.New("metrics still change")
 		}
 		return nil
 	})
 	n := c.cfg.Policy.MaxRetry
-	// Neither has failed before: after FreeSWITCH's clock was put back, its time comes twice.
+	// Both addresses are new: after FreeSWITCH's clock was set back, its times repeat.
 	attacker, spared := netip.AddrFrom4([4]byte{203, 0, 113, byte(c.next)}), netip.AddrFrom4([4]byte{192, 0, 2, 99})
 	c.tell("%v and %v fail %d times, and are counted", attacker, spared, n)
 	c.next++
@@ -772,7 +773,7 @@ func (c *chaos) counts() {
 		is("fsban_banned_prefixes", now.sum("fsban_banned_prefixes"), float64(len(bans)))
 		is("the kernel's set", float64(len(members)), float64(len(bans)))
 		is("fsban_firewall_set_entries", now.sum("fsban_firewall_set_entries"), float64(len(members)))
-		is("fsban_firewall_pending", now.sum("fsban_firewall_pending"), 0)
+		is("fsban_firewall_pending_orders", now.sum("fsban_firewall_pending_orders"), 0)
 		return errors.Join(wrong...)
 	})
 	status, err := c.client.Status(c.t.Context())
@@ -804,7 +805,7 @@ func (c *chaos) whatHappened() string {
 	return b.String()
 }
 
-// judge compares who is banned with who must be.
+// judge compares the banned addresses with the expected ones.
 func (c *chaos) judge(isBanned map[netip.Addr]bool) error {
 	var wrong []string
 	for addr := range isBanned {
@@ -823,7 +824,7 @@ func (c *chaos) judge(isBanned map[netip.Addr]bool) error {
 	return nil
 }
 
-// why is what the daemon says of an address.
+// why returns the daemon's explanation of an address, as in fsban why.
 func (c *chaos) why(addr netip.Addr) string {
 	standing, err := c.client.Why(c.t.Context(), addr)
 	if err != nil || standing.Ban == nil {
@@ -837,7 +838,7 @@ func (c *chaos) why(addr netip.Addr) string {
 	return b.String()
 }
 
-// kernel lists what the set holds, as ipset says it.
+// kernel lists the entries of the set, as printed by ipset save.
 func (c *chaos) kernel() (map[netip.Addr]bool, error) {
 	out, err := exec.CommandContext(c.t.Context(), "ipset", "save", "fsban4").Output()
 	if err != nil {

@@ -12,23 +12,26 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/decide/book"
 	"fsban/fleet"
+	"fsban/fleet/merge"
 	"fsban/internal/redisserver"
 	"fsban/policy"
 )
 
-// A chaosPeer is another node of the fleet, as far as others can see: it says, takes and keeps what holds, and bans nobody.
+// A chaosPeer is another node of the fleet: it publishes statements, merges received ones and keeps the newest of each prefix,
+// without a firewall.
 type chaosPeer struct {
 	fleet *fleet.Fleet
 	redis *redisserver.Server
-	way   *redisserver.Proxy // from the daemon to Redis; the peer has one of its own
+	way   *redisserver.Proxy // from the daemon to Redis; the peer has its own
 	stop  func()
 
-	next   int          // the number of the next whom it bans
-	banned []netip.Addr // by it, and not let go
+	next   int          // number of the next address that it bans
+	banned []netip.Addr // its active bans
 
 	mu    sync.Mutex
-	holds map[statementKey]fleet.Statement // the newest of each prefix
+	holds map[statementKey]merge.Statement // newest statement of each prefix
 }
 
 type statementKey struct {
@@ -40,8 +43,8 @@ const chaosPeerName = "peer"
 
 // joinFleet makes the daemon one of two nodes.
 func (c *chaos) joinFleet(shareFailures bool) {
-	p := &chaosPeer{holds: make(map[statementKey]fleet.Statement)}
-	p.redis = redisserver.Start(c.t, "--port", "0") // the socket is enough, and no port can be taken meanwhile
+	p := &chaosPeer{holds: make(map[statementKey]merge.Statement)}
+	p.redis = redisserver.Start(c.t, "--port", "0") // a socket suffices, and avoids a port conflict
 	p.way = redisserver.NewProxy(c.t, p.redis.Socket)
 	c.cfg.Fleet.Redis, c.cfg.Fleet.Node, c.cfg.Fleet.Share = "redis://"+p.way.Addr(), "chaos", config.ShareBans
 	if shareFailures {
@@ -63,19 +66,19 @@ func (c *chaos) joinFleet(shareFailures bool) {
 	c.peer = p
 }
 
-func keyOf(s *fleet.Statement) statementKey {
-	return statementKey{s.What == fleet.Allow || s.What == fleet.Disallow, s.Prefix}
+func keyOf(s *merge.Statement) statementKey {
+	return statementKey{s.Kind == merge.Allow || s.Kind == merge.Disallow, s.Prefix}
 }
 
-func (p *chaosPeer) take(_ context.Context, b fleet.Batch) error {
+func (p *chaosPeer) take(_ context.Context, b merge.Batch) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range b.Statements {
-		switch s.What {
-		case fleet.Ban, fleet.Unban, fleet.Allow, fleet.Disallow:
+		switch s.Kind {
+		case merge.Ban, merge.Unban, merge.Allow, merge.Disallow:
 			old, there := p.holds[keyOf(&s)]
-			// Of what it has said itself, Redis' stamp holds.
-			if !there || s.Stamp > old.Stamp || s.Node == chaosPeerName && old.Node == s.Node && s.What == old.What && !b.Sync {
+			// Redis' stamp replaces the one of its own statements.
+			if !there || s.Stamp > old.Stamp || s.Node == chaosPeerName && old.Node == s.Node && s.Kind == old.Kind && !b.Sync {
 				p.holds[keyOf(&s)] = s
 			}
 		}
@@ -83,7 +86,7 @@ func (p *chaosPeer) take(_ context.Context, b fleet.Batch) error {
 	return nil
 }
 
-func (p *chaosPeer) current(_ context.Context, yield func(fleet.Statement)) error {
+func (p *chaosPeer) current(_ context.Context, yield func(merge.Statement)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.holds {
@@ -92,30 +95,30 @@ func (p *chaosPeer) current(_ context.Context, yield func(fleet.Statement)) erro
 	return nil
 }
 
-// say says what it does, later than all that it has heard.
-func (p *chaosPeer) say(what fleet.What, addr netip.Addr) {
+// say publishes a statement that is newer than all received ones.
+func (p *chaosPeer) say(what merge.Kind, addr netip.Addr) {
 	now := time.Now()
-	s := fleet.Statement{
-		What: what, Prefix: netip.PrefixFrom(addr, 32), Stamp: p.fleet.Stamp(), Node: chaosPeerName, Since: now, Until: now.Add(time.Hour),
+	s := merge.Statement{
+		Kind: what, Prefix: netip.PrefixFrom(addr, 32), Stamp: p.fleet.Stamp(), Node: chaosPeerName, Since: now, Until: now.Add(time.Hour),
 		Rule: "auth", Source: "event", Count: 5, By: "a test",
 	}
 	p.mu.Lock()
 	p.holds[keyOf(&s)] = s
 	p.mu.Unlock()
-	p.fleet.Say(s)
+	p.fleet.Announce(s)
 }
 
-// isBanned tells what it holds of an address.
+// isBanned reports whether the peer holds a ban of an address.
 func (p *chaosPeer) isBanned(addr netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	prefix := netip.PrefixFrom(addr, 32)
 	ban, there := p.holds[statementKey{false, prefix}]
 	allowance, spared := p.holds[statementKey{true, prefix}]
-	return there && ban.What == fleet.Ban && (!spared || allowance.What == fleet.Disallow)
+	return there && ban.Kind == merge.Ban && (!spared || allowance.Kind == merge.Disallow)
 }
 
-// doings are what is drawn beside, where there is a fleet.
+// doings are the additional actions of sequences with a fleet.
 func (p *chaosPeer) doings(c *chaos) []doing {
 	list := []doing{{3, c.peerBans}, {2, c.peerUnbans}, {1, c.operatorUnbansPeers}, {4, c.redisFails}}
 	if c.cfg.Fleet.Share == config.ShareFailures {
@@ -124,30 +127,30 @@ func (p *chaosPeer) doings(c *chaos) []doing {
 	return list
 }
 
-// peerBans has the peer ban somebody, and now and then somebody who is never banned here.
+// peerBans has the peer ban an address, now and then one that is never banned here.
 func (c *chaos) peerBans() {
 	p := c.peer
 	addr := netip.AddrFrom4([4]byte{100, 65, byte(p.next >> 8), byte(p.next)})
 	p.next++
 	c.tell("the peer bans %v", addr)
 	c.fates[addr], p.banned = banned, append(p.banned, addr)
-	p.say(fleet.Ban, addr)
+	p.say(merge.Ban, addr)
 	if c.rng.IntN(3) == 0 {
-		p.say(fleet.Ban, c.neverAddr())
+		p.say(merge.Ban, c.neverAddr())
 	}
 }
 
-// peerUnbans has the peer let somebody go whom this node has banned, and whose failures are on disk: killed before, a daemon
-// reads and counts them again after the unban. Where the disk was full, that takes five seconds.
+// peerUnbans has the peer withdraw a ban that this node made. The failures must be on disk first, which takes five seconds
+// after a full disk: a daemon killed earlier would read and count them again after the unban.
 func (c *chaos) peerUnbans() {
 	if prefix, ok := c.letGo(); ok && c.peer.isBanned(prefix.Addr()) && time.Since(c.failed[prefix.Addr()]) > 6*time.Second {
 		c.tell("the peer unbans %v", prefix)
 		c.fates[prefix.Addr()] = free
-		c.peer.say(fleet.Unban, prefix.Addr())
+		c.peer.say(merge.Unban, prefix.Addr())
 	}
 }
 
-// operatorUnbansPeers lets somebody go whom the peer has banned.
+// operatorUnbansPeers withdraws a ban that the peer made.
 func (c *chaos) operatorUnbansPeers() {
 	p := c.peer
 	if len(p.banned) == 0 {
@@ -166,13 +169,13 @@ func (c *chaos) operatorUnbansPeers() {
 	}
 }
 
-// peerHearsFailures has the peer hear a part of an attack, and people who mistype.
+// peerHearsFailures reports a part of an attack, and failures of honest addresses, at the peer.
 func (c *chaos) peerHearsFailures() {
 	hears := func(addr netip.Addr) {
 		c.failures[addr]++
 		c.failed[addr] = time.Now()
-		c.peer.fleet.Say(fleet.Statement{
-			What: fleet.Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: c.peer.fleet.Stamp(), Node: chaosPeerName, Times: 1, Attempt: policy.Attempt{
+		c.peer.fleet.Announce(merge.Statement{
+			Kind: merge.Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: c.peer.fleet.Stamp(), Node: chaosPeerName, Attempt: policy.Attempt{
 				Addr: addr, At: time.Now(), Kind: policy.AuthFailure, Method: policy.Register, User: "1000",
 			},
 		})
@@ -196,7 +199,7 @@ func (c *chaos) peerHearsFailures() {
 	}
 }
 
-// redisFails has something happen to Redis, or to the way there, and bans meanwhile.
+// redisFails breaks Redis, or the connection to it, and bans meanwhile.
 func (c *chaos) redisFails() {
 	p := c.peer
 	meanwhile := func() {
@@ -261,7 +264,7 @@ func (c *chaos) redis(args ...string) {
 	}
 }
 
-// inStep waits until both nodes have nothing to say and nothing to take any more.
+// inStep waits until neither node has statements to publish or to merge.
 func (c *chaos) inStep() {
 	c.t.Helper()
 	c.eventually("both are in step", func() error {
@@ -273,7 +276,7 @@ func (c *chaos) inStep() {
 	})
 }
 
-// peerAgrees compares whom the peer holds for banned with who must be. What was found in the kernel alone stays on this node.
+// peerAgrees compares the peer's bans with the expected ones. Bans adopted from the kernel stay on this node.
 func (c *chaos) peerAgrees() error {
 	bans, err := c.client.Bans(c.t.Context(), control.Pick{})
 	if err != nil {
@@ -293,7 +296,7 @@ func (c *chaos) peerAgrees() error {
 		}
 	}
 	for _, b := range bans {
-		if b.Rule == ruleKernel {
+		if b.Rule == book.RuleKernel {
 			there[b.Prefix.Addr()] = true
 		}
 	}

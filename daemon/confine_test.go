@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// A cell is how much memory a process may have, and who sees to it.
+// A cell is a memory limit and its enforcement.
 type cell struct {
-	dir    string // the control group's; "": nobody lets us make one
-	events string // the file in it that counts kills
+	dir    string // control group; "": not permitted to create one
+	events string // its file with the number of kills
 }
 
 func (c cell) String() string {
@@ -24,7 +24,7 @@ func (c cell) String() string {
 
 func (c cell) byKernel() bool { return c.dir != "" }
 
-// confine puts a process into a control group with so much memory, below our own, of whichever version there is.
+// confine limits the memory of a process by a control group, version 1 or 2, below the group of this process.
 func confine(t *testing.T, pid int, bytes uint64) cell {
 	t.Helper()
 	own, err := os.ReadFile("/proc/self/cgroup")
@@ -59,7 +59,7 @@ func confine(t *testing.T, pid int, bytes uint64) cell {
 			continue
 		}
 		t.Cleanup(func() {
-			if os.Remove(c.dir) != nil { // the process is still there
+			if os.Remove(c.dir) != nil { // the process has not ended yet
 				_ = write(filepath.Join(filepath.Dir(c.dir), "cgroup.procs"), strconv.Itoa(pid))
 				_ = os.Remove(c.dir)
 			}
@@ -69,7 +69,7 @@ func confine(t *testing.T, pid int, bytes uint64) cell {
 	return cell{}
 }
 
-// write writes to a file that the kernel has made.
+// write writes to an existing file of the kernel.
 func write(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -82,7 +82,7 @@ func write(path, text string) error {
 	return err
 }
 
-// kills returns how often the kernel has killed somebody in the cell for its memory.
+// kills returns the number of processes in the cell that the kernel has killed for their memory.
 func (c cell) kills(t *testing.T) int {
 	t.Helper()
 	if c.dir == "" {

@@ -1,25 +1,23 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"fsban/config"
 	"fsban/control"
-	"fsban/ctilog"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/netns"
 	"fsban/policy"
 )
 
-// writeLine has mod_cti tell of a failure of user 1000.
+// writeLine appends mod_cti's line of a failure of user 1000.
 func writeLine(t *testing.T, path, addr string, at time.Time) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -36,6 +34,7 @@ func writeLine(t *testing.T, path, addr string, at time.Time) {
 }
 
 func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	addr := fs.Addr()
 	cfg := configFor(t, fs)
@@ -43,9 +42,9 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	writeLine(t, cfg.CTILog.Path, "203.0.113.9", time.Now()) // before the start
 	r := start(t, fs, cfg)
 	r.ready()
-	r.eventually("the log is followed", r.followsLog)
-	r.eventually("it is read back", func() bool { return r.counts[policy.AuthFailure].Load() == 1 })
-	r.eventually("the socket is up", func() bool { return r.Daemon.client.State().Up })
+	r.eventually("the log is followed", r.sources.followsLog)
+	r.eventually("it is read back", func() bool { return r.loop.Counted(policy.AuthFailure) == 1 })
+	r.eventually("the socket is up", r.connected)
 	lines := uint64(1)
 	both := func(who string) {
 		at := time.Now()
@@ -55,11 +54,11 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	}
 	read := func() {
 		t.Helper()
-		r.eventually("every line is read", func() bool { return r.ctilog.Load().Status().Lines >= lines })
+		r.eventually("every line is read", func() bool { return r.sources.follower.Load().Status().Lines >= lines })
 		r.settled()
 	}
 
-	// Told twice, counted once.
+	// Reported twice, counted once.
 	for range 4 {
 		both("203.0.113.1")
 	}
@@ -72,44 +71,37 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	if got := fmt.Sprint(r.banned()); got != "[203.0.113.1/32]" {
 		t.Fatalf("banned %s", got)
 	}
-	if got := r.counts[policy.AuthFailure].Load(); got != 6 {
-		t.Errorf("%d failures counted, want 6", got)
-	}
+	r.counted(policy.AuthFailure, 6)
 
-	// The socket is gone: the log speaks.
+	// The socket is down: the log becomes active.
 	fs.CloseListener()
 	fs.End(fakeswitch.Kill)
-	r.eventually("the socket is down", func() bool { return !r.Daemon.client.State().Up })
+	r.eventually("the socket is down", func() bool { return !r.sources.client.State().Up })
 	for range 5 {
 		writeLine(t, cfg.CTILog.Path, "203.0.113.2", time.Now())
 	}
 	r.eventually("the second ban", func() bool { return len(r.banned()) == 2 })
-	s := r.status()
-	if p := strings.Join(s.Problems, "\n"); !s.Ready || !strings.Contains(p, "only mod_cti's log speaks: ") {
-		t.Errorf("ready %v, problems %s", s.Ready, p)
-	}
-	if got := r.metric("fsban_cti_log_following"); got != "1\n" {
-		t.Errorf("fsban_cti_log_following %s", got)
-	}
+	r.statusIs("ready, with the log alone", func(s control.Status) bool {
+		return s.Ready && strings.Contains(strings.Join(s.Problems, "\n"), "only mod_cti's log speaks: ")
+	})
+	r.metricIs("fsban_cti_log_following", "1\n")
 
-	// The socket is back, and speaks again.
+	// The socket is up, and active again.
 	if err := fs.Listen(addr); err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("the socket is up", func() bool { return r.Daemon.client.State().Up })
+	r.eventually("the socket is up", r.connected)
 	lines += 5
 	for range 4 {
 		both("203.0.113.3")
 	}
 	read()
-	if got := r.counts[policy.AuthFailure].Load(); got != 15 {
-		t.Errorf("%d failures counted, want 15", got)
-	}
-	// A line of a failure from before the socket came back may wait a moment for its event.
-	if err := r.do(t.Context(), func(l *loop) { l.countDue(time.Now().Add(time.Minute)) }); err != nil {
+	r.counted(policy.AuthFailure, 15)
+	// A line of a failure from before the reconnect may be held back for its event.
+	if err := r.loop.Do(t.Context(), func() { r.loop.Tick(time.Now().Add(time.Minute)) }); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.counts[policy.AuthFailure].Load(); got != 15 {
+	if got := r.loop.Counted(policy.AuthFailure); got != 15 {
 		t.Errorf("%d failures counted after the wait, want 15", got)
 	}
 	if got := len(r.banned()); got != 2 {
@@ -117,7 +109,58 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	}
 }
 
+func TestUnreadableLogIsAnOpenProblem(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		make    func(path string) error
+		problem bool
+	}{
+		"absent":      {func(string) error { return nil }, false},
+		"a directory": {func(path string) error { return os.Mkdir(path, 0o700) }, true},
+		"a loop":      {func(path string) error { return os.Symlink(path, path) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := newSwitch(t, fakeswitch.Options{})
+			cfg := configFor(t, fs)
+			cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
+			if err := tc.make(cfg.CTILog.Path); err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, fs, cfg)
+			r.ready()
+			const problem = "mod_cti's log cannot be read (cti_log.path)"
+			follow := "follow " + cfg.CTILog.Path + ": "
+			if tc.problem {
+				r.problem(problem + ": " + follow)
+			} else {
+				r.noProblem(problem)
+			}
+			r.statusIs("the error of the source", func(s control.Status) bool {
+				i := slices.IndexFunc(s.Sources, func(s control.Source) bool { return s.Name == "cti_log" })
+				return i >= 0 && !s.Sources[i].Up && strings.HasPrefix(s.Sources[i].Error, follow)
+			})
+		})
+	}
+}
+
+// A log that the follower has not opened yet is neither an open problem nor an error of its source.
+func TestALogThatIsNotReadYetIsNoProblem(t *testing.T) {
+	t.Parallel()
+	d := everything(t)
+	for _, p := range d.problems() {
+		if strings.Contains(p, "cti_log") {
+			t.Errorf("open problem %q", p)
+		}
+	}
+	for _, s := range d.sources.status() {
+		if s.Up || s.Error != "" {
+			t.Errorf("source %+v", s)
+		}
+	}
+}
+
 func TestWhatModCTIAloneFindsCounts(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
@@ -130,18 +173,14 @@ func TestWhatModCTIAloneFindsCounts(t *testing.T) {
 	if err := os.WriteFile(cfg.CTILog.Path, []byte(text.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("the ban", func() bool { return len(r.banned()) == 1 })
-	bans, err := r.client.Bans(t.Context(), control.Pick{Evidence: control.All})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b := bans[0]; b.Source != "cti_log" || len(b.Evidence) != 5 || b.Evidence[0].Kind != "violation" {
+	if b := r.enforced(1)[0]; b.Source != "cti_log" || len(b.Evidence) != 5 || b.Evidence[0].Kind != "violation" {
 		t.Errorf("ban %+v", b)
 	}
 }
 
-// Where others have used up the kernel's watches, what mod_cti writes still counts, and the log says why that takes longer.
+// Without inotify watches left, mod_cti's lines still count, and the log reports polling.
 func TestWithoutInotifyTheLogIsPolledAndThatIsSaid(t *testing.T) {
+	t.Parallel()
 	netns.Run(t, func(t *testing.T) {
 		if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644); err != nil {
 			t.Fatal(err)
@@ -156,42 +195,18 @@ func TestWithoutInotifyTheLogIsPolledAndThatIsSaid(t *testing.T) {
 		r.ready()
 		r.eventually("it is said", func() bool { return strings.Contains(r.log.String(), "fs.inotify.max_user_instances") })
 		writeLine(t, cfg.CTILog.Path, "203.0.113.4", time.Now())
-		r.eventually("the line is read", func() bool { return r.ctilog.Load().Status().Lines == 1 })
+		r.eventually("the line is read", func() bool { return r.sources.follower.Load().Status().Lines == 1 })
 	})
 }
 
 func TestTheLogIsLookedForOnce(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
-	cfg.CTILog.Path = "" // the known places: their directories may come and go while fsban runs
+	cfg.CTILog.Path = "" // the default paths: their directories may appear and vanish while fsban runs
 	r := start(t, fs, cfg)
 	r.ready()
-	if path := r.cfg().CTILog.Path; r.ctilog.Load() == nil && path != config.CTILogOff || r.ctilog.Load() != nil && path == "" {
-		t.Errorf("it is looked for again: path %q, followed %v", path, r.ctilog.Load() != nil)
-	}
-}
-
-// FreeSWITCH's clock is put back by half a minute. Should mod_cti's log be gone at the next start, what was read of it before
-// that still counts as read.
-func TestAClockThatIsPutBackTakesNothingReadAway(t *testing.T) {
-	cfg := configFor(t, newSwitch(t, fakeswitch.Options{}))
-	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
-	now := time.Now()
-	for range 2 { // and over a restart
-		d, err := open(cfg, Options{Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, at := range []time.Time{now, now.Add(-30 * time.Second)} {
-			a := policy.Attempt{Addr: netip.MustParseAddr("203.0.113.5"), At: at, Source: policy.CTILog}
-			d.loop.decide(&sighting{Attempt: a, read: now, next: ctilog.Position{File: ctilog.Mark{Ino: 1, Offset: int64(100 * i)}}})
-		}
-		if p := d.loop.place; !p.At.Equal(now) || !p.Clock.Equal(now) || p.File.Offset != 100 {
-			t.Errorf("the log counts up to %+v, want %v and offset 100", p, now)
-		}
-		d.loop.seal(now)
-		if err := errors.Join(d.ledger.Close(), d.backend.Close()); err != nil {
-			t.Fatal(err)
-		}
+	if path := r.cfg().CTILog.Path; r.sources.follower.Load() == nil && path != config.CTILogOff || r.sources.follower.Load() != nil && path == "" {
+		t.Errorf("it is looked for again: path %q, followed %v", path, r.sources.follower.Load() != nil)
 	}
 }

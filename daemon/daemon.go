@@ -1,8 +1,7 @@
-// Package daemon puts the rooms together: it owns all lifetimes, the queue between reading and deciding, and the decision
-// loop.
+// Package daemon wires the packages together: it owns all lifetimes, reload, the connection to systemd, HTTP and metrics.
 //
-// One attempt's way is esl.Client → detect.Detector (both in the reader's goroutine) → a bounded queue → policy.Engine
-// and ledger.Ledger (in the decision loop) → firewall.Enforcer → kernel.
+// One attempt's way is esl.Client → detect.Detector (both in the reader's goroutine) → decide.Loop (bounded queue, policy,
+// book) → firewall.Enforcer → kernel.
 package daemon
 
 import (
@@ -14,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,28 +20,29 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"fsban/api"
 	"fsban/config"
 	"fsban/control"
-	"fsban/ctilog"
-	"fsban/detect"
+	"fsban/decide"
+	"fsban/decide/book"
 	"fsban/esl"
 	"fsban/firewall"
 	"fsban/fleet"
 	"fsban/ledger"
-	"fsban/neverban"
 	"fsban/policy"
 )
 
-// Options are what a Daemon needs beside its configuration.
+// Options complete the configuration of a Daemon.
 type Options struct {
 	Log               *slog.Logger
 	Version, Revision string
 
-	// Load reads the configuration file again; nil: there is none. Hangup has that done. SetLog changes what is logged.
+	// Load reads the configuration file again; nil: there is none. Each signal on Hangup causes that. SetLog changes level
+	// and format of the log.
 	Load   func() (config.Config, error)
 	Hangup <-chan os.Signal
 	SetLog func(config.Log)
-	// LogLost tells how many lines of Log nobody took; nil: none are lost.
+	// LogLost returns the number of lines of Log that were dropped; nil: none are.
 	LogLost func() uint64
 
 	tune func(*esl.Options) // for tests: less patience
@@ -52,56 +51,27 @@ type Options struct {
 
 // A Daemon is one running fsban.
 type Daemon struct {
-	inUse   atomic.Pointer[config.Config]
+	config  atomic.Pointer[config.Config]
 	log     *slog.Logger
 	opts    Options
 	started time.Time
+	clock   *decide.Clock
 
 	ledger   *ledger.Ledger
-	backend  firewall.Backend
+	watch    watch
 	enforcer *firewall.Enforcer
-	client   *esl.Client
+	loop     *decide.Loop
+	sources  *sources
+	neverBan *neverBan
+	fleet    *fleet.Fleet // nil: none
 	server   *control.Server
-	hears    *atomic.Pointer[detect.Detector] // the event socket's, as of its last change; whoever reloads owns it
-	ctilog   atomic.Pointer[ctilog.Follower]  // mod_cti's log; nil: none
-	otherLog chan *otherLog
-	lines    *detect.Detector // the log's
-	alive    [policy.NumSources]atomic.Bool
-	told     [policy.NumSources]atomic.Int64  // when, unix microseconds
-	alone    [policy.NumSources]atomic.Uint64 // reports that did not count and that nobody confirmed
-	speaking [policy.NumKinds]atomic.Int32    // the source whose word counts, and 1; 0: nobody's
-	fleet    *fleet.Fleet                     // nil: none
-	waiting  atomic.Int64                     // bans of other nodes that wait
-	registry *prometheus.Registry
-	metrics  *metrics
 
-	loop     *loop
-	attempts chan sighting // from the event socket, which is never kept waiting
-	read     chan sighting // from mod_cti's log, which waits
-	halt     chan struct{} // closed when nothing is to be read any more
-	requests chan func(*loop)
-	reloads  chan *reloading
-	enforced chan struct{} // closed once all bans are in force for the first time
-	inForce  func()        // closes it
-	changed  chan struct{} // something that unready looks at has changed
-
-	lastError     string // of the event socket, as last logged; the reader's own
-	never         *neverban.Watcher
-	noted         []string // notes of the firewall, as last logged; the enforcer's own
-	neverTold     []string // its problems, as last logged; its own
-	gapTold       bool     // that the log could not be read on where it was; its follower's own
-	pulse         pulse    // of FreeSWITCH, by its events
-	stats         atomic.Pointer[shownPolicy]
-	counts        [policy.NumKinds]atomic.Uint64 // attempts by kind
-	dropped       atomic.Uint64
-	made, refused atomic.Uint64
-	turnedAway    atomic.Uint64 // connections to metrics and health
-
-	announced      atomic.Bool // systemd, that fsban is ready
-	reloadTroubles atomic.Pointer[[]string]
-	groupTroubles  atomic.Pointer[[]string]
-	reloadFailed   atomic.Bool
-	lastReload     atomic.Int64 // unix microseconds: when the configuration in force was read
+	registry   *prometheus.Registry
+	metrics    *metrics
+	readiness  readiness
+	reloader   reloader
+	turnedAway atomic.Uint64          // connections to metrics and health
+	leftover   atomic.Pointer[string] // open problem: an earlier backend's entries
 }
 
 // Run runs fsban with cfg until ctx ends. It returns nil after an orderly end: every ban stays in force and on disk.
@@ -113,99 +83,145 @@ func Run(ctx context.Context, cfg config.Config, opts Options) error {
 	return d.run(ctx)
 }
 
-// open acquires what can fail at once: state file and firewall. It starts nothing.
+// open acquires state file and firewall, which can fail at once, and restores the state. It starts no goroutine.
 func open(cfg config.Config, opts Options) (*Daemon, error) {
 	if opts.LogLost == nil {
 		opts.LogLost = func() uint64 { return 0 }
 	}
 	d := &Daemon{
-		log: opts.Log, opts: opts, started: time.Now(),
-		lines:    detect.New(detect.Options{}),
-		otherLog: make(chan *otherLog),
-		registry: prometheus.NewRegistry(),
-		attempts: make(chan sighting, queueSize),
-		read:     make(chan sighting, 64),
-		halt:     make(chan struct{}),
-		requests: make(chan func(*loop)),
-		reloads:  make(chan *reloading),
-		enforced: make(chan struct{}),
-		changed:  make(chan struct{}, 1),
+		log: opts.Log, opts: opts, started: time.Now(), clock: newClock(), registry: prometheus.NewRegistry(),
+		readiness: newReadiness(), reloader: reloader{requests: make(chan *reloadRequest)},
 	}
-	d.inForce = sync.OnceFunc(func() { close(d.enforced) })
-	// Where mod_cti's log is, is found out once: what is made for it here must be there for as long as anybody asks.
+	// The place of mod_cti's log is looked up once: an entry in the configuration's place must not change while fsban runs.
 	cfg.CTILog.Path = cmp.Or(cfg.CTILog.File(), config.CTILogOff)
-	d.inUse.Store(&cfg)
-	d.lastReload.Store(d.started.UnixMicro())
+	d.config.Store(&cfg)
+	d.reloader.last.Store(d.started.UnixMicro())
 	var err error
-	if d.ledger, err = ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), d.started); err != nil {
+	var before decide.Mode
+	d.ledger, err = ledger.OpenStepped(filepath.Join(cfg.State.Directory, "fsban.db"), d.started, func(state []byte) time.Duration {
+		before = decide.SealedMode(state)
+		return d.clock.Missed(state)
+	})
+	if err != nil {
 		return nil, err
 	}
+	mode := d.startMode(before)
 	if aside := d.ledger.SetAside(); aside != "" {
-		d.log.Error("state file was damaged: set aside, and begun anew from the kernel", "file", aside)
+		d.log.Error("state file was damaged: intact records restored, file set aside", "skipped", d.ledger.Skipped(), "file", aside)
 	}
-	if err := d.openFirewall(); err != nil {
+	b, err := openBackend(&cfg, mode.Watching, d.log)
+	if err != nil {
 		return nil, errors.Join(err, d.ledger.Close())
 	}
-	d.client = esl.NewClient(cfg.FreeSWITCH.Address, d.socket(detect.New(cfg.Detect())))
-	d.never = neverban.New(d.neverBanOptions())
-	d.server = control.NewServer(cfg.Control.Socket, opts.Version, api{d}, d.log)
-	d.loop = d.newLoop()
-	d.metrics = newMetrics(d.registry, d, opts.Version, opts.Revision)
-	from, place := d.loop.restore()
-	if err := d.openFleet(place); err != nil {
-		return nil, errors.Join(err, d.ledger.Close(), d.backend.Close())
+	d.watch.backend.Store(&b)
+	d.wire(mode)
+	if err := d.restore(); err != nil {
+		return nil, errors.Join(err, d.ledger.Close(), b.Close())
 	}
-	d.loop.showPolicy()
-	d.openLog(from)
+	if before.Watching && !mode.Watching {
+		d.dropWatched()
+	}
 	return d, nil
 }
 
-// run starts everything and ends it in the order of the data: sources first, then decisions, then kernel and disk, so
-// that what was read is still decided, and what was decided is still enforced and written.
+// wire makes the parts. They reach each other by the functions and values given here, and by nothing else.
+func (d *Daemon) wire(mode decide.Mode) {
+	cfg := d.cfg()
+	d.metrics = newMetrics(d.registry, d)
+	d.enforcer = d.newEnforcer()
+	d.loop = decide.New(decide.Options{
+		Log: d.log, Ledger: d.ledger, Firewall: d.enforcer, Capacity: d.watch.capacity, Recorder: d.metrics,
+		Settings: settings(cfg), Started: d.started, Mode: mode, Clock: d.clock,
+	})
+	d.sources = newSources(sourceOptions{
+		config: d.cfg, log: d.log, loop: d.loop, metrics: d.metrics, tune: d.opts.tune,
+		changed: d.readiness.check, connected: d.onConnected, gatewayChanged: func() { d.neverBan.watcher.Refresh() },
+	})
+	d.neverBan = newNeverBan(cfg, d.sources.client, d.loop, d.log)
+	d.server = control.NewServer(cfg.Control.Socket, d.opts.Version, api.New(api.Options{
+		Version: d.opts.Version, Started: d.started, Config: d.cfg, Loop: d.loop, Ledger: d.ledger, Enforcer: d.enforcer,
+		Fleet: func() *fleet.Fleet { return d.fleet }, Sources: d.sources.status, Unready: d.unprotected, Problems: d.problems,
+		Reload: d.reloader.request, Watching: d.watch.on.Load, Enforce: d.enforce, Existing: d.existing,
+	}), d.log)
+}
+
+// restore loads the state of an earlier process, and joins the fleet under the name that it had.
+func (d *Daemon) restore() error {
+	name, err := fleetName(d.cfg())
+	if err != nil {
+		return err
+	}
+	restored := d.loop.Restore(d.neverBan.local(), name)
+	if name != "" {
+		if err := d.joinFleet(&restored); err != nil {
+			return err
+		}
+	}
+	d.sources.openLog(&restored)
+	return nil
+}
+
+// settings are the decision loop's part of a configuration.
+func settings(cfg *config.Config) decide.Settings {
+	p := &cfg.Policy
+	return decide.Settings{
+		Rules: p.Rules(), Policy: p.Options(), Sources: configuredSources(cfg), Memory: p.LongestFindTime(),
+		Limits:        book.Limits{MaxBans: cfg.Firewall.MaxBans, BanRate: p.BanRate},
+		History:       decide.History{Keep: time.Duration(cfg.State.History), Max: cfg.State.HistoryMax},
+		ShareFailures: cfg.Fleet.Share == config.ShareFailures,
+	}
+}
+
+// cfg is the configuration in force. It must not be changed.
+func (d *Daemon) cfg() *config.Config { return d.config.Load() }
+
+// run starts everything and ends it in the order of the data: sources first, then decisions, then kernel and disk, so that
+// every attempt that was read is decided, and every decision is enforced and written.
 func (d *Daemon) run(ctx context.Context) error {
 	controlListener, err := d.server.Listen()
 	if err != nil {
-		return errors.Join(err, d.ledger.Close(), d.backend.Close())
+		return errors.Join(err, d.ledger.Close(), d.enforcer.Backend().Close())
 	}
 	d.setGroups()
 	httpListener, err := d.listenHTTP()
 	if err != nil {
-		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.backend.Close())
+		return errors.Join(err, controlListener.Close(), d.ledger.Close(), d.enforcer.Backend().Close())
 	}
 
 	d.log.Info("fsban is starting", "version", d.opts.Version, "freeswitch", d.cfg().FreeSWITCH.Address,
-		"backend", d.cfg().Firewall.Backend, "rules", len(d.loop.engine.Rules()))
+		"enforce", !d.watch.on.Load(), "backend", d.cfg().Firewall.Backend, "rules", len(d.cfg().Policy.Rules()))
 	keepers, stopKeepers := newStage(ctx) // kernel and disk
 	keepers.run("firewall", d.enforcer.Run)
 	keepers.run("ledger", d.ledger.Run)
-	speakers, stopSpeakers := newStage(ctx) // what is decided is still told
+	announcers, stopAnnouncers := newStage(ctx)
 	if d.fleet != nil {
-		speakers.run("fleet", d.fleet.Run)
+		announcers.run("fleet", d.fleet.Run)
 	}
 	deciders, stopDeciders := newStage(ctx)
-	deciders.run("decisions", d.loop.run)
+	deciders.run("decisions", d.loop.Run)
 
-	sources, ctx := errgroup.WithContext(ctx)
-	defer context.AfterFunc(ctx, func() { close(d.halt) })()
-	sources.Go(func() error { return d.client.Run(ctx) })
-	sources.Go(func() error { return d.follow(ctx) })
-	sources.Go(func() error { return d.server.Serve(ctx, controlListener) })
-	sources.Go(func() error { return d.serveReloads(ctx) })
-	sources.Go(func() error { return d.watchdog(ctx) })
-	sources.Go(func() error { return d.never.Run(ctx) })
-	sources.Go(func() error { return d.announce(ctx) })
-	sources.Go(func() error { return d.clear(ctx) })
+	readers, ctx := errgroup.WithContext(ctx)
+	defer d.sources.stopAt(ctx)()
+	readers.Go(func() error { return d.sources.client.Run(ctx) })
+	readers.Go(func() error { return d.sources.followLog(ctx) })
+	readers.Go(func() error { return d.server.Serve(ctx, controlListener) })
+	readers.Go(func() error { return d.serveReloads(ctx) })
+	readers.Go(func() error { return d.watchdog(ctx) })
+	readers.Go(func() error { return d.neverBan.watcher.Run(ctx) })
+	readers.Go(func() error { return d.announceReadiness(ctx) })
+	readers.Go(func() error { return d.removeAbandoned(ctx) })
+	readers.Go(func() error { return d.watchKernel(ctx) })
 	if httpListener != nil {
-		sources.Go(func() error { return d.serveHTTP(ctx, httpListener) })
+		readers.Go(func() error { return d.serveHTTP(ctx, httpListener) })
 	}
-	err = ignoreCanceled(sources.Wait())
+	err = ignoreCanceled(readers.Wait())
 	_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-	err = errors.Join(err, stopDeciders(), stopSpeakers(), stopKeepers(), d.backend.Close())
+	err = errors.Join(err, stopDeciders(), stopAnnouncers(), stopKeepers(), d.enforcer.Backend().Close())
 	d.log.Info("fsban has stopped: its bans stay in force")
 	return err
 }
 
-// A stage is a group of goroutines that outlives the context it was made from: it ends when it is told to.
+// A stage is a group of goroutines that outlives the context it was made from, until it is stopped.
 type stage struct {
 	ctx   context.Context
 	group *errgroup.Group
@@ -236,49 +252,26 @@ func ignoreCanceled(err error) error {
 	return err
 }
 
-func (d *Daemon) wake() {
-	select {
-	case d.changed <- struct{}{}:
-	default:
+// problems are the open problems of the parts that this package owns.
+func (d *Daemon) problems() []string {
+	var list []string
+	if problem := d.sources.pulse.clock.problem(); problem != "" && d.sources.client.State().Up {
+		list = append(list, problem)
 	}
-}
-
-// unready returns why fsban does not protect right now: nothing when it does.
-func (d *Daemon) unready() []string {
-	var why []string
-	if s := d.enforcer.Status(); !s.Enforcing {
-		why = append(why, fmt.Sprintf("bans are not enforced: %v", s.Err))
+	if problem := d.sources.logProblem(); problem != "" {
+		list = append(list, problem)
 	}
-	if s := d.client.State(); !s.Up && !d.followsLog() {
-		if s.Err != nil {
-			why = append(why, "no source of attempts is alive: "+s.Err.Error())
-		} else {
-			why = append(why, "no source of attempts is alive yet")
-		}
+	list = append(list, d.watch.problems()...)
+	list = append(list, d.reloader.problems()...)
+	if problem := d.leftover.Load(); problem != nil {
+		list = append(list, *problem)
 	}
-	return why
-}
-
-// announce tells systemd when fsban is ready, and what is wrong while it is not.
-func (d *Daemon) announce(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-d.changed:
-		}
-		why := d.unready()
-		switch {
-		case len(why) > 0:
-			_, _ = sd.SdNotify(false, "STATUS="+why[0])
-		case !d.announced.Load():
-			d.log.Info("ready", "after", time.Since(d.started).Round(time.Millisecond))
-			d.announced.Store(true) // whoever hears of it may ask for a reload at once
-			_, _ = sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS=protecting")
-		default:
-			_, _ = sd.SdNotify(false, "STATUS=protecting")
-		}
+	_, unknown := d.neverBan.watcher.Status()
+	list = append(list, unknown...)
+	if lost := d.opts.LogLost(); lost > 0 {
+		list = append(list, fmt.Sprintf("%d lines of the log were lost: whatever reads it (journalctl -u fsban) did not take them", lost))
 	}
+	return list
 }
 
 func (d *Daemon) listenHTTP() (net.Listener, error) {
@@ -290,4 +283,27 @@ func (d *Daemon) listenHTTP() (net.Listener, error) {
 		return nil, fmt.Errorf("metrics (http.listen): %w", err)
 	}
 	return l, nil
+}
+
+// text is a log attribute that is left out when empty.
+func text(key, value string) slog.Attr {
+	if value == "" {
+		return slog.Attr{}
+	}
+	return slog.String(key, value)
+}
+
+// configuredSources are the sources that a configuration has.
+func configuredSources(cfg *config.Config) []policy.Source {
+	list := []policy.Source{policy.Event}
+	if len(cfg.CTIEvent.Subclasses) > 0 {
+		list = append(list, policy.CTIEvent)
+	}
+	if cfg.FreeSWITCH.Log {
+		list = append(list, policy.ESLLog)
+	}
+	if cfg.CTILog.File() != "" {
+		list = append(list, policy.CTILog)
+	}
+	return list
 }

@@ -17,10 +17,11 @@ import (
 	"time"
 
 	"fsban/config"
+	"fsban/control"
 	"fsban/internal/redisserver"
 )
 
-// acl is what docs/fleet.md says that Redis has to allow.
+// acl returns the Redis permissions that docs/fleet.md states.
 func acl(t *testing.T) []string {
 	t.Helper()
 	data, err := os.ReadFile("../docs/fleet.md")
@@ -36,6 +37,7 @@ func acl(t *testing.T) []string {
 }
 
 func TestAWrongPasswordIsSaidAndALoginWithTheDocumentedRightsIsEnough(t *testing.T) {
+	t.Parallel()
 	redis := redisserver.Start(t, "--requirepass", "master")
 	cli(t, redis, append([]string{"-a", "master", "acl", "setuser"}, acl(t)...)...)
 	wrong := node(t, redis.Addr(), "wrong", func(c *config.Config) { c.Fleet.Username, c.Fleet.Password = "fsban", "guess" })
@@ -43,7 +45,7 @@ func TestAWrongPasswordIsSaidAndALoginWithTheDocumentedRightsIsEnough(t *testing
 		s := wrong.status()
 		return strings.Contains(strings.Join(s.Problems, "\n"), "fleet: this node is alone: the login to Redis is refused (fleet.username, fleet.password_file)") && !s.Fleet.Up && s.Ready
 	})
-	wrong.fail("203.0.113.66", 5) // it protects all the same
+	wrong.fail("203.0.113.66", 5) // local protection works without Redis
 	wrong.eventually("a ban", func() bool { return len(wrong.ledger.List()) == 1 })
 	right := func(c *config.Config) {
 		c.Fleet.Username, c.Fleet.Password, c.Fleet.Share = "fsban", "s3cret", config.ShareFailures
@@ -54,20 +56,17 @@ func TestAWrongPasswordIsSaidAndALoginWithTheDocumentedRightsIsEnough(t *testing
 	b.fail("203.0.113.67", 1)
 	agree(t, []*rig{a, b}, "203.0.113.1/32")
 	until(t, "a failure is shared", func() bool { return len(a.why("203.0.113.67").Counts) > 0 })
-	if got := a.status(); len(got.Fleet.Nodes) == 0 || got.Fleet.Error != "" {
-		t.Errorf("%+v", got.Fleet)
-	}
-	// Without one of the rights, the one that is missing is said.
+	a.statusIs("in a fleet without an error", func(s control.Status) bool { return len(s.Fleet.Nodes) > 0 && s.Fleet.Error == "" })
+	// A missing permission is named in the problem.
 	cli(t, redis, "-a", "master", "acl", "setuser", "fsban", "-xadd")
 	a.ban("203.0.113.2/32")
-	until(t, "it says what is wrong", func() bool {
-		return strings.Contains(strings.Join(a.status().Problems, "\n"), "the login to Redis may not do what a fleet needs (docs/fleet.md has the ACL)")
-	})
+	a.problem("the login to Redis may not do what a fleet needs (docs/fleet.md has the ACL)")
 	cli(t, redis, "-a", "master", "acl", "setuser", "fsban", "+xadd")
 	agree(t, []*rig{a, b}, "203.0.113.1/32", "203.0.113.2/32")
 }
 
 func TestTLSWithCertificatesOnBothSides(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca, key := certificate(t, dir, "ca", nil, nil)
 	certificate(t, dir, "redis", ca, key)
@@ -86,11 +85,9 @@ func TestTLSWithCertificatesOnBothSides(t *testing.T) {
 	inStep(t, a, b)
 	a.ban("203.0.113.1/32")
 	agree(t, []*rig{a, b}, "203.0.113.1/32")
-	// Whoever cannot prove to be Redis is not believed.
+	// A server without a valid certificate for Redis is refused.
 	c := node(t, "", "c", secure, func(c *config.Config) { c.Fleet.TLS.ServerName = "another" })
-	until(t, "it is not believed", func() bool {
-		return strings.Contains(strings.Join(c.status().Problems, "\n"), "certificate is valid for redis, not another")
-	})
+	c.problem("certificate is valid for redis, not another")
 	d, err := open(func() config.Config {
 		cfg := configFor(t, a.fs)
 		secure(&cfg)
@@ -103,7 +100,7 @@ func TestTLSWithCertificatesOnBothSides(t *testing.T) {
 	_ = redis
 }
 
-// certificate writes NAME.crt and NAME.key, signed by ca, or by itself.
+// certificate writes NAME.crt and NAME.key, signed by ca, or self-signed if ca is nil.
 func certificate(t *testing.T, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -25,8 +25,8 @@ import (
 	"fsban/internal/redisserver"
 )
 
-// fleetChildEnv makes this test program a node with a FreeSWITCH beside it, in namespaces of its own: each has a kernel to
-// itself, and reaches the others through Redis' unix socket alone. Each line of its input is an address that fails once.
+// fleetChildEnv makes this test program a node with its own FreeSWITCH and kernel, in namespaces of its own; it reaches the
+// other nodes only through Redis' unix socket. Each line of its input is an address that fails once.
 const fleetChildEnv = "FSBAN_TEST_FLEET_NODE"
 
 func fleetChildMain(path string) int {
@@ -74,7 +74,7 @@ type guarded struct {
 	input  io.Writer
 }
 
-// guard starts a node that bans for real. It does not wait until it is ready.
+// guard starts a node that enforces in the kernel. It does not wait until the node is ready.
 func guard(t testing.TB, redis *redisserver.Server, name string, change ...func(*config.Config)) *guarded {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fsban")
@@ -121,7 +121,7 @@ func guard(t testing.TB, redis *redisserver.Server, name string, change ...func(
 	return g
 }
 
-// inFleet waits until the nodes protect and are in step.
+// inFleet waits until the nodes protect and are in sync.
 func inFleet(t testing.TB, nodes ...*guarded) {
 	t.Helper()
 	until(t, "all nodes protect and are in step", func() bool {
@@ -134,7 +134,7 @@ func inFleet(t testing.TB, nodes ...*guarded) {
 	})
 }
 
-// holds tells whether the node's kernel has the ban.
+// holds reports whether the node's kernel has the ban.
 func (g *guarded) holds(prefix string) bool {
 	bans, err := g.client.Bans(context.Background(), control.Pick{})
 	return err == nil && slices.ContainsFunc(bans, func(b control.Ban) bool { return b.Prefix.String() == prefix && b.InKernel })
@@ -150,7 +150,7 @@ func fiveNodes(t testing.TB, change ...func(*config.Config)) (nodes []*guarded) 
 	return nodes
 }
 
-// spread bans addresses on the first node and returns how long it took until the kernels of all others had each.
+// spread bans addresses on the first node and returns the times until the kernels of all others had each.
 func spread(t testing.TB, nodes []*guarded, times int) []time.Duration {
 	t.Helper()
 	var took []time.Duration
@@ -178,6 +178,7 @@ func spread(t testing.TB, nodes []*guarded, times int) []time.Duration {
 }
 
 func TestABanOnOneNodeIsInTheKernelOfTheOtherFour(t *testing.T) {
+	t.Parallel()
 	nodes := fiveNodes(t)
 	took := spread(t, nodes, 20)
 	t.Logf("from the order until another node's kernel has the ban: median %v, longest %v", took[len(took)/2], took[len(took)-1])
@@ -190,6 +191,7 @@ func TestABanOnOneNodeIsInTheKernelOfTheOtherFour(t *testing.T) {
 }
 
 func TestAnAttackerOfFiveNodesIsBannedAtTheFifth(t *testing.T) {
+	t.Parallel()
 	nodes := fiveNodes(t, shareFailures)
 	const attacker = "203.0.113.66"
 	for i, g := range nodes {
@@ -216,7 +218,7 @@ func TestAnAttackerOfFiveNodesIsBannedAtTheFifth(t *testing.T) {
 	}
 }
 
-// joined returns how long it takes from the start of a node until its kernel has all n bans of the fleet.
+// joined returns the time from the start of a node until its kernel has all n bans of the fleet.
 func joined(t testing.TB, redis *redisserver.Server, name string, n int) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -233,6 +235,7 @@ func joined(t testing.TB, redis *redisserver.Server, name string, n int) time.Du
 }
 
 func TestANodeThatJoinsEnforcesAllBans(t *testing.T) {
+	t.Parallel()
 	const many = 3_000
 	redis := redisserver.Start(t)
 	a := node(t, redis.Addr(), "a")

@@ -14,17 +14,16 @@ import (
 
 	"fsban/config"
 	"fsban/control"
-	"fsban/firewall"
+	"fsban/decide"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/netns"
 	"fsban/ledger"
 )
 
-// make bench-growth sets this.
+// Set by make bench-growth.
 var growthTo = flag.Int("growth.to", 0, "up to so many bans, and so many tracked addresses; 0: a short form")
 
-// TestGrowth measures what costs more the more bans there are, or the more addresses are tracked, and holds the goals for
-// memory.
+// TestGrowth measures how costs grow with the number of bans and of tracked addresses, and asserts the limits of memory.
 func TestGrowth(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		sizes := []int{1000}
@@ -66,7 +65,7 @@ const (
 
 var costs = []string{costStart, costEvent, costP50, costP99, costRest, costRSS, costOwn, costHeap, costScrape, costStatus, costList, costFile}
 
-// costTable writes what each cost is with so many, as a multiple of what it is with one.
+// costTable returns a table of each cost by size, as a multiple of the cost at size one.
 func costTable(name string, sizes []int, of []map[string]float64) string {
 	text, line := "| "+name, "|---"
 	for _, n := range sizes {
@@ -102,7 +101,7 @@ func places(v float64) int {
 	return 0
 }
 
-// costsOf measures a daemon with so many bans, or so many tracked addresses.
+// costsOf measures a daemon with the given numbers of bans and tracked addresses.
 func costsOf(t *testing.T, bans, tracked int) map[string]float64 {
 	t.Helper()
 	g := grown(t, bans, tracked)
@@ -141,7 +140,7 @@ func costsOf(t *testing.T, bans, tracked int) map[string]float64 {
 	return c
 }
 
-// median is the middle of what f takes, of five times.
+// median returns the median duration of five calls of f.
 func median(f func()) time.Duration {
 	var took []time.Duration
 	for range 5 {
@@ -153,15 +152,16 @@ func median(f func()) time.Duration {
 	return took[len(took)/2]
 }
 
-// A growth is a daemon that holds much.
+// A growth is a daemon with many bans or tracked addresses.
 type growth struct {
 	soak
 	yaml    string
 	started time.Duration // until all bans were in force
-	failed  uint32        // how many strangers have failed
+	failed  uint32        // strangers that have failed so far
 }
 
-// grown starts a daemon, lets it take up so many bans from its state file, and has so many addresses fail once.
+// grown starts a daemon with the given number of bans in its state file, and reports one failure of each of the tracked
+// addresses.
 func grown(t *testing.T, bans, tracked int) *growth {
 	t.Helper()
 	fs := newSwitch(t, fakeswitch.Options{Heartbeat: 20 * time.Second})
@@ -178,8 +178,8 @@ log: {level: error}
 `, fs.Addr(), dir, filepath.Join(dir, "s"))
 	buildProgram(t, dir)
 	g.remember(bans)
-	g.restart(bans) // into a kernel that holds nothing
-	if bans > 0 {   // and what is measured is a restart
+	g.restart(bans) // with an empty kernel
+	if bans > 0 {   // a restart is measured with the bans in the kernel
 		g.program.stop(t)
 		g.restart(bans)
 	}
@@ -187,7 +187,7 @@ log: {level: error}
 	return g
 }
 
-// remember writes bans to the state file, with ends spread over a day from an hour on.
+// remember writes bans to the state file, with ends spread over a day, the first in an hour.
 func (g *growth) remember(bans int) {
 	l, err := ledger.Open(filepath.Join(g.dir, "fsban.db"), time.Now())
 	if err != nil {
@@ -203,7 +203,7 @@ func (g *growth) remember(bans int) {
 	}
 }
 
-// restart starts the daemon and waits until so many bans are in force.
+// restart starts the daemon and waits until the given number of bans is in force.
 func (g *growth) restart(bans int) {
 	g.t.Helper()
 	g.program = runProgram(g.t, g.dir, g.yaml)
@@ -223,7 +223,7 @@ func (g *growth) restart(bans int) {
 
 func (g *growth) pid() int { return g.program.cmd.Process.Pid }
 
-// strangers has so many addresses fail that have never been seen, each once.
+// strangers reports one failure of each of n new addresses.
 func (g *growth) strangers(n int) {
 	if g.acts == nil {
 		g.acts = map[fakeswitch.Situation]*act{fakeswitch.OnePacket: newAct(g.t, fakeswitch.OnePacket, "", "")}
@@ -231,18 +231,18 @@ func (g *growth) strangers(n int) {
 	g.batch = g.batch[:0]
 	for range n {
 		g.failed++
-		g.batch = g.acts[fakeswitch.OnePacket].append(g.batch, who(stranger, g.failed), g.failed%1000, g.failed%1000, time.Now())
+		g.batch = g.acts[fakeswitch.OnePacket].append(g.batch, nthOf(stranger, g.failed), g.failed%1000, g.failed%1000, time.Now())
 	}
 	g.fs.EmitRaw(g.batch)
 }
 
-// track has strangers fail until so many addresses are tracked.
+// track reports failures of new addresses until n addresses are tracked or the table is full.
 func (g *growth) track(n int) {
 	g.t.Helper()
 	for have, full := 0, false; have < n && !full; {
-		more := min(n-have, 4000) // fewer than its queue takes
+		more := min(n-have, 4000) // less than the capacity of the queue
 		g.strangers(more)
-		for was, same := have, 0; have < was+more && same < 500; same++ { // what it did not take is made good by others
+		for was, same := have, 0; have < was+more && same < 500; same++ { // the outer loop replaces dropped attempts
 			time.Sleep(2 * time.Millisecond)
 			status, err := g.client.Status(g.t.Context())
 			if err != nil {
@@ -257,8 +257,7 @@ func (g *growth) track(n int) {
 	g.client.Close()
 }
 
-// event is the CPU time of one event, in microseconds: a failure of an address that has never been seen, 10,000 of them a
-// second, with all that waking up costs.
+// event returns the CPU time of one event in microseconds, wake-ups included: failures of new addresses, 10,000 a second.
 func (g *growth) event() float64 {
 	length := time.Second
 	if *growthTo > 0 {
@@ -282,7 +281,8 @@ func (g *growth) event() float64 {
 	return float64((cpuOf(g.t, g.pid()) - cpu).Microseconds()) / events
 }
 
-// oneMore is what a daemon on the same state takes from an order until the kernel holds one more ban.
+// oneMore returns the latency in microseconds of one more ban, from the order until the kernel holds it, in a daemon with the
+// same state.
 func (g *growth) oneMore() (p50, p99 float64) {
 	g.t.Helper()
 	cfg := configFor(g.t, g.fs)
@@ -295,12 +295,7 @@ func (g *growth) oneMore() (p50, p99 float64) {
 	r.ready()
 	r.eventually("all is in force", func() bool { return r.enforcer.Status().Pending == 0 })
 	for i := range 1000 {
-		now := time.Now()
-		if err := r.do(g.t.Context(), func(l *loop) {
-			if err := l.ban(ledger.Ban{Prefix: netip.PrefixFrom(nth(172, i), 32), Since: now, Until: now.Add(time.Hour), Rule: ruleOperator}, firewall.Cause{Read: now}); err != nil {
-				g.t.Error(err)
-			}
-		}); err != nil {
+		if _, err := r.loop.Ban(g.t.Context(), decide.BanOrder{Prefix: netip.PrefixFrom(nth(172, i), 32), BanTime: time.Hour, Force: true}); err != nil {
 			g.t.Fatal(err)
 		}
 		<-applied.at
@@ -324,7 +319,7 @@ func (g *growth) command(args ...string) {
 
 func (g *growth) heap() float64 { return g.metrics()["go_memstats_heap_alloc_bytes"] / (1 << 20) }
 
-// flush takes away what the daemon has left in the kernel.
+// flush removes the daemon's bans from the kernel.
 func (g *growth) flush(t *testing.T) {
 	t.Helper()
 	if out, err := exec.CommandContext(t.Context(), "ipset", "flush", "fsban4").CombinedOutput(); err != nil {

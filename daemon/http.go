@@ -63,7 +63,7 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, r *http.Request) {
 		alive, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 		defer cancel()
-		if err := d.do(alive, func(*loop) {}); err != nil {
+		if err := d.loop.Do(alive, func() {}); err != nil {
 			http.Error(w, "the decision loop does not answer", http.StatusServiceUnavailable)
 			return
 		}
@@ -77,8 +77,9 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 		fmt.Fprintln(w, "ready")
 	})
 	landing, err := web.NewLandingPage(web.LandingConfig{
-		Name: "fsban", Description: "Guards a FreeSWITCH.", Version: d.opts.Version, Profiling: "false",
-		Links: []web.LandingLinks{{Address: "metrics", Text: "Metrics"}, {Address: "-/ready", Text: "Ready"}, {Address: "-/healthy", Text: "Healthy"}},
+		Name: "fsban", Description: "Bans addresses that attack FreeSWITCH.", Version: d.opts.Version, Profiling: "false",
+		Links: []web.LandingLinks{{Address: "metrics", Text: "Metrics"}, {Address: "-/ready", Text: "Ready"},
+			{Address: "-/healthy", Text: "Healthy"}},
 	})
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)

@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"fsban/internal/fakeswitch"
+	"fsban/internal/testenv"
 )
 
-// However many connect to the metrics, a bounded number is let in; the others are closed at once and
-// counted, and places that come free are given again.
+// The metrics server accepts a bounded number of connections, closes and counts the others at once, and reuses free places.
 func TestVisitorsAreBoundedAndCounted(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
-	cfg.HTTP.Listen = freePort(t)
+	cfg.HTTP.Listen = testenv.Address(t)
 	r := start(t, fs, cfg)
 	r.ready()
 	var open []net.Conn
@@ -30,7 +31,7 @@ func TestVisitorsAreBoundedAndCounted(t *testing.T) {
 		open = nil
 	}
 	defer leave()
-	// A connection over which nothing is asked lasts for the time that a request may take to come: this may take a while here.
+	// A connection without a request lasts until the request timeout, so this may take a while.
 	r.eventually("one is closed at once", func() bool {
 		for range maxVisitors {
 			c, err := net.Dial("tcp", cfg.HTTP.Listen)
@@ -42,7 +43,7 @@ func TestVisitorsAreBoundedAndCounted(t *testing.T) {
 		return r.turnedAway.Load() > 0
 	})
 	last := open[len(open)-1]
-	_ = last.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = last.SetReadDeadline(time.Now().Add(patience))
 	if n, err := last.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
 		t.Errorf("the last one: %d bytes, %v", n, err)
 	}
@@ -64,7 +65,7 @@ func TestVisitorsAreBoundedAndCounted(t *testing.T) {
 	}
 }
 
-// Whoever reaches the port can fail to shake hands as often as they like: that is for those who debug, in fsban's own log.
+// Any peer that reaches the port can cause failed handshakes: they are logged at debug level, and only to fsban's log.
 func TestHandshakesThatFailAreNoNoise(t *testing.T) {
 	var noise syncBuffer
 	log.SetOutput(&noise)
@@ -72,7 +73,7 @@ func TestHandshakesThatFailAreNoNoise(t *testing.T) {
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	certificate(t, cfg.State.Directory, "web", nil, nil)
-	cfg.HTTP.Listen, cfg.HTTP.WebConfigFile = freePort(t), filepath.Join(cfg.State.Directory, "web.yml")
+	cfg.HTTP.Listen, cfg.HTTP.WebConfigFile = testenv.Address(t), filepath.Join(cfg.State.Directory, "web.yml")
 	if err := os.WriteFile(cfg.HTTP.WebConfigFile, []byte("tls_server_config: {cert_file: web.crt, key_file: web.key}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -17,11 +17,10 @@ import (
 	"fsban/internal/netns"
 )
 
-// make bench-growth sets this.
+// Set by make bench-growth.
 var idleFor = flag.Duration("idle.for", 0, "watch a quiet fsban for so long; 0: a short form")
 
-// TestIdle measures what fsban takes where there is next to nothing to do: how often it wakes up, its CPU time, its memory.
-// FreeSWITCH sends its heartbeat, as often as a real one.
+// TestIdle measures wake-ups, CPU time and memory of an almost idle daemon. FreeSWITCH sends its heartbeat at the default rate.
 func TestIdle(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		length, bans, tracked := time.Second, 1000, 1000
@@ -43,7 +42,7 @@ func TestIdle(t *testing.T) {
 			table += fmt.Sprintf("| %s | %.1f | %.1f | %.0f | %.0f | %.0f | %.0f | %.0f |\n", row.name,
 				c.voluntary+c.involuntary, c.involuntary, 60_000*c.cpu, 86_400*c.cpu, c.rss, c.own, c.heap)
 			if row.bans+row.tracked == 0 && !row.day {
-				most := 500.0 // soon after the start, on whatever machine: something spins
+				most := 500.0 // soon after the start; above it, a goroutine spins
 				if *idleFor > 0 {
 					most = 50
 				}
@@ -61,20 +60,20 @@ func TestIdle(t *testing.T) {
 	}, "iptables", "ip6tables", "ipset")
 }
 
-// A cost is what a daemon took, a second.
+// A cost is the resource use of a daemon, per second.
 type cost struct {
-	voluntary, involuntary, cpu float64 // switches of all threads, and seconds
-	rss, own, heap              float64 // MiB, in the end; own is without the program and the pages of its files
+	voluntary, involuntary, cpu float64 // context switches of all threads, and CPU seconds
+	rss, own, heap              float64 // MiB at the end; own excludes the program and its files' pages
 }
 
-// rest measures g for so long, where day is an ordinary day: some phones register, and now and then one fails.
+// rest measures g for a duration. day adds an ordinary day's load: phones register, and now and then one fails.
 func (g *growth) rest(length time.Duration, day bool) cost {
 	g.t.Helper()
 	events := []event{{time.Hour, fakeswitch.Heartbeat}}
 	if day {
 		events = []event{{100 * time.Millisecond, fakeswitch.Success}, {3 * time.Second, fakeswitch.OnePacket}}
 	}
-	g.live(length/3, events) // what the start left to do
+	g.live(length/3, events) // let the start's background work finish
 	wasCPU, wasSwitches := cpuOf(g.t, g.pid()), switches(g.t, g.pid())
 	began := time.Now()
 	g.live(length, events)
@@ -90,13 +89,13 @@ func (g *growth) rest(length time.Duration, day bool) cost {
 	}
 }
 
-// An event of an ordinary day comes so often.
+// An event is a situation and its interval on an ordinary day.
 type event struct {
 	every time.Duration
 	what  fakeswitch.Situation
 }
 
-// live plays events of phones for so long.
+// live plays events of phones for a duration.
 func (g *growth) live(length time.Duration, events []event) {
 	end := time.After(length)
 	timers := make([]<-chan time.Time, 2)
@@ -115,11 +114,11 @@ func (g *growth) live(length time.Duration, events []event) {
 			i = 1
 		}
 		user := strconv.Itoa(1000 + n%100)
-		g.fs.Emit(events[i].what, fakeswitch.Caller{Addr: netip.AddrFrom4(who(phone, uint32(n%100))), User: user}, time.Now())
+		g.fs.Emit(events[i].what, fakeswitch.Caller{Addr: netip.AddrFrom4(nthOf(phone, uint32(n%100))), User: user}, time.Now())
 	}
 }
 
-// switches are how often the threads of a process have slept and gone on, of their own will and not.
+// switches returns the voluntary and involuntary context switches of all threads of a process.
 func switches(t testing.TB, pid int) (n [2]uint64) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
@@ -147,7 +146,7 @@ func switches(t testing.TB, pid int) (n [2]uint64) {
 	return n
 }
 
-// cpuOf is the CPU time of a process, to the nanosecond. /proc tells it to 10 ms.
+// cpuOf returns the CPU time of a process in nanoseconds; /proc has it in steps of 10 ms.
 func cpuOf(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	var ts unix.Timespec
@@ -157,7 +156,7 @@ func cpuOf(t testing.TB, pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// digits writes n with commas.
+// digits formats n with thousands separators.
 func digits(n int) string {
 	text := strconv.Itoa(n)
 	for i := len(text) - 3; i > 0; i -= 3 {

@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/metrics.golden and the tables of docs/metrics.md")
 
-// everything returns a daemon that does not run, with all that a configuration can bring.
+// everything returns a daemon that does not run, with every optional feature configured.
 func everything(t testing.TB) *Daemon {
 	t.Helper()
 	cfg := configFor(t, fakeswitch.New(fakeswitch.Options{}))
@@ -44,14 +44,14 @@ func opened(t testing.TB, cfg config.Config) *Daemon {
 		if err := d.ledger.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := d.backend.Close(); err != nil {
+		if err := d.enforcer.Backend().Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return d
 }
 
-// ours gathers fsban's own metrics, and fails where there are others than Go's and the process's.
+// ours gathers fsban's own metrics. It fails on other metrics than Go's and the process's.
 func ours(t testing.TB, d *Daemon) []*dto.MetricFamily {
 	t.Helper()
 	all, err := d.registry.Gather()
@@ -72,6 +72,7 @@ func ours(t testing.TB, d *Daemon) []*dto.MetricFamily {
 }
 
 func TestMetricsAreAsPrometheusWantsThem(t *testing.T) {
+	t.Parallel()
 	problems, err := testutil.GatherAndLint(everything(t).registry)
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v %v", problems, err)
@@ -121,12 +122,12 @@ func TestMetricsAreTheseAndNoOthers(t *testing.T) {
 
 func kindOf(f *dto.MetricFamily) string { return strings.ToLower(f.GetType().String()) }
 
-// difference is the lines that only one of two texts has.
+// difference returns the lines that only one of two texts has.
 func difference(want, got string) string {
 	var b strings.Builder
 	lines := func(sign, a, other string) {
 		there := strings.Split(other, "\n")
-		for _, line := range strings.Split(a, "\n") {
+		for line := range strings.SplitSeq(a, "\n") {
 			if !slices.Contains(there, line) {
 				fmt.Fprintln(&b, sign, line)
 			}
@@ -141,6 +142,7 @@ func difference(want, got string) string {
 }
 
 func TestHistogramsAreClassicAndNative(t *testing.T) {
+	t.Parallel()
 	d, found := everything(t), 0
 	d.metrics.latency.Observe(.0003)
 	for _, f := range ours(t, d) {
@@ -149,7 +151,7 @@ func TestHistogramsAreClassicAndNative(t *testing.T) {
 		}
 		for _, m := range f.GetMetric() {
 			found++
-			// 1.1 a bucket is schema 3: 2^(1/8) is the next below it.
+			// Factor 1.1 between buckets selects schema 3, whose factor 2^(1/8) is the next smaller one.
 			if h := m.GetHistogram(); h.GetSchema() != 3 || h.GetZeroThreshold() == 0 || len(h.GetBucket()) == 0 {
 				t.Errorf("%s: schema %d, %d classic buckets", f.GetName(), h.GetSchema(), len(h.GetBucket()))
 			}
@@ -161,8 +163,9 @@ func TestHistogramsAreClassicAndNative(t *testing.T) {
 }
 
 func TestAScrapeListsNothing(t *testing.T) {
+	t.Parallel()
 	d := everything(t)
-	backend := &listless{Backend: d.backend}
+	backend := &listless{Backend: d.enforcer.Backend()}
 	d.enforcer = firewall.NewEnforcer(backend, firewall.EnforcerOptions{Operated: func(op firewall.Operation, _ time.Duration, _ error) {
 		t.Errorf("a scrape does %s", op)
 	}})
@@ -174,7 +177,7 @@ func TestAScrapeListsNothing(t *testing.T) {
 	}
 }
 
-// listless counts how often it is asked for what it knows.
+// listless counts the calls of Dropped.
 type listless struct {
 	firewall.Backend
 	asked int
@@ -185,18 +188,18 @@ func (l *listless) Dropped() map[string]firewall.Dropped {
 	return l.Backend.Dropped()
 }
 
-// textOf says what stands in place of label values that are not the same everywhere.
+// textOf replaces values of labels that depend on the build.
 var textOf = map[string]string{
 	"profile":   "the names that FreeSWITCH has (16 at most), unknown, other",
-	"rule":      "the names in `policy.rules`, office, operator",
-	"backend":   "iptables, nftables, rules, dry-run",
+	"rule":      "the names in `policy.rules`, office, operator, fleet",
+	"backend":   "iptables, nftables, rules, none",
 	"version":   "text",
 	"revision":  "text",
 	"goversion": "text",
 }
 
-// TestMetricsAreDocumented compares docs/metrics.md with what there is: each metric has a row there, with its type, labels,
-// help, and what to do with it, which is written by hand.
+// TestMetricsAreDocumented compares docs/metrics.md with the metrics: each has a row with its type, labels and help, and with
+// an action, which is written by hand.
 func TestMetricsAreDocumented(t *testing.T) {
 	const file = "../docs/metrics.md"
 	rows := make(map[string]string)

@@ -1,12 +1,11 @@
 package daemon
 
 import (
-	"slices"
-
 	"fsban/fleet"
+	"fsban/fleet/merge"
 )
 
-// ofFleet exports how the fleet stands. These are there only where one is configured.
+// ofFleet registers the metrics of the fleet. They exist only if a fleet is configured.
 func (*metrics) ofFleet(t table, d *Daemon) {
 	gauge := func(name, help string, f func(fleet.Status) float64) {
 		t.gauge(name, help, func() float64 { return f(d.fleet.Status()) })
@@ -14,24 +13,42 @@ func (*metrics) ofFleet(t table, d *Daemon) {
 	counter := func(name, help string, f func(fleet.Status) uint64) {
 		t.counterOf(name, help, func() uint64 { return f(d.fleet.Status()) })
 	}
-	gauge("fsban_fleet_connected", "1 while the fleet's Redis answers, and takes what this node says.", func(s fleet.Status) float64 { return boolean(s.Up) })
-	gauge("fsban_fleet_in_step", "1 while nothing waits to be said to the fleet or to be taken from it.", func(s fleet.Status) float64 { return boolean(s.InStep) })
-	gauge("fsban_fleet_nodes", "Nodes of the fleet that were heard in the last 30 s, this one included.", func(s fleet.Status) float64 { return float64(s.Nodes) })
-	gauge("fsban_fleet_behind", "Entries of the fleet's log that are not read yet.", func(s fleet.Status) float64 { return float64(s.Behind) })
-	gauge("fsban_fleet_queue", "What waits to be said to the fleet.", func(s fleet.Status) float64 { return float64(s.Queue) })
-	gauge("fsban_fleet_clock_skew_seconds", "Redis' clock minus ours.", func(s fleet.Status) float64 { return s.Skew.Seconds() })
-	t.gauge("fsban_fleet_waiting", "Bans of other nodes that wait because too many came at once.", func() float64 { return float64(d.waiting.Load()) })
-	counter("fsban_fleet_queue_dropped_total", "What found no room in the queue. What of it is in force is said later; attempts are lost.", func(s fleet.Status) uint64 { return s.Dropped })
-	counter("fsban_fleet_errors_total", "Exchanges with Redis that failed. They are repeated.", func(s fleet.Status) uint64 { return s.Errors })
-	counter("fsban_fleet_resyncs_total", "How often all that Redis holds was read: at the start, and where the log had not gone on.", func(s fleet.Status) uint64 { return s.Resyncs })
-	counter("fsban_fleet_gaps_total", "Parts of the fleet's log that were gone before they were read: attempts in them are lost.", func(s fleet.Status) uint64 { return s.Gaps })
-	counter("fsban_fleet_full_total", "Statements that found no room in Redis.", func(s fleet.Status) uint64 { return s.Full })
-	var whats []fleet.What
-	for w := range fleet.NumWhat {
-		whats = append(whats, w)
+	gauge("fsban_fleet_connected", "1 if the fleet's Redis answers and accepts this node's statements, 0 otherwise.",
+		func(s fleet.Status) float64 { return boolean(s.Up) })
+	gauge("fsban_fleet_in_step", "1 if no statement of this node or of another waits to be sent or applied, 0 otherwise.",
+		func(s fleet.Status) float64 { return boolean(s.InStep) })
+	gauge("fsban_fleet_nodes", "Nodes of the fleet seen in the last 30 s, including this one.",
+		func(s fleet.Status) float64 { return float64(s.Nodes) })
+	gauge("fsban_fleet_unread_statements",
+		"Entries of the fleet's stream that this node has not read.", func(s fleet.Status) float64 { return float64(s.Behind) })
+	gauge("fsban_fleet_queued_statements",
+		"Statements queued to be sent to the fleet.", func(s fleet.Status) float64 { return float64(s.Queue) })
+	gauge("fsban_fleet_clock_skew_seconds",
+		"Clock of Redis minus the clock of this host.", func(s fleet.Status) float64 { return s.Skew.Seconds() })
+	t.gauge("fsban_fleet_waiting_bans", "Bans of other nodes delayed by the rate limit for remote bans.",
+		func() float64 { return float64(d.loop.Observed().Waiting) })
+	counter("fsban_fleet_queue_dropped_total",
+		"Statements dropped because the queue was full. Bans and allowances in force are announced later; attempts are lost.",
+		func(s fleet.Status) uint64 { return s.Dropped })
+	counter("fsban_fleet_errors_total", "Failed exchanges with Redis. Each is retried.",
+		func(s fleet.Status) uint64 { return s.Errors })
+	counter("fsban_fleet_resyncs_total", "Complete reads of the state in Redis: at the start, and after a gap in the stream.",
+		func(s fleet.Status) uint64 { return s.Resyncs })
+	counter("fsban_fleet_gaps_total", "Stream ranges trimmed before this node read them. Their attempts are lost.",
+		func(s fleet.Status) uint64 { return s.Gaps })
+	counter("fsban_fleet_redis_full_total",
+		"Statements that Redis had no capacity for.", func(s fleet.Status) uint64 { return s.Full })
+	var kinds []merge.Kind
+	for k := range merge.NumKinds {
+		kinds = append(kinds, k)
 	}
-	countersOf(t, "fsban_fleet_sent_total", "What this node has said to the fleet.", "what", whats, d.fleet.Sent)
-	countersOf(t, "fsban_fleet_received_total", "What other nodes have said.", "what", whats, d.fleet.Received)
-	countersOf(t, "fsban_fleet_refused_total", "What other nodes have said and was not taken. rate: it waits.", "reason", fleet.Reasons[:],
-		func(reason string) uint64 { return d.fleet.Refused(slices.Index(fleet.Reasons[:], reason)) })
+	countersOf(t, "fsban_fleet_sent_total", "Statements sent to the fleet, by kind.", "kind", kinds, d.fleet.Sent)
+	countersOf(t, "fsban_fleet_received_total", "Statements received from other nodes, by kind.", "kind", kinds, d.fleet.Received)
+	var refusals []merge.Refusal
+	for r := range merge.NumRefusals {
+		refusals = append(refusals, r)
+	}
+	countersOf(t, "fsban_fleet_refused_total",
+		"Statements of other nodes that were not applied, by reason. rate: delayed by the rate limit.", "reason", refusals,
+		d.fleet.Refused)
 }

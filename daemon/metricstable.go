@@ -8,7 +8,7 @@ import (
 )
 
 // A table registers metrics. With every label goes its closed set of values, all of which are there from the start, so that
-// zero is visible. A value's text is what fmt prints of it.
+// zero is visible. A value's text is fmt's.
 type table struct{ prometheus.Registerer }
 
 func (t table) counter(name, help string) prometheus.Counter {
@@ -44,7 +44,8 @@ func (t table) gauge(name, help string, f func() float64) {
 // countersOf and gauges are counterOf and gauge for each value of a label.
 func countersOf[V any](t table, name, help, label string, values []V, f func(V) uint64) {
 	for _, v := range values {
-		t.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{label: fmt.Sprint(v)}},
+		t.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help,
+			ConstLabels: prometheus.Labels{label: fmt.Sprint(v)}},
 			func() float64 { return float64(f(v)) }))
 	}
 }
@@ -56,8 +57,8 @@ func gauges[V any](t table, name, help, label string, values []V, f func(V) floa
 	}
 }
 
-// seconds are the options of a histogram of durations: of the classic kind, and of the native one for whoever scrapes that,
-// whose buckets are a tenth apart and a hundred at most.
+// seconds are the options of a histogram of durations: of the classic kind, and of the native one with at most a hundred buckets
+// that are a tenth apart.
 func seconds(name, help string, buckets ...float64) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: buckets,

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -13,13 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"fsban/config"
 	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/ledger"
 )
 
-// A night is ten thousand failures of three hundred addresses, each told three times, in ragged order: by sofia's events,
-// by mod_cti's line on the log stream, and by its file. It takes twenty seconds.
+// A night is 10,000 failures of 300 addresses, each reported three times, with random delays: by sofia's event, by mod_cti's
+// line on the log stream, and by its file. It takes 20 s.
 const (
 	nightFailures  = 10_000
 	nightAddresses = 300
@@ -27,19 +29,49 @@ const (
 	nightRagged    = 60 * time.Millisecond
 )
 
-// A happening is what comes next in the night.
+// A happening is a scheduled action.
 type happening struct {
 	after time.Duration
 	do    func()
 }
 
-// TestANightCountsExactly plays a night while a script kills and restores the event socket, kills the daemon with SIGKILL
-// and starts it again, and rotates and truncates the log. What was counted of each address must be what it did.
+// A night is the schedule of TestANightCountsExactly, with the expected counts.
+type night struct {
+	t        *testing.T
+	fs       *fakeswitch.Switch
+	address  string // of fs
+	cfg      config.Config
+	client   *control.Client
+	log      *ctiWriter
+	daemon   process
+	rng      *rand.Rand
+	begin    time.Time
+	schedule []happening
+
+	truth map[netip.Addr]int
+	story map[netip.Addr][]string // of each address: failures and counted attempts, by time
+	tales []func()                // add the failures to story
+}
+
+// TestANightCountsExactly plays a night while a script breaks and restores the event socket, kills and restarts the daemon, and
+// rotates and truncates the log. Every failure must be counted exactly once.
 func TestANightCountsExactly(t *testing.T) {
+	t.Parallel()
+	n := newNight(t)
+	n.addFailures()
+	n.addFaults()
+	n.play()
+	n.end()
+	n.compare(n.count())
+	if t.Failed() {
+		t.Logf("the last daemon's log:\n%s", n.daemon.log)
+	}
+}
+
+func newNight(t *testing.T) *night {
 	fs := newSwitch(t, fakeswitch.Options{})
-	address := fs.Addr()
 	cfg := configFor(t, fs)
-	for i := range cfg.Policy.Ruleset { // nobody is banned: a ban would end the counting
+	for i := range cfg.Policy.Ruleset { // no bans: a ban would end the counting
 		cfg.Policy.Ruleset[i].Enabled = cfg.Policy.Ruleset[i].Name == "auth"
 	}
 	cfg.Policy.MaxRetry = 1000
@@ -48,148 +80,175 @@ func TestANightCountsExactly(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := control.NewClient(cfg.Control.Socket)
-	defer client.Close()
-	log := &ctiWriter{t: t, path: cfg.CTILog.Path, client: client}
-	log.open()
-	p := spawn(t, &cfg)
-	subscribed := func() {
-		if err := fs.WaitSubscribed(t.Context(), "sofia::register_failure"); err != nil {
-			t.Fatal(err)
-		}
+	t.Cleanup(func() { client.Close() })
+	seed := cmp.Or(*chaosSeed, 1)
+	t.Logf("seed %d: another one with -chaos.seed", seed)
+	n := &night{
+		t: t, fs: fs, address: fs.Addr(), cfg: cfg, client: client, log: &ctiWriter{t: t, path: cfg.CTILog.Path, client: client},
+		rng: rand.New(rand.NewPCG(seed, seed)), truth: make(map[netip.Addr]int), story: make(map[netip.Addr][]string),
 	}
-	subscribed()
+	n.log.open()
+	n.spawn()
+	n.subscribed()
+	n.begin = time.Now().Add(100 * time.Millisecond)
+	return n
+}
 
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, seed))
-	upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
-	truth := make(map[netip.Addr]int)
-	story := make(map[netip.Addr][]string) // of each, what was counted and what it did, by time
-	var tales []func()                     // that tell the latter
-	var night []happening
-	begin := time.Now().Add(100 * time.Millisecond)
+func (n *night) upTo(d time.Duration) time.Duration { return time.Duration(n.rng.Int64N(int64(d))) }
+
+// addFailures schedules each failure with its three reports.
+func (n *night) addFailures() {
 	for range nightFailures {
-		after := upTo(nightLength)
-		at := sync.OnceValue(func() time.Time { return begin.Add(after) })
-		addr := netip.AddrFrom4([4]byte{203, 0, 113 + byte(rng.IntN(2)), byte(rng.IntN(nightAddresses / 2))})
-		truth[addr]++
-		c := fakeswitch.Caller{Addr: addr, User: fmt.Sprint(1000 + rng.IntN(3))}
-		tales = append(tales, func() {
-			story[addr] = append(story[addr], fmt.Sprintf("%v %s failed", at().UnixMicro(), c.User))
+		after := n.upTo(nightLength)
+		at := sync.OnceValue(func() time.Time { return n.begin.Add(after) })
+		addr := netip.AddrFrom4([4]byte{203, 0, 113 + byte(n.rng.IntN(2)), byte(n.rng.IntN(nightAddresses / 2))})
+		n.truth[addr]++
+		c := fakeswitch.Caller{Addr: addr, User: fmt.Sprint(1000 + n.rng.IntN(3))}
+		n.tales = append(n.tales, func() {
+			n.story[addr] = append(n.story[addr], fmt.Sprintf("%v %s failed", at().UnixMicro(), c.User))
 		})
-		night = append(night,
-			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.WrongPassword, c, at()) }},
-			happening{after + upTo(nightRagged), func() { fs.Emit(fakeswitch.CTILine, c, at()) }},
-			happening{after + upTo(nightRagged), func() { log.failure(c, at()) }})
-	}
-	script := func(after time.Duration, do func()) { night = append(night, happening{2 * after, do}) }
-	kill := func() {
-		if err := p.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = p.cmd.Wait()
-	}
-	again := func() { p = spawn(t, &cfg) }
-	socketDies := func(how fakeswitch.Ending) func() {
-		return func() {
-			fs.CloseListener()
-			fs.End(how)
-		}
-	}
-	socketBack := func() {
-		if err := fs.Listen(address); err != nil {
-			t.Fatal(err)
-		}
-	}
-	script(800*time.Millisecond, func() { fs.End(fakeswitch.Kill) })
-	script(1500*time.Millisecond, log.rotate)
-	script(2000*time.Millisecond, socketDies(fakeswitch.HalfFrame))
-	script(2600*time.Millisecond, socketBack)
-	script(3300*time.Millisecond, kill)
-	script(3500*time.Millisecond, log.rotate) // while nobody reads
-	script(3700*time.Millisecond, again)
-	script(4600*time.Millisecond, log.removeAndCreate)
-	script(5200*time.Millisecond, socketDies(fakeswitch.Reset))
-	script(5400*time.Millisecond, kill)
-	script(5450*time.Millisecond, again) // the file alone
-	script(6000*time.Millisecond, socketBack)
-	script(6400*time.Millisecond, subscribed)
-	script(6800*time.Millisecond, log.copyTruncate) // events speak: nothing is lost
-	script(7400*time.Millisecond, socketDies(fakeswitch.Kill))
-	script(7800*time.Millisecond, func() { // the file speaks
-		log.copyTruncate()
-		log.discarded++
-	})
-	script(8200*time.Millisecond, socketBack)
-	script(8600*time.Millisecond, func() { fs.End(fakeswitch.Reload) })
-	script(9000*time.Millisecond, kill)
-	script(9001*time.Millisecond, again)
-	slices.SortStableFunc(night, func(a, b happening) int { return int(a.after - b.after) })
-	for _, h := range night {
-		time.Sleep(time.Until(begin.Add(h.after)))
-		began := time.Now()
-		h.do()
-		// Where something had to be waited for, nobody failed meanwhile: else what was told of long after it happened would look
-		// like what happened then.
-		if waited := time.Since(began); waited > 100*time.Millisecond {
-			begin = begin.Add(waited)
-		}
-	}
-	// What the sources told last must be read, and sealed.
-	subscribed()
-	log.caughtUp()
-	for before, now := uint64(0), told(t, client); now != before; before, now = now, told(t, client) {
-		time.Sleep(2 * time.Second)
-	}
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, p.log)
-	}
-
-	counted := make(map[netip.Addr]int)
-	total := 0
-	l, err := ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if _, unreadable, err := l.Journal(func(e ledger.Entry) {
-		a := &e.Attempt
-		counted[a.Addr]++
-		total++
-		story[a.Addr] = append(story[a.Addr], fmt.Sprintf("%v %s was counted, told by %v", a.At.UnixMicro(), a.User, a.Source))
-	}); err != nil || unreadable > 0 {
-		t.Fatal(err, unreadable)
-	}
-	// A truncation costs a line at most, where the file alone spoke.
-	t.Logf("%d of %d counted; %d lines may be lost to copytruncate", total, nightFailures, log.discarded)
-	off := 0
-	for addr, n := range truth {
-		if counted[addr] > n || counted[addr] < n-log.discarded {
-			t.Errorf("%v: %d counted of %d", addr, counted[addr], n)
-		}
-		off += n - counted[addr]
-	}
-	if off < 0 || off > log.discarded || len(counted) > len(truth) {
-		t.Errorf("%d failures are missing, %d may be; %d addresses of %d", off, log.discarded, len(counted), len(truth))
-	}
-	if t.Failed() {
-		for _, tell := range tales {
-			tell()
-		}
-		for addr, n := range truth {
-			if counted[addr] != n {
-				slices.Sort(story[addr])
-				t.Logf("%v, by microseconds:\n%s", addr, strings.Join(story[addr], "\n"))
-			}
-		}
-		t.Logf("the last daemon's log:\n%s", p.log)
+		n.schedule = append(n.schedule,
+			happening{after + n.upTo(nightRagged), func() { n.fs.Emit(fakeswitch.WrongPassword, c, at()) }},
+			happening{after + n.upTo(nightRagged), func() { n.fs.Emit(fakeswitch.CTILine, c, at()) }},
+			happening{after + n.upTo(nightRagged), func() { n.log.failure(c, at()) }})
 	}
 }
 
-// told is how many attempts the daemon knows of.
+// addFaults schedules the script of faults.
+func (n *night) addFaults() {
+	for _, f := range []happening{
+		{800 * time.Millisecond, func() { n.fs.End(fakeswitch.Kill) }},
+		{1500 * time.Millisecond, n.log.rotate},
+		{2000 * time.Millisecond, n.socketDies(fakeswitch.HalfFrame)},
+		{2600 * time.Millisecond, n.socketBack},
+		{3300 * time.Millisecond, n.kill},
+		{3500 * time.Millisecond, n.log.rotate}, // while no daemon reads
+		{3700 * time.Millisecond, n.spawn},
+		{4600 * time.Millisecond, n.log.removeAndCreate},
+		{5200 * time.Millisecond, n.socketDies(fakeswitch.Reset)},
+		{5400 * time.Millisecond, n.kill},
+		{5450 * time.Millisecond, n.spawn}, // only the file is readable
+		{6000 * time.Millisecond, n.socketBack},
+		{6400 * time.Millisecond, n.subscribed},
+		{6800 * time.Millisecond, n.log.copyTruncate}, // the event socket is active: nothing is lost
+		{7400 * time.Millisecond, n.socketDies(fakeswitch.Kill)},
+		{7800 * time.Millisecond, func() { // the file is active
+			n.log.copyTruncate()
+			n.log.discarded++
+		}},
+		{8200 * time.Millisecond, n.socketBack},
+		{8600 * time.Millisecond, func() { n.fs.End(fakeswitch.Reload) }},
+		{9000 * time.Millisecond, n.kill},
+		{9001 * time.Millisecond, n.spawn},
+	} {
+		n.schedule = append(n.schedule, happening{2 * f.after, f.do})
+	}
+}
+
+func (n *night) spawn() { n.daemon = spawn(n.t, &n.cfg) }
+
+func (n *night) kill() {
+	if err := n.daemon.cmd.Process.Kill(); err != nil {
+		n.t.Fatal(err)
+	}
+	_ = n.daemon.cmd.Wait()
+}
+
+func (n *night) subscribed() {
+	if err := n.fs.WaitSubscribed(n.t.Context(), "sofia::register_failure"); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *night) socketDies(how fakeswitch.Ending) func() {
+	return func() {
+		n.fs.CloseListener()
+		n.fs.End(how)
+	}
+}
+
+func (n *night) socketBack() {
+	if err := n.fs.Listen(n.address); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// play runs the schedule.
+func (n *night) play() {
+	slices.SortStableFunc(n.schedule, func(a, b happening) int { return int(a.after - b.after) })
+	for _, h := range n.schedule {
+		time.Sleep(time.Until(n.begin.Add(h.after)))
+		began := time.Now()
+		h.do()
+		// No failures during a long wait: one reported long after it happened would count as a new one.
+		if waited := time.Since(began); waited > 100*time.Millisecond {
+			n.begin = n.begin.Add(waited)
+		}
+	}
+}
+
+// end stops the daemon after the last reports are read and written to disk.
+func (n *night) end() {
+	n.subscribed()
+	n.log.caughtUp()
+	for before, now := uint64(0), told(n.t, n.client); now != before; before, now = now, told(n.t, n.client) {
+		time.Sleep(2 * time.Second)
+	}
+	if err := n.daemon.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := n.daemon.cmd.Wait(); err != nil {
+		n.t.Fatalf("%v\n%s", err, n.daemon.log)
+	}
+}
+
+// count returns the attempts of each address in the journal.
+func (n *night) count() map[netip.Addr]int {
+	l, err := ledger.Open(filepath.Join(n.cfg.State.Directory, "fsban.db"), time.Now())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer l.Close()
+	counted := make(map[netip.Addr]int)
+	if _, unreadable, err := l.Journal(func(e ledger.Entry) {
+		a := &e.Attempt
+		counted[a.Addr]++
+		n.story[a.Addr] = append(n.story[a.Addr], fmt.Sprintf("%v %s was counted, reported by %v", a.At.UnixMicro(), a.User, a.Source))
+	}); err != nil || unreadable > 0 {
+		n.t.Fatal(err, unreadable)
+	}
+	return counted
+}
+
+// compare asserts that counts equal failures. Each truncation while only the file is active may lose one line.
+func (n *night) compare(counted map[netip.Addr]int) {
+	lines, total, missing := n.log.discarded, 0, 0
+	for addr, failures := range n.truth {
+		if counted[addr] > failures || counted[addr] < failures-lines {
+			n.t.Errorf("%v: %d counted of %d", addr, counted[addr], failures)
+		}
+		total += counted[addr]
+		missing += failures - counted[addr]
+	}
+	n.t.Logf("%d of %d counted; %d lines may be lost to copytruncate", total, nightFailures, lines)
+	if missing < 0 || missing > lines || len(counted) > len(n.truth) {
+		n.t.Errorf("%d failures are missing, %d may be; %d addresses of %d", missing, lines, len(counted), len(n.truth))
+	}
+	if !n.t.Failed() {
+		return
+	}
+	for _, tell := range n.tales {
+		tell()
+	}
+	for addr, failures := range n.truth {
+		if counted[addr] != failures {
+			slices.Sort(n.story[addr])
+			n.t.Logf("%v, by microseconds:\n%s", addr, strings.Join(n.story[addr], "\n"))
+		}
+	}
+}
+
+// told returns the number of attempts that the daemon has received.
 func told(t *testing.T, client *control.Client) (n uint64) {
 	t.Helper()
 	s, err := client.Status(t.Context())
@@ -202,7 +261,7 @@ func told(t *testing.T, client *control.Client) (n uint64) {
 	return n
 }
 
-// A ctiWriter writes mod_cti's file, and has it rotated.
+// A ctiWriter writes and rotates mod_cti's file.
 type ctiWriter struct {
 	t         *testing.T
 	path      string
@@ -213,8 +272,8 @@ type ctiWriter struct {
 	discarded int
 }
 
-// caughtUp waits until the daemon has read the last line that was written: a line since then, and no more for a second. What
-// is removed or cut before that is lost, for whoever reads it.
+// caughtUp waits until the daemon has read the last line written: it has read a later line, and none for a second. Lines
+// removed or truncated before that are lost to any reader.
 func (w *ctiWriter) caughtUp() {
 	w.t.Helper()
 	var nudged, read, since time.Time
@@ -248,7 +307,7 @@ func (w *ctiWriter) check(errs ...error) {
 	}
 }
 
-// nothing writes a line that is none, and has the log be looked at once more.
+// nothing appends an unrelated line, so that the daemon reads the log again.
 func (w *ctiWriter) nothing() {
 	_, err := fmt.Fprintln(w.file, "a line that is none")
 	w.check(err)
@@ -266,7 +325,7 @@ func (w *ctiWriter) failure(c fakeswitch.Caller, at time.Time) {
 	w.check(err)
 }
 
-// rotate renames the file. The writer writes on to it for a while, as a program does that is told a moment later.
+// rotate renames the file. The writer appends to the old file for a while, like a program that reopens its log later.
 func (w *ctiWriter) rotate() {
 	w.rotations++
 	w.check(os.Rename(w.path, fmt.Sprintf("%s.%d", w.path, 100-w.rotations)))
@@ -285,8 +344,8 @@ func (w *ctiWriter) removeAndCreate() {
 	w.open()
 }
 
-// copyTruncate does what logrotate does. What is written between the two is gone, here nothing; but the first line of the
-// file that is cut may be the end of one, as far as a reader can know, so it is not believed.
+// copyTruncate rotates as logrotate does. Lines written between copy and truncation would be lost; here there are none. A
+// reader discards the first line after a truncation, because it may be the end of a longer one.
 func (w *ctiWriter) copyTruncate() {
 	w.caughtUp()
 	w.rotations++

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"fsban/control"
 	"fsban/internal/fakeswitch"
 )
 
-// listenToNotify returns what next says that systemd was told.
+// listenToNotify receives systemd notifications. next returns the next one.
 func listenToNotify(t *testing.T) (next func() string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fsban")
@@ -32,7 +33,7 @@ func listenToNotify(t *testing.T) (next func() string) {
 	t.Setenv("NOTIFY_SOCKET", path)
 	return func() string {
 		t.Helper()
-		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		buf := make([]byte, 4096)
 		n, err := conn.Read(buf)
 		if err != nil {
@@ -51,7 +52,7 @@ func TestSystemdIsToldOfReloadsAndThatDecisionsAreMade(t *testing.T) {
 	opts, hangup := f.options(), make(chan os.Signal, 1)
 	opts.Hangup = hangup
 	r := startWith(t, fs, f.cfg, opts, nil)
-	// until waits for a message, and returns how often a sign of life came before it.
+	// until waits for a message and returns the number of watchdog messages before it.
 	until := func(what string) (alive int) {
 		t.Helper()
 		for said := next(); !strings.Contains(said, what); said = next() {
@@ -72,22 +73,20 @@ func TestSystemdIsToldOfReloadsAndThatDecisionsAreMade(t *testing.T) {
 		until("RELOADING=1\nMONOTONIC_USEC=")
 		until("READY=1")
 	}
-	if got := r.metric("fsban_config_reloads_total"); got != "result=failed 1\nresult=ok 1\n" {
-		t.Errorf("fsban_config_reloads_total\n%s", got)
-	}
+	r.metricIs("fsban_config_reloads_total", "result=failed 1\nresult=ok 1\n")
 	until("WATCHDOG=1")
 	until("WATCHDOG=1")
-	// While the loop does not answer there is no sign of life, and then there is one again.
+	// A blocked loop stops the watchdog messages; they resume afterwards.
 	stuck, release := make(chan struct{}), make(chan struct{})
 	done := make(chan error, 1)
-	go func() { done <- r.do(context.Background(), func(*loop) { close(stuck); <-release }) }()
+	go func() { done <- r.loop.Do(context.Background(), func() { close(stuck); <-release }) }()
 	<-stuck
-	hangup <- syscall.SIGHUP // the file is wrong still: this is told without the loop
+	hangup <- syscall.SIGHUP // the file is still invalid: this is reported without the loop
 	until("RELOADING=1")
 	until("READY=1")
-	time.Sleep(300 * time.Millisecond) // time for six of them, where it is a mistake
+	time.Sleep(300 * time.Millisecond) // six intervals of the watchdog
 	hangup <- syscall.SIGHUP
-	if n := until("RELOADING=1"); n > 1 { // one may have been on its way
+	if n := until("RELOADING=1"); n > 1 { // one may have been sent before
 		t.Errorf("%d signs of life of a loop that stands", n)
 	}
 	until("READY=1")
@@ -98,18 +97,23 @@ func TestSystemdIsToldOfReloadsAndThatDecisionsAreMade(t *testing.T) {
 	until("WATCHDOG=1")
 }
 
-func TestSystemdIsToldOnceFsbanProtects(t *testing.T) {
+// systemd's readiness means that bans are in force. A boot does not wait for a source; status reports the missing source.
+func TestSystemdIsNotifiedOnceBansAreInForce(t *testing.T) {
 	next := listenToNotify(t)
 	fs := newSwitch(t, fakeswitch.Options{})
 	fs.SetFault(fakeswitch.DenyAddress)
 	r := start(t, fs, configFor(t, fs))
-	for said := next(); !strings.Contains(said, "denied this address"); said = next() {
-		if strings.Contains(said, "READY=1") {
-			t.Fatalf("ready, without a source: %q", said)
-		}
+	ready, denied := false, false
+	for !ready || !denied {
+		said := next()
+		ready, denied = ready || strings.HasPrefix(said, "READY=1\nSTATUS=no source of attempts is alive"), denied || strings.Contains(said, "denied this address")
 	}
+	r.statusIs("enforcing without a source", func(s control.Status) bool {
+		return !s.Ready && s.Firewall.Enforcing && strings.Contains(strings.Join(s.Problems, "\n"), "no source of attempts is alive")
+	})
+	r.metricIs("fsban_ready", "0\n")
 	fs.SetFault(fakeswitch.NoFault)
-	for said := next(); !strings.Contains(said, "READY=1"); said = next() {
+	for said := next(); said != "STATUS=protecting"; said = next() {
 		if !strings.HasPrefix(said, "STATUS=") {
 			t.Fatalf("said %q", said)
 		}

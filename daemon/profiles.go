@@ -8,8 +8,8 @@ import (
 	"fsban/policy"
 )
 
-// profiles count attempts by sofia profile. What a profile is called is FreeSWITCH's configuration and no peer's choice; all
-// the same there are maxProfiles names at most, and none that is no name. It belongs to the decision loop.
+// profiles count attempts by sofia profile. The names come from FreeSWITCH's configuration and not from peers; all the
+// same there are at most maxProfiles, and only well-formed ones. It belongs to the decision loop.
 type profiles struct {
 	vec   *prometheus.CounterVec
 	known map[string]map[policy.Kind]prometheus.Counter
@@ -53,7 +53,7 @@ func (p *profiles) count(name string, k policy.Kind) {
 	kinds[k].Inc()
 }
 
-// isProfileName tells whether name can be the label of a metric without surprising anybody.
+// isProfileName reports whether name is harmless as the label of a metric.
 func isProfileName(name string) bool {
 	return len(name) <= 40 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
 }

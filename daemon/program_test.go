@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,19 +19,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"fsban/internal/testenv"
 )
 
-// A program is fsban itself, as it is installed, in a process of its own: what it takes of memory is what it takes there,
-// without the race detector.
+// A program is the built fsban in a process of its own, so that memory is measured without the race detector and the test.
 type program struct {
 	cmd     *exec.Cmd
-	metrics string // where they are
+	metrics string // address of /metrics
 	log     string // file
 	ended   chan struct{}
-	err     error // what it ended with
+	err     error // result of the process
 }
 
-// startProgram builds fsban, and runs it with a configuration.
+// startProgram builds fsban and runs it with a configuration.
 func startProgram(t *testing.T, dir, yaml string, env ...string) *program {
 	t.Helper()
 	buildProgram(t, dir)
@@ -49,12 +49,12 @@ func buildProgram(t *testing.T, dir string) {
 	}
 }
 
-// runProgram runs what buildProgram has built into dir.
+// runProgram runs the fsban that buildProgram built into dir.
 func runProgram(t *testing.T, dir, yaml string, env ...string) *program {
 	t.Helper()
 	p := &program{log: filepath.Join(dir, "log"), ended: make(chan struct{})}
 	file, path := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "fsban")
-	address := freeAddress(t)
+	address := testenv.Address(t)
 	p.metrics = "http://" + address + "/metrics"
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(yaml, "127.0.0.1:0", address)), 0o600); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func runProgram(t *testing.T, dir, yaml string, env ...string) *program {
 	return p
 }
 
-// stop ends it in order.
+// stop terminates it in order.
 func (p *program) stop(t *testing.T) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -95,7 +95,7 @@ func (p *program) stop(t *testing.T) {
 
 var gcTrace = regexp.MustCompile(`^gc \d+ @\S+ \d+%: ([0-9.]+)\+[0-9.]+\+([0-9.]+) ms clock`)
 
-// said is its log, without what the garbage collector says.
+// said returns its log without the garbage collector's trace.
 func (p *program) said(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
@@ -107,7 +107,7 @@ func (p *program) said(t *testing.T) string {
 	return b.String()
 }
 
-// pauses are those in which the garbage collector let nothing else run, in order of length.
+// pauses returns the garbage collector's stop-the-world pauses, sorted by length.
 func (p *program) pauses(t *testing.T) []time.Duration {
 	t.Helper()
 	var all []time.Duration
@@ -140,17 +140,6 @@ func (p *program) read(t *testing.T, line func(string)) {
 	}
 }
 
-// freeAddress is one on loopback that nobody listens on. In namespaces of our own nobody else takes it.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // metricValues are samples of metrics by name and labels, as /metrics writes them.
 type metricValues map[string]float64
 
@@ -172,7 +161,7 @@ next:
 	return sum
 }
 
-// latency is the bound below which a share of all bans were in the kernel.
+// latency returns the histogram bound below which a share of all bans reached the kernel.
 func (m metricValues) latency(share float64) string {
 	best, all := math.Inf(1), m["fsban_ban_latency_seconds_count"]
 	for series, n := range m {
@@ -220,14 +209,14 @@ func (p *program) scrape(ctx context.Context) (metricValues, error) {
 	return m, nil
 }
 
-// A sample is what a process holds at a moment.
+// A sample is the resource use of a process at one moment.
 type sample struct {
 	rss, anonymous, peak       uint64 // bytes
 	files, threads, goroutines int
 	cpu                        time.Duration
 }
 
-// measure looks at a process from outside.
+// measure samples a process through /proc.
 func measure(pid int) (sample, error) {
 	var s sample
 	proc := fmt.Sprintf("/proc/%d/", pid)
@@ -241,7 +230,7 @@ func measure(pid int) (sample, error) {
 		if len(fields) == 0 {
 			continue
 		}
-		n, _ := strconv.ParseUint(fields[0], 10, 64) // what is no number is not looked at
+		n, _ := strconv.ParseUint(fields[0], 10, 64) // 0 if not a number
 		switch name {
 		case "VmRSS":
 			s.rss = n << 10

@@ -10,7 +10,7 @@ import (
 	"fsban/esl"
 )
 
-// A pulse is what the events say of FreeSWITCH itself. The event socket's reader takes it; anybody may look.
+// A pulse is FreeSWITCH's own state according to its events. The event socket's reader writes it; any goroutine may read it.
 type pulse struct {
 	last   atomic.Int64 // when the last event was read, unix microseconds
 	beat   atomic.Pointer[detect.Heartbeat]
@@ -22,7 +22,7 @@ type pulse struct {
 func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) {
 	p.last.Store(now.UnixMicro())
 	if at, ok := detect.EventTime(ev); ok {
-		p.clock.hear(at, now)
+		p.clock.add(at, now)
 	}
 	if beat, ok := d.Heartbeat(ev); ok {
 		kept := beat // or every event would cost an allocation
@@ -39,19 +39,19 @@ func (p *pulse) heartbeat() detect.Heartbeat {
 	return detect.Heartbeat{}
 }
 
-// A clock tells how far FreeSWITCH's clock is ahead of ours. An event is read a while after it happened, never before: so
-// the largest difference of a minute is nearest to the truth, however late most events are.
+// A clock estimates how far FreeSWITCH's clock is ahead of ours. An event is read a while after it happened, never before: so
+// the largest difference of a minute is the best estimate, however late most events are.
 type clock struct {
 	began        time.Time // of the window
 	best, before time.Duration
 	offset       atomic.Int64 // nanoseconds
 }
 
-// clockWindow is half of what is looked at. FreeSWITCH's heartbeat comes every 20 s.
+// clockWindow is half of the time that an estimate covers. FreeSWITCH's heartbeat comes every 20 s.
 const clockWindow = 30 * time.Second
 
-// hear belongs to the reader.
-func (c *clock) hear(at, now time.Time) {
+// add belongs to the reader.
+func (c *clock) add(at, now time.Time) {
 	offset := at.Sub(now)
 	switch age := now.Sub(c.began); {
 	case c.began.IsZero() || age >= 2*clockWindow:
@@ -64,20 +64,21 @@ func (c *clock) hear(at, now time.Time) {
 	c.offset.Store(int64(max(c.best, c.before)))
 }
 
-// ahead is 0 as long as nothing was heard.
+// ahead is 0 before the first event.
 func (c *clock) ahead() time.Duration { return time.Duration(c.offset.Load()) }
 
-// skewed is how far the two clocks may be apart before somebody should know: what several sources tell of is matched
-// within two seconds.
+// skewed is the difference of the two clocks that is reported: reports of several sources are matched within two seconds.
 const skewed = 2 * time.Second
 
-// trouble says what of it needs a human, or nothing.
-func (c *clock) trouble() string {
+// problem returns the open problem of the clock, or "".
+func (c *clock) problem() string {
 	switch ahead := c.ahead(); {
 	case ahead > skewed:
-		return fmt.Sprintf("FreeSWITCH's clock is %v ahead of ours: set the clocks by NTP, and have FreeSWITCH take over its host's with fsctl sync_clock", ahead.Round(100*time.Millisecond))
+		return fmt.Sprintf("FreeSWITCH's clock is %v ahead of ours: set the clocks by NTP, and have FreeSWITCH take over its host's with "+
+			"fsctl sync_clock", ahead.Round(100*time.Millisecond))
 	case ahead < -skewed:
-		return fmt.Sprintf("FreeSWITCH's clock is %v behind ours, or its events come that late: set the clocks by NTP, and have FreeSWITCH take over its host's with fsctl sync_clock", -ahead.Round(100*time.Millisecond))
+		return fmt.Sprintf("FreeSWITCH's clock is %v behind ours, or its events come that late: set the clocks by NTP, and have FreeSWITCH take "+
+			"over its host's with fsctl sync_clock", -ahead.Round(100*time.Millisecond))
 	}
 	return ""
 }

@@ -20,8 +20,9 @@ import (
 	"fsban/ledger"
 )
 
-// A daemon that finds a read-only file system where it must write says which setting, and does not start.
+// A daemon that finds a read-only file system where it must write names the setting and does not start.
 func TestReadOnlyPlacesAreSaidAtTheStart(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		set  func(cfg *config.Config, place string)
 		want string
@@ -66,8 +67,9 @@ func TestReadOnlyPlacesAreSaidAtTheStart(t *testing.T) {
 	}
 }
 
-// What cannot be written while the daemon runs is in force, said, and written later.
+// A ban that cannot be written is in force, reported as a problem, and written later.
 func TestBansThatCannotBeWrittenAreInForceAndSaid(t *testing.T) {
+	t.Parallel()
 	netns.Run(t, func(t *testing.T) {
 		assign(t)
 		fs := newSwitch(t, fakeswitch.Options{})
@@ -83,11 +85,7 @@ func TestBansThatCannotBeWrittenAreInForceAndSaid(t *testing.T) {
 		}
 		wait := func(what string, ok func() bool) {
 			t.Helper()
-			for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("not %s after a minute\n%s", what, p.log)
-				}
-			}
+			wait(t, what, ok, p.log.String)
 		}
 		wait("ready", func() bool { s, err := client.Status(t.Context()); return err == nil && s.Ready })
 		var before unix.Rlimit

@@ -6,49 +6,67 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
-
-	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"fsban/config"
 	"fsban/control"
 	"fsban/detect"
 )
 
-// A reloading is a wish that the configuration is read again, and what came of it.
-type reloading struct {
+// A reloader takes requests to read the configuration file again, one after the other, and keeps their result for status and
+// metrics.
+type reloader struct {
+	requests chan *reloadRequest
+	last     atomic.Int64 // unix microseconds: when the configuration in force was read
+	failed   atomic.Bool  // the last reload
+	file     atomic.Pointer[[]string]
+	groups   atomic.Pointer[[]string] // problems of the control socket's groups
+}
+
+// A reloadRequest waits for its result.
+type reloadRequest struct {
 	by     string
 	result control.Reload
 	err    error
 	done   chan struct{}
 }
 
-// bySignal stands where somebody is named who reloads.
+// bySignal stands in place of an operator for a reload by signal.
 const bySignal = "SIGHUP"
 
-// cfg is the configuration in force. It is not to be changed.
-func (d *Daemon) cfg() *config.Config { return d.inUse.Load() }
-
-// Reload has the configuration read again because an operator says so.
-func (a api) Reload(ctx context.Context, by string) (control.Reload, error) {
-	r := &reloading{by: by, done: make(chan struct{})}
+// request has the configuration read again because an operator orders it.
+func (r *reloader) request(ctx context.Context, by string) (control.Reload, error) {
+	q := &reloadRequest{by: by, done: make(chan struct{})}
 	select {
-	case a.reloads <- r:
+	case r.requests <- q:
 	case <-ctx.Done():
 		return control.Reload{}, ctx.Err()
 	}
 	select {
-	case <-r.done: // it is finished whoever waits for it
-		return r.result, r.err
+	case <-q.done: // a reload that has begun is finished
+		return q.result, q.err
 	case <-ctx.Done():
 		return control.Reload{}, ctx.Err()
 	}
 }
 
-// serveReloads reads the configuration again when somebody says so, one after the other, until ctx ends.
+// problems returns the open problems of the last reload.
+func (r *reloader) problems() []string {
+	var list []string
+	for _, some := range []*[]string{r.file.Load(), r.groups.Load()} {
+		if some != nil {
+			list = append(list, *some...)
+		}
+	}
+	return list
+}
+
+// serveReloads reads the configuration again on request, one after the other, until ctx ends.
 func (d *Daemon) serveReloads(ctx context.Context) error {
 	for {
 		select {
@@ -58,44 +76,53 @@ func (d *Daemon) serveReloads(ctx context.Context) error {
 			if _, err := d.reload(ctx, bySignal); err != nil {
 				d.log.Error("configuration not reloaded: the old one stays in force", "by", bySignal, "error", err)
 			}
-		case r := <-d.reloads:
+		case r := <-d.reloader.requests:
 			r.result, r.err = d.reload(ctx, r.by)
 			close(r.done)
 		}
 	}
 }
 
-// reload reads the configuration and goes on with it. Where it is wrong nothing changes.
+// reload reads the configuration and puts it into force. If it is wrong nothing changes.
 func (d *Daemon) reload(ctx context.Context, by string) (control.Reload, error) {
-	d.tellReloading()
-	defer d.tellReloaded()
-	next, err := d.readAgain()
+	d.notifyReloading()
+	defer d.notifyReloaded()
+	next, err := d.readConfig()
 	if err != nil {
 		d.reloaded(err, nil)
 		return control.Reload{}, &control.ConfigError{Text: err.Error()}
 	}
 	now, changed, pending := d.cfg().Reload(next)
-	if err := d.goOnWith(ctx, &now); err != nil {
+	d.watch.file.Store(next.Firewall.Enforce)
+	if err := d.apply(ctx, &now); err != nil {
 		d.reloaded(err, pending)
 		return control.Reload{}, err
 	}
 	d.reloaded(nil, pending)
-	d.log.Info("configuration reloaded", "by", by, text("changed", strings.Join(changed, " ")), text("needs_restart", strings.Join(pending, " ")))
+	if err := d.settleOrder(ctx); err != nil {
+		return control.Reload{}, err
+	}
+	d.log.Info("configuration reloaded", "by", by, text("changed", strings.Join(changed, " ")),
+		text("needs_restart", strings.Join(pending, " ")))
 	return control.Reload{Changed: append([]string{}, changed...), NeedsRestart: append([]string{}, pending...)}, nil
 }
 
-func (d *Daemon) readAgain() (config.Config, error) {
+func (d *Daemon) readConfig() (config.Config, error) {
 	if d.opts.Load == nil {
 		return config.Config{}, errors.New("this fsban was started without a configuration file")
 	}
 	next, err := d.opts.Load()
+	if err != nil {
+		return next, err
+	}
+	_, err = CheckFiles(&next)
 	next.CTILog.Path = cmp.Or(next.CTILog.File(), config.CTILogOff)
 	return next, err
 }
 
-// reloaded notes what came of it, for status and metrics.
+// reloaded keeps the result for status and metrics.
 func (d *Daemon) reloaded(err error, pending []string) {
-	var troubles []string
+	var problems []string
 	result := reloadOK
 	if err != nil {
 		result = reloadFailed
@@ -103,124 +130,88 @@ func (d *Daemon) reloaded(err error, pending []string) {
 		if several {
 			first += fmt.Sprintf(" (and %d more: fsban check)", strings.Count(more, "\n")+1)
 		}
-		troubles = append(troubles, "the configuration was not reloaded, the old one is in force: "+first)
+		problems = append(problems, "the configuration was not reloaded, the old one is in force: "+first)
 	}
+	pending = slices.DeleteFunc(slices.Clone(pending), func(key string) bool { return key == keyEnforce }) // see watch.problems
 	if len(pending) > 0 {
-		troubles = append(troubles, "what the configuration file says needs a restart: "+strings.Join(pending, ", "))
+		problems = append(problems, "settings in the configuration file that need a restart: "+strings.Join(pending, ", "))
 	}
-	d.reloadTroubles.Store(&troubles)
+	d.reloader.file.Store(&problems)
 	d.metrics.reloads[result].Inc()
-	d.reloadFailed.Store(err != nil)
+	d.reloader.failed.Store(err != nil)
 	if err == nil {
-		d.lastReload.Store(time.Now().UnixMicro())
+		d.reloader.last.Store(time.Now().UnixMicro())
 	}
 }
 
-// goOnWith puts a configuration into force, part by part. Of what is counted, banned and held nothing is lost.
-func (d *Daemon) goOnWith(ctx context.Context, now *config.Config) error {
+// apply puts a configuration into force, part by part. Counts, bans and held bans are kept.
+func (d *Daemon) apply(ctx context.Context, now *config.Config) error {
 	was := d.cfg()
 	if d.opts.SetLog != nil && was.Log != now.Log {
 		d.opts.SetLog(now.Log)
 	}
 	if was.Firewall.MaxBans != now.Firewall.MaxBans || was.Firewall.Check != now.Firewall.Check {
-		// The kernel has room before anything is put there.
+		// The kernel has room before a ban is put there.
 		if err := d.enforcer.Set(ctx, time.Duration(now.Firewall.Check), now.Firewall.MaxBans); err != nil {
 			return err
 		}
 	}
-	d.inUse.Store(now)
+	d.config.Store(now)
 	d.setGroups()
-	if err := d.do(ctx, func(l *loop) { l.goOnWith(&now.Policy) }); err != nil {
+	s := settings(now)
+	d.metrics.ofRules(s.Rules)
+	if err := d.loop.Apply(ctx, s); err != nil {
 		return err
 	}
-	if err := d.never.Set(ctx, d.neverBanOptions()); err != nil {
+	if err := d.neverBan.watcher.Reconfigure(ctx, d.neverBan.options(now)); err != nil {
 		return err
 	}
 	d.watchPeer()
-	d.hearAgain(was, now)
+	d.sources.resubscribe(was, now)
 	if was.CTILog.Path != now.CTILog.Path {
-		return d.followOther(ctx)
+		return d.sources.switchLog(ctx, now)
 	}
 	return nil
 }
 
-// goOnWith has other rules and options decide from now on. What is counted for a rule that counts the same stays.
-func (l *loop) goOnWith(p *config.Policy) {
-	opts := p.Options()
-	opts.Seed = l.seed
-	rules := p.Rules()
-	for i := range rules {
-		l.metrics.bans.WithLabelValues(rules[i].Name) // zero is visible
-	}
-	l.engine.SetRules(rules, opts)
-	l.arbiter.SetSources(time.Now(), l.sources()...)
-}
-
-// setGroups lets those into the control socket whom the configuration names.
+// setGroups lets the configured groups into the control socket.
 func (d *Daemon) setGroups() {
 	problems := d.server.SetGroups(d.cfg().Control.Readers, d.cfg().Control.Admins)
 	for _, p := range problems {
-		if old := d.groupTroubles.Load(); old == nil || !slices.Contains(*old, p) {
+		if old := d.reloader.groups.Load(); old == nil || !slices.Contains(*old, p) {
 			d.log.Warn("control socket", "problem", p)
 		}
 	}
-	d.groupTroubles.Store(&problems)
+	d.reloader.groups.Store(&problems)
 }
 
-// watchPeer has the event socket's other end never banned, or not, as the configuration says.
+// noAddr is no address.
+var noAddr netip.Addr
+
+// onConnected runs in the event socket's goroutine.
+func (d *Daemon) onConnected() {
+	d.watchPeer()
+	d.neverBan.watcher.Refresh()
+}
+
+// watchPeer adds the event socket's other end to the never-ban list, or removes it, as configured.
 func (d *Daemon) watchPeer() {
-	state := d.client.State()
+	state := d.sources.client.State()
 	if peer, ok := state.Peer.(*net.TCPAddr); ok && d.cfg().Policy.IgnoreSelf {
-		d.never.SetPeer(peer.AddrPort().Addr().Unmap())
+		d.neverBan.watcher.SetPeer(peer.AddrPort().Addr().Unmap())
 	} else if !d.cfg().Policy.IgnoreSelf {
-		d.never.SetPeer(noAddr)
+		d.neverBan.watcher.SetPeer(noAddr)
 	}
 }
 
-// hearAgain has the event socket asked for other events where that is needed. The connection stays where it can.
-func (d *Daemon) hearAgain(was, now *config.Config) {
+// resubscribe requests other events from the event socket if needed. The connection stays if it can.
+func (s *sources) resubscribe(was, now *config.Config) {
 	before, detector := detect.New(was.Detect()), detect.New(now.Detect())
 	if was.FreeSWITCH.Address != now.FreeSWITCH.Address || !reflect.DeepEqual(Subscription(was, before), Subscription(now, detector)) {
-		d.client.Change(now.FreeSWITCH.Address, d.socket(detector))
+		s.client.Reconfigure(now.FreeSWITCH.Address, s.socket(now, detector))
 		return
 	}
 	if !reflect.DeepEqual(was.Detect(), now.Detect()) {
-		d.hears.Store(detector) // with the same headers
-	}
-}
-
-// tellReloading tells systemd, as Type=notify-reload wants it.
-func (d *Daemon) tellReloading() {
-	if d.announced.Load() {
-		_, _ = sd.SdNotify(false, sd.SdNotifyReloading+"\n"+sd.SdNotifyMonotonicUsec())
-	}
-}
-
-func (d *Daemon) tellReloaded() {
-	if d.announced.Load() {
-		_, _ = sd.SdNotify(false, sd.SdNotifyReady)
-		d.wake()
-	}
-}
-
-// watchdog tells systemd that decisions are made, twice as often as it wants to hear that, until ctx ends.
-func (d *Daemon) watchdog(ctx context.Context) error {
-	every, err := sd.SdWatchdogEnabled(false)
-	if err != nil || every <= 0 {
-		return nil
-	}
-	ticker := time.NewTicker(every / 2)
-	defer ticker.Stop()
-	for {
-		alive, cancel := context.WithTimeout(ctx, every/2)
-		if d.do(alive, func(*loop) {}) == nil {
-			_, _ = sd.SdNotify(false, sd.SdNotifyWatchdog)
-		}
-		cancel()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
+		s.detector.Store(detector) // with the same headers
 	}
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
@@ -12,9 +11,9 @@ import (
 	"time"
 
 	"fsban/config"
-	"fsban/firewall"
+	"fsban/decide"
 	"fsban/internal/fakeswitch"
-	"fsban/ledger"
+	"fsban/internal/testenv"
 	"fsban/policy"
 )
 
@@ -30,28 +29,23 @@ func benchmarkScrape(b *testing.B, bans, tracked int) {
 	fs := newSwitch(b, fakeswitch.Options{})
 	cfg := configFor(b, fs)
 	cfg.Firewall.Backend, cfg.Firewall.Check = config.BackendIPTables, config.Duration(time.Second)
-	cfg.HTTP.Listen = freePort(b)
+	cfg.HTTP.Listen = testenv.Address(b)
 	r := start(b, fs, cfg)
 	r.ready()
 	now := time.Now()
-	if err := r.do(b.Context(), func(l *loop) {
-		for i := range tracked {
-			l.engine.Observe(policy.Attempt{Addr: nth(20, i), At: now, Kind: policy.AuthFailure, User: "1000"})
+	for i := range tracked {
+		r.loop.OfferLine(decide.Line{Attempt: policy.Attempt{Addr: nth(20, i), At: now, Kind: policy.AuthFailure, User: "1000"}, Read: now}, nil)
+	}
+	for i := range bans {
+		if _, err := r.loop.Ban(b.Context(), decide.BanOrder{Prefix: netip.PrefixFrom(nth(10, i), 32), BanTime: time.Hour, Force: true}); err != nil {
+			b.Fatal(err)
 		}
-		for i := range bans {
-			prefix, until := netip.PrefixFrom(nth(10, i), 32), now.Add(time.Hour)
-			l.ledger.Add(ledger.Ban{Prefix: prefix, Since: now, Until: until, Rule: ruleOperator})
-			l.enforcer.Ban(prefix, until, firewall.Cause{Read: now})
-		}
-		l.showPolicy()
-	}); err != nil {
-		b.Fatal(err)
 	}
 	r.eventually("all of it is in force and said", func() bool {
 		s := r.enforcer.Status()
-		return s.Pending == 0 && s.Sets["ipv4"].Entries == bans && r.stats.Load().Tracked == tracked
+		return s.Pending == 0 && s.Sets["ipv4"].Entries == bans && r.loop.Observed().Policy.Tracked == tracked
 	})
-	if err := r.ledger.Flush(); err != nil { // what is measured is a daemon that has come to rest
+	if err := r.ledger.Flush(); err != nil { // measure an idle daemon
 		b.Fatal(err)
 	}
 	runtime.GC()
@@ -90,14 +84,4 @@ func scrape(t testing.TB, client *http.Client, url string) int {
 
 func nth(first byte, i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{first, byte(i >> 16), byte(i >> 8), byte(i)})
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -26,29 +26,29 @@ import (
 	"fsban/policy"
 )
 
-// make soak sets these.
+// Set by make soak.
 var (
 	soakFor  = flag.Duration("soak.for", 0, "soak for so long; 0: a short form")
 	soakRate = flag.Int("soak.rate", 1500, "events a second")
 )
 
-// The addresses of those who play in a soak: the first byte says who it is.
+// Addresses of the actors of a soak, by their first byte.
 const (
 	stranger = 101 + iota // fails once; there are very many
 	phone                 // logs in
 	attacker              // fails until it is banned
 	calling               // calls without credentials
-	refused               // an access list refuses it
-	asking                // is asked for a password, and does not answer
-	ordered               // operators ban it
-	allowed               // operators allow it
-	guesser               // the one who must be banned in the end
+	refused               // refused by an access list
+	asking                // challenged, does not answer
+	ordered               // banned by operators
+	allowed               // allowed by operators
+	guesser               // banned in the end
 )
 
-// TestSoak has a daemon live through everything at once, at several times what a FreeSWITCH can emit where it is given the
-// time: failures from very many addresses, logins, challenges, mod_cti's word on the log stream and in its file, refused
-// calls and addresses, bans that begin and end, an operator who never rests, a firewall that is flushed, and a socket that
-// dies. What was played is what it counted; and in the end it holds no more than in the beginning.
+// TestSoak runs a daemon under all kinds of load at once, with -soak.for at several times the rate that a FreeSWITCH can emit:
+// failures from very many addresses, logins, challenges, mod_cti's reports in the log stream and in its file, refused calls and
+// addresses, bans that begin and end, operator requests, firewall flushes, and a socket that fails. The metrics must equal the
+// load exactly, and resources at rest must not grow.
 func TestSoak(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		length, rounds := 5*time.Second, 2
@@ -79,8 +79,8 @@ func TestSoak(t *testing.T) {
 		s.quiet()
 		after := s.atRest()
 		s.report(samples, before, after)
-		t.Logf("exact: %d of %d rounds; in the others the socket died by itself", exact, rounds)
-		// A connection that is about to be closed is one or two of each. What leaks in thousands of requests is more.
+		t.Logf("compared %d of %d rounds; in the others the socket failed by itself", exact, rounds)
+		// A connection about to close adds one or two of each. A leak in thousands of requests adds more.
 		if after.goroutines > before.goroutines+4 || after.files > before.files+4 {
 			t.Errorf("at rest before: %d goroutines, %d files; after: %d, %d", before.goroutines, before.files, after.goroutines, after.files)
 		}
@@ -90,24 +90,24 @@ func TestSoak(t *testing.T) {
 	}, "iptables", "ip6tables", "ipset")
 }
 
-// TestAnAttackerCannotFillTheMemory has an attacker who never repeats himself work on a daemon that the kernel allows so much
-// memory and no more: another address, user and user agent each time, until the tables are full, and on. It forgets, counts
-// what it forgets, is never killed, and goes on banning.
+// TestAnAttackerCannotFillTheMemory runs a daemon in a control group of limited memory under attempts that all have a new
+// address, user and user agent, until its tables are full and beyond. The daemon must evict and count evictions, never be
+// killed, and still ban.
 func TestAnAttackerCannotFillTheMemory(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
 		const mib = 1 << 20
 		limit, policyYAML, length := uint64(100*mib), "\n  max_tracked: 2000\n", 2*time.Second
-		if *soakFor > 0 { // as it comes: a million addresses
+		if *soakFor > 0 { // at the given rate: a million addresses
 			limit, policyYAML, length = 300*mib, " {}\n", 30*time.Second
 		}
 		s := newSoak(t, policyYAML, fmt.Sprintf("GOMEMLIMIT=%d", limit/10*9))
 		c := confine(t, s.program.cmd.Process.Pid, limit)
 		s.ready()
-		evicted := func() float64 { return s.metrics().sum("fsban_policy_evicted_total", `what="addresses"`) }
+		evicted := func() float64 { return s.metrics().sum("fsban_policy_evicted_total", `table="addresses"`) }
 		for begun := time.Now(); evicted() == 0; {
 			s.keepUp(length, s.neverTheSame)
 			if time.Since(begun) > 15*time.Minute {
-				t.Fatal("its tables are not full yet")
+				t.Fatal("the tables are not full yet")
 			}
 		}
 		s.keepUp(length, s.neverTheSame)
@@ -120,7 +120,7 @@ func TestAnAttackerCannotFillTheMemory(t *testing.T) {
 		t.Logf("at most %d MiB resident, %d MiB of them its own now; %v addresses tracked, %v forgotten; %v attempts dropped", now.peak/mib, now.anonymous/mib,
 			m.sum("fsban_tracked_addresses"), evicted(), m.sum("fsban_attempts_dropped_total"))
 		if kills := c.kills(t); kills != 0 {
-			t.Errorf("killed %d times", kills)
+			t.Errorf("the kernel killed %d processes for their memory", kills)
 		}
 		if !c.byKernel() && now.peak > limit {
 			t.Errorf("%d MiB resident", now.peak/mib)
@@ -129,13 +129,13 @@ func TestAnAttackerCannotFillTheMemory(t *testing.T) {
 	}, "iptables", "ip6tables", "ipset")
 }
 
-// neverTheSame plays what one attacker can say from another address, with another name, each time.
+// neverTheSame plays every kind of attempt that an attacker can cause, each with a new address and user.
 func (s *soak) neverTheSame(at time.Time) {
 	situations := []fakeswitch.Situation{fakeswitch.OnePacket, fakeswitch.OnePacket, fakeswitch.OnePacket, fakeswitch.NoAuth, fakeswitch.RefusedCall, fakeswitch.CTILine}
 	s.play(situations[s.rng.IntN(len(situations))], s.another(stranger, 3_000_000), s.rng.Uint32(), at)
 }
 
-// A tally is how much of something was told.
+// A tally counts events, log frames and lines.
 type tally struct {
 	events, frames, lines int
 	attempts              [policy.NumSources][policy.NumKinds]int
@@ -152,7 +152,7 @@ func (n *tally) add(o *tally) {
 	}
 }
 
-// What stands in an act where another address, user, user agent or time is written.
+// Placeholders in an act for address, user, user agent and time.
 const (
 	markAddr  = "199.199.199.199"
 	markUser  = "u7777777"
@@ -163,16 +163,16 @@ var markTime = time.UnixMicro(1795363922458042)
 
 const ctiTime = "2006-01-02T15:04:05.000000-0700"
 
-// An act is what FreeSWITCH says when something happens, with places in it that are written over. So one more takes a
-// microsecond, where a fakeswitch.Switch needs fifty.
+// An act is FreeSWITCH's output for one situation, with placeholders that append overwrites. An append takes 1 µs, a
+// fakeswitch.Switch 50 µs.
 type act struct {
 	text                           []byte
 	addr, user, agent, stamp, time []int
 	told                           tally
 }
 
-// newAct returns the act of a situation, as far as fsban is sent it. more is put behind the user and behind the user agent;
-// headers before those of each event.
+// newAct returns the act of a situation, limited to events that fsban subscribes to. more is appended to the user and to the
+// user agent; headers are prepended to those of each event.
 func newAct(t testing.TB, situation fakeswitch.Situation, more, headers string) *act {
 	t.Helper()
 	cfg := config.Default()
@@ -231,7 +231,7 @@ func newAct(t testing.TB, situation fakeswitch.Situation, more, headers string) 
 	return a
 }
 
-// append appends what FreeSWITCH says of somebody else.
+// append appends the act with another address, user, user agent and time.
 func (a *act) append(b []byte, addr [4]byte, user, agent uint32, at time.Time) []byte {
 	from := len(b)
 	b = append(b, a.text...)
@@ -249,7 +249,7 @@ func (a *act) append(b []byte, addr [4]byte, user, agent uint32, at time.Time) [
 	return b
 }
 
-// A soak is what is played, on what, and what was played.
+// A soak is a daemon under load, with counts of the load.
 type soak struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -262,12 +262,12 @@ type soak struct {
 	acts  map[fakeswitch.Situation]*act
 	batch []byte       // for the socket
 	lines bytes.Buffer // for mod_cti's file
-	told  tally        // since the last round began
+	told  tally        // since the round began
 	all   tally
-	next  [256]uint32 // how many of each sort have come
+	next  [256]uint32 // next number of each actor
 	beat  time.Time
 	spent time.Duration // playing
-	asked int           // of the control API
+	asked int           // requests to the control API
 }
 
 func newSoak(t *testing.T, policyYAML string, env ...string) *soak {
@@ -295,8 +295,8 @@ log: {level: error}
 	return s
 }
 
-// who is the n-th address of a sort. All are written in fifteen bytes.
-func who(sort byte, n uint32) [4]byte {
+// nthOf returns the n-th address of an actor. All have fifteen characters.
+func nthOf(sort byte, n uint32) [4]byte {
 	return [4]byte{sort, 100 + byte(n/156/156%156), 100 + byte(n/156%156), 100 + byte(n%156)}
 }
 
@@ -310,7 +310,7 @@ func appendAddr(b []byte, addr [4]byte) []byte {
 	return b
 }
 
-// play tells of one situation: over the socket, and where it is mod_cti's, in its file as well.
+// play reports one situation: over the socket, and if mod_cti logs it, in its file too.
 func (s *soak) play(situation fakeswitch.Situation, addr [4]byte, user uint32, at time.Time) {
 	a := s.acts[situation]
 	s.told.add(&a.told)
@@ -322,19 +322,19 @@ func (s *soak) play(situation fakeswitch.Situation, addr [4]byte, user uint32, a
 	}
 }
 
-// wrong is a wrong password that all three sources tell of.
+// wrong plays a wrong password that all three sources report.
 func (s *soak) wrong(addr [4]byte, user uint32, at time.Time) {
 	s.play(fakeswitch.WrongPassword, addr, user, at)
 	s.play(fakeswitch.CTILine, addr, user, at)
 }
 
-// new is another address of a sort, of so many.
+// another returns the next of n addresses of an actor, in turn.
 func (s *soak) another(sort byte, of uint32) [4]byte {
 	s.next[sort]++
-	return who(sort, s.next[sort]%of)
+	return nthOf(sort, s.next[sort]%of)
 }
 
-// anything plays what comes next.
+// anything plays a random situation.
 func (s *soak) anything(at time.Time) {
 	const many = 1 << 21
 	user := s.rng.Uint32N(20_000)
@@ -349,7 +349,7 @@ func (s *soak) anything(at time.Time) {
 		s.play(fakeswitch.NoAuth, s.another(asking, 20_000), user, at)
 	case n < 85:
 		n := s.rng.Uint32N(2000)
-		s.play(fakeswitch.Success, who(phone, n), n, at)
+		s.play(fakeswitch.Success, nthOf(phone, n), n, at)
 	case n < 87:
 		addr := s.another(attacker, 20_000)
 		for range 5 {
@@ -362,7 +362,7 @@ func (s *soak) anything(at time.Time) {
 	}
 }
 
-// flush says what was played.
+// flush writes the batch to the socket and the lines to the file.
 func (s *soak) flush() {
 	s.fs.EmitRaw(s.batch)
 	_, err := s.log.file.Write(s.lines.Bytes())
@@ -371,8 +371,7 @@ func (s *soak) flush() {
 	s.lines.Reset()
 }
 
-// keepUp plays with next for so long, as many events a second as were asked for. What a busy machine has made it miss it
-// does not make good.
+// keepUp calls next at the given rate of events a second for a duration. Events that a busy machine missed are not made up for.
 func (s *soak) keepUp(length time.Duration, next func(at time.Time)) {
 	begun := time.Now()
 	at, owed := begun, 0.0
@@ -387,14 +386,15 @@ func (s *soak) keepUp(length time.Duration, next func(at time.Time)) {
 		}
 		if at.Sub(s.beat) > time.Second {
 			s.beat = at
-			s.play(fakeswitch.Heartbeat, who(phone, 0), 0, at)
+			s.play(fakeswitch.Heartbeat, nthOf(phone, 0), 0, at)
 		}
 		s.flush()
 	}
 	s.spent += time.Since(begun)
 }
 
-// round plays for so long, and compares what was counted. It tells whether it could: not where the socket died meanwhile.
+// round plays for a duration and compares the metrics with the load. It returns false, without comparing, if the socket failed
+// by itself meanwhile.
 func (s *soak) round(length time.Duration) bool {
 	s.t.Helper()
 	before := s.quiet()
@@ -413,13 +413,13 @@ func (s *soak) round(length time.Duration) bool {
 			return true
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("counted otherwise than played: %s\n%s", wrong, s.program.said(s.t))
+			s.t.Fatalf("metrics differ from the load: %s\n%s", wrong, s.program.said(s.t))
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-// compare says where the metrics differ from what was played.
+// compare describes the metrics that differ from the load; empty: none.
 func (s *soak) compare(before, now metricValues) string {
 	var wrong bytes.Buffer
 	same := func(what string, want int, name string, labels ...string) {
@@ -451,7 +451,7 @@ func (s *soak) compare(before, now metricValues) string {
 	return wrong.String()
 }
 
-// trouble rotates the log, flushes the firewall, and ends the socket in the middle of everything.
+// trouble rotates the log, flushes the firewall, and closes the socket while events arrive.
 func (s *soak) trouble(round int) {
 	s.log.rotate()
 	if out, err := exec.CommandContext(s.t.Context(), "ipset", "flush", "fsban4").CombinedOutput(); err != nil {
@@ -465,7 +465,7 @@ func (s *soak) trouble(round int) {
 	s.ready()
 }
 
-// ready waits until the daemon hears everything and enforces.
+// ready waits until every source is connected and the firewall enforces.
 func (s *soak) ready() {
 	s.t.Helper()
 	s.eventually("it is ready", func() error {
@@ -488,13 +488,13 @@ func (s *soak) eventually(what string, f func() error) {
 	for err := f(); err != nil; err = f() {
 		select {
 		case <-ctx.Done():
-			s.t.Fatalf("it never came true that %s: %v\n%s", what, err, s.program.said(s.t))
+			s.t.Fatalf("timed out waiting until %s: %v\n%s", what, err, s.program.said(s.t))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-// quiet waits until everything that was said is counted, and what was held for a source that was gone is done with.
+// quiet waits until everything played is counted, and attempts held back for a failed source are released.
 func (s *soak) quiet() metricValues {
 	s.t.Helper()
 	counted := func(m metricValues) float64 {
@@ -503,7 +503,7 @@ func (s *soak) quiet() metricValues {
 	}
 	m := s.metrics()
 	for same := 0; same < 3; {
-		time.Sleep(time.Second) // the daemon's own clock
+		time.Sleep(time.Second) // the daemon refreshes these once a second
 		now := s.metrics()
 		if same++; counted(now) != counted(m) {
 			same = 0
@@ -513,7 +513,7 @@ func (s *soak) quiet() metricValues {
 	return m
 }
 
-// operate is an operator who never rests. Its end is waited for.
+// operate sends operator requests, one every 50 ms. stop waits for its end.
 func (s *soak) operate() (stop func()) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var done sync.WaitGroup
@@ -521,7 +521,7 @@ func (s *soak) operate() (stop func()) {
 		client := control.NewClient(filepath.Join(s.dir, "s"))
 		defer client.Close()
 		prefix := func(sort byte, n int) netip.Prefix {
-			return netip.PrefixFrom(netip.AddrFrom4(who(sort, uint32(n))), 32)
+			return netip.PrefixFrom(netip.AddrFrom4(nthOf(sort, uint32(n))), 32)
 		}
 		for n := 0; ctx.Err() == nil; n++ {
 			var err error
@@ -531,7 +531,7 @@ func (s *soak) operate() (stop func()) {
 			case 1:
 				_, err = client.Bans(ctx, control.Pick{Evidence: n % 3 * control.All / 2})
 			case 2:
-				_, err = client.Why(ctx, netip.AddrFrom4(who(phone, uint32(n%2000))))
+				_, err = client.Why(ctx, netip.AddrFrom4(nthOf(phone, uint32(n%2000))))
 			case 3:
 				_, err = client.Ban(ctx, control.BanRequest{Prefix: prefix(ordered, n), Time: time.Minute})
 			case 4:
@@ -560,7 +560,7 @@ func (s *soak) operate() (stop func()) {
 	}
 }
 
-// atRest is what the daemon holds when there is nothing to do: the least of some moments, for there is always something.
+// atRest samples the daemon without load: the minimum of several samples, because background work never stops.
 func (s *soak) atRest() sample {
 	rest := s.sample()
 	for range 20 {
@@ -591,7 +591,7 @@ func (s *soak) sample() sample {
 	return now
 }
 
-// observe measures the daemon every second. Its end is waited for.
+// observe samples the daemon every second. stop waits for its end.
 func (s *soak) observe() (stop func() []sample) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var done sync.WaitGroup
@@ -609,7 +609,7 @@ func (s *soak) observe() (stop func() []sample) {
 			now, measureErr := measure(s.program.cmd.Process.Pid)
 			if err := errors.Join(err, measureErr); err != nil {
 				if ctx.Err() == nil {
-					s.t.Errorf("it cannot be measured: %v", err)
+					s.t.Errorf("measure the daemon: %v", err)
 				}
 				return
 			}
@@ -624,7 +624,7 @@ func (s *soak) observe() (stop func() []sample) {
 	}
 }
 
-// report says what was seen.
+// report logs the measured figures.
 func (s *soak) report(samples []sample, before, after sample) {
 	s.t.Helper()
 	if len(samples) < 3 {
@@ -648,19 +648,19 @@ func (s *soak) report(samples []sample, before, after sample) {
 	s.t.Logf("CPU: %v, %.0f µs an event", (after.cpu - before.cpu).Round(time.Second), float64((after.cpu-before.cpu).Microseconds())/float64(s.all.events))
 	pauses := s.program.pauses(s.t)
 	if len(pauses) == 0 {
-		s.t.Fatal("nothing is known of the garbage collector")
+		s.t.Fatal("the log has no trace of the garbage collector")
 	}
 	s.t.Logf("garbage collector: %d pauses, p50 %v, p99 %v, at most %v", len(pauses), pauses[len(pauses)/2], pauses[len(pauses)*99/100], pauses[len(pauses)-1])
 	s.t.Logf("bans: %v made, %v ended by themselves, %v put back, %v in force; in the kernel in %s in 99 of 100 cases",
 		m.sum("fsban_bans_total"), m.sum("fsban_unbans_total", `cause="expired"`), m.sum("fsban_firewall_restored_total"), m.sum("fsban_banned_prefixes"), m.latency(0.99))
 	s.t.Logf("attempts dropped: %v; addresses forgotten: %v; the socket came up %v times; notes lost: %v", m.sum("fsban_attempts_dropped_total"),
-		m.sum("fsban_policy_evicted_total", `what="addresses"`), m.sum("fsban_event_socket_connects_total"), m.sum("fsban_journal_lost_total"))
+		m.sum("fsban_policy_evicted_total", `table="addresses"`), m.sum("fsban_event_socket_connects_total"), m.sum("fsban_journal_lost_total"))
 	if n := s.fs.Dropped(); n > 0 {
 		s.t.Errorf("FreeSWITCH had to cut it off %d times, because it did not read", n)
 	}
 }
 
-// flat says whether memory has stopped growing. In a short run it has not had the time: there it is bounded.
+// flat asserts that memory has stopped growing. A short run is not long enough for that: there it is only bounded.
 func (s *soak) flat(samples []sample) {
 	peak := func(of []sample) uint64 {
 		return slices.MaxFunc(of, func(a, b sample) int { return int(a.rss) - int(b.rss) }).rss
@@ -679,10 +679,10 @@ func (s *soak) flat(samples []sample) {
 	}
 }
 
-// guesserIsBanned has somebody guess until the kernel holds the ban, meanwhile being what else happens.
+// guesserIsBanned has the guesser fail until the kernel holds the ban, and calls meanwhile between the failures.
 func (s *soak) guesserIsBanned(meanwhile func()) {
 	s.t.Helper()
-	addr := who(guesser, 1)
+	addr := nthOf(guesser, 1)
 	s.eventually("a guesser is banned", func() error {
 		for range 5 {
 			s.wrong(addr, 7, time.Now())

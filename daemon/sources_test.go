@@ -3,7 +3,6 @@ package daemon
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -12,17 +11,18 @@ import (
 	"fsban/policy"
 )
 
-// counted waits until n attempts of a kind have counted, and makes sure that no more do.
+// counted waits until n attempts of a kind are counted, and asserts that no more follow.
 func (r *rig) counted(k policy.Kind, n uint64) {
 	r.t.Helper()
-	r.eventually(k.String(), func() bool { return r.counts[k].Load() >= n })
+	r.eventually(k.String(), func() bool { return r.loop.Counted(k) >= n })
 	r.settled()
-	if got := r.counts[k].Load(); got != n {
+	if got := r.loop.Counted(k); got != n {
 		r.t.Errorf("%d attempts of kind %v counted, want %d", got, k, n)
 	}
 }
 
 func TestWhatTheEventSocketTellsBesideFailures(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	cfg.CTIEvent.Subclasses = []string{"cti::fail2ban"}
@@ -39,32 +39,27 @@ func TestWhatTheEventSocketTellsBesideFailures(t *testing.T) {
 	r.counted(policy.ACLReject, 2)
 	fs.EmitCustom("cti::fail2ban", now, [2]string{"ip", "203.0.113.5"}, [2]string{"user", "1000"}, [2]string{"reason", "number not allowed"})
 	r.counted(policy.Violation, 1)
-	// The same failure three times over: by event, by mod_cti's event, by its line.
+	// The same failure three times: by event, by mod_cti's event, by its log line.
 	fs.Emit(fakeswitch.WrongPassword, who, now)
 	fs.EmitCustom("cti::fail2ban", now, [2]string{"ip", "203.0.113.5"}, [2]string{"user", "1000"}, [2]string{"reason", "Registration failed"})
 	fs.Emit(fakeswitch.CTILine, who, now)
 	r.counted(policy.AuthFailure, 1)
 
-	speaks := make(map[string]string)
-	for _, s := range r.status().Speakers {
-		speaks[s.Kind] = s.Source
-	}
 	for kind, want := range map[string]string{"auth_failure": "event", "violation": "cti_event", "acl_reject": "esl_log", "call_reject": "event"} {
-		if speaks[kind] != want {
-			t.Errorf("%q speaks for %s, want %s", speaks[kind], kind, want)
-		}
+		r.statusIs(want+" is the active source of "+kind, func(s control.Status) bool {
+			return slices.ContainsFunc(s.Speakers, func(s control.Speaker) bool { return s.Kind == kind && s.Source == want })
+		})
 	}
-	r.eventually("the metric says who speaks", func() bool {
-		return strings.Contains(r.metric("fsban_source_speaking"), "kind=violation source=cti_event 1\n")
-	})
+	r.metricHas("fsban_source_active", "kind=violation source=cti_event 1")
 	fs.CloseListener()
 	fs.End(fakeswitch.Kill)
-	r.eventually("nobody tells of access lists", func() bool {
-		return slices.Contains(r.status().Speakers, control.Speaker{Kind: "acl_reject", Why: "esl_log is down"})
+	r.statusIs("refusals by access lists have no source", func(s control.Status) bool {
+		return slices.Contains(s.Speakers, control.Speaker{Kind: "acl_reject", Why: "esl_log is down"})
 	})
 }
 
 func TestCallsAreNotAskedForWhereNoContextIsNamed(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	cfg.Calls.Contexts = nil
@@ -76,12 +71,13 @@ func TestCallsAreNotAskedForWhereNoContextIsNamed(t *testing.T) {
 	fs.Emit(fakeswitch.RejectedRegister, who, time.Now())
 	r.fail("203.0.113.5", 1)
 	r.counted(policy.AuthFailure, 1)
-	if n := r.counts[policy.CallReject].Load() + r.counts[policy.ACLReject].Load(); n != 0 {
+	if n := r.loop.Counted(policy.CallReject) + r.loop.Counted(policy.ACLReject); n != 0 {
 		t.Errorf("%d calls and refusals counted", n)
 	}
 }
 
 func TestAnAttackerCountsOnOverARestart(t *testing.T) {
+	t.Parallel()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	r := start(t, fs, cfg)
@@ -99,7 +95,7 @@ func TestAnAttackerCountsOnOverARestart(t *testing.T) {
 	r.fail("203.0.113.5", 1)
 	r.eventually("the fifth failure bans", func() bool { return len(r.banned()) == 1 })
 
-	// And one who was banned, and unbanned, starts from zero, over a restart too.
+	// After an unban the count starts from zero, also over a restart.
 	if _, err := r.client.Unban(t.Context(), netip.MustParsePrefix("203.0.113.5/32")); err != nil {
 		t.Fatal(err)
 	}

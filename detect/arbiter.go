@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,59 +11,62 @@ import (
 	"fsban/policy"
 )
 
-// orders says, for each kind that more than one source can tell of, whose word counts first.
+// orders lists the sources of each kind, the preferred one first.
 var orders = [policy.NumKinds][]policy.Source{
-	policy.AuthFailure: {policy.Event, policy.CTIEvent, policy.ESLLog, policy.CTILog},
+	policy.AuthFailure: {policy.Event, policy.SIP, policy.CTIEvent, policy.ESLLog, policy.CTILog},
 	policy.Violation:   {policy.CTIEvent, policy.ESLLog, policy.CTILog},
 	policy.ACLReject:   {policy.ESLLog},
 	policy.CallReject:  {policy.Event},
-	policy.Challenge:   {policy.Event},
-	policy.AuthSuccess: {policy.Event},
+	policy.Challenge:   {policy.Event, policy.SIP},
+	policy.AuthSuccess: {policy.Event, policy.SIP},
 }
 
-// Sources returns the sources that can tell of k, the one whose word counts first before the others.
-func Sources(k policy.Kind) []policy.Source { return orders[k] }
+// Sources returns the sources of a daemon that can report k, the preferred one first. SIP is a source of recordings only.
+func Sources(k policy.Kind) []policy.Source {
+	return slices.DeleteFunc(slices.Clone(orders[k]), func(s policy.Source) bool { return s == policy.SIP })
+}
 
-// An Arbiter has each thing counted once that several sources tell of. For each kind the best source that is alive
-// speaks: what it tells counts, and what the others tell is only remembered, so that another one can take over at once.
+// An Arbiter counts each failure once, however many sources report it. For each kind the preferred source that is alive is active:
+// its reports count. Reports of the others are remembered, so that another source can take over at once.
 //
-// Where the speaker changes, either source may tell of a failure alone. So reports of the same kind, address and user,
-// less than two seconds apart by FreeSWITCH's clock, are one failure: each source's reports are matched one to one with
-// those of the others. A report without a user (the INVITE of somebody unknown) matches every user.
+// When the active source changes, either source may be the only one to report a failure. So reports of the same kind, address and
+// user, less than two seconds apart by the clock of FreeSWITCH, are one failure: the reports of each source are matched one to one
+// with those of the others. A report without a user (the INVITE of an unknown caller) matches every user. A source may name the digest
+// user, the user of To or the dialled number: a report with both matches either.
 //
-// It is pure: time comes with the calls. Its memory is bounded; what it forgets under a flood was told by several sources
-// and is counted by the one that speaks.
+// It is pure: time comes with the calls. Its memory is bounded; under a flood it forgets reports of which the active one counts.
 type Arbiter struct {
 	configured [policy.NumSources]bool
 	alive      [policy.NumSources]bool
-	heard      [policy.NumSources]bool // since it came alive
+	heard      [policy.NumSources]bool // received a report since it came alive
 	speakers   [policy.NumKinds]speaker
 
 	seed   maphash.Seed
 	ring   []report
 	added  uint64            // reports ever remembered; the newest has this number
 	latest [numChains]uint64 // the newest report of a chain
-	held   []heldReport      // told by a source that did not speak, and by no other yet; oldest first
-	due    []policy.Attempt  // of them, those that count now because the speaker is gone
+	held   []heldReport      // reports of inactive sources that no other source has confirmed; oldest first
+	due    []policy.Attempt  // held attempts that count now because the active source failed
 	alone  [policy.NumSources]uint64
+	ahead  time.Duration // lower bound of the lead of FreeSWITCH's clock: the most that a report was ahead of its reading
 }
 
-// A speaker is the source whose word counts for a kind.
+// A speaker is the active source of a kind.
 type speaker struct {
 	source policy.Source
-	any    bool // nobody is known to be alive: whoever tells first
+	any    bool // no source is known to be alive: the first report of any source counts
 	since  time.Time
 }
 
-// A report is one failure, as told by one source or more.
+// A report is one failure, reported by at least one source.
 type report struct {
 	addr    netip.Addr
 	user    string
+	alias   string // another name of user: the user of To, or the dialled number; empty: none known
 	at      int64  // unix microseconds, FreeSWITCH's clock
-	read    int64  // the same, our clock
-	line    int64  // the same as at, as mod_cti's log has it; 0 until it tells
+	read    int64  // unix microseconds, our clock
 	before  uint64 // number of the report before it in its chain
-	told    uint8  // by which sources: a bit each
+	told    uint8  // sources that reported it: a bit each
 	kind    policy.Kind
 	counted bool
 }
@@ -80,13 +82,12 @@ const (
 	maxChain   = 256   // reports looked at for a match
 	maxHeld    = 4096
 
-	// moment is within what all sources tell of a failure, usually.
+	// moment is the usual bound of the time between the reports of one failure.
 	moment = 500 * time.Millisecond
 )
 
-// Memory is how long a report that nobody confirms may count still: longer than the event socket can be dead without our
-// knowing.
-const Memory = 15 * time.Second
+// ConfirmTime is how long an unconfirmed report may still count: longer than a dead event socket can go unnoticed.
+const ConfirmTime = 15 * time.Second
 
 // NewArbiter returns an Arbiter for the sources that are configured. None of them is alive yet.
 func NewArbiter(sources ...policy.Source) *Arbiter {
@@ -98,7 +99,7 @@ func NewArbiter(sources ...policy.Source) *Arbiter {
 	return r
 }
 
-// SetSources says which sources are configured from now on. What was told so far is still matched.
+// SetSources replaces the configured sources. Earlier reports are still matched.
 func (r *Arbiter) SetSources(now time.Time, sources ...policy.Source) {
 	r.configure(sources)
 	for s := range r.configured {
@@ -119,9 +120,9 @@ func (r *Arbiter) configure(sources []policy.Source) {
 	}
 }
 
-// Alive tells that a source can be heard at now, or no longer. When a speaker is gone, Due returns what others have told
-// and it has not.
-func (r *Arbiter) Alive(s policy.Source, alive bool, now time.Time) {
+// SetAlive records whether a source is alive at now. After the active source has failed, Due returns reports of others that it
+// missed.
+func (r *Arbiter) SetAlive(s policy.Source, alive bool, now time.Time) {
 	if r.alive[s] == alive {
 		return
 	}
@@ -129,7 +130,7 @@ func (r *Arbiter) Alive(s policy.Source, alive bool, now time.Time) {
 	r.appoint(now)
 }
 
-// appoint has the best source speak for each kind.
+// appoint makes the best source active for each kind.
 func (r *Arbiter) appoint(now time.Time) {
 	for k := range r.speakers {
 		was, is := r.speakers[k], r.choose(policy.Kind(k))
@@ -153,8 +154,8 @@ func (r *Arbiter) choose(k policy.Kind) speaker {
 	return speaker{any: true}
 }
 
-// proven tells whether s is alive for k. That mod_cti's events and its lines on the log stream come at all is known only when
-// one has come: their names may be wrong in our configuration, or the switch not print them.
+// proven reports whether s is alive for k. mod_cti's events and its lines on the log stream are alive only after one was
+// received: their names may be wrong in our configuration, or FreeSWITCH may not print them.
 func (r *Arbiter) proven(k policy.Kind, s policy.Source) bool {
 	if s == policy.CTIEvent || s == policy.ESLLog && k != policy.ACLReject {
 		return r.alive[s] && r.heard[s]
@@ -162,38 +163,38 @@ func (r *Arbiter) proven(k policy.Kind, s policy.Source) bool {
 	return r.alive[s]
 }
 
-// release has the reports count that were held for a source that is gone.
+// release makes held reports count after the active source has failed.
 func (r *Arbiter) release(k policy.Kind, now time.Time) {
 	for i := range r.held {
 		h := &r.held[i]
-		if p := r.report(h.number); h.attempt.Kind == k && p != nil && !p.counted && since(now, p.read) <= Memory {
+		if p := r.report(h.number); h.attempt.Kind == k && p != nil && !p.counted && since(now, p.read) <= ConfirmTime {
 			p.counted = true
 			r.due = append(r.due, h.attempt)
 		}
 	}
 }
 
-// Counts tells whether a counts now, read at now. What only one source can tell of always does.
+// Counts reports whether a, read at now, counts now. Where only one source can report a kind, each of its reports does. A
+// report of a source that is no longer configured was on its way when it was: it counts if no other source reported it.
 func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
 	if !r.heard[a.Source] && r.alive[a.Source] && a.Kind != policy.ACLReject {
 		r.heard[a.Source] = true
 		r.appoint(now)
 	}
-	if !r.contested(a.Kind) {
+	if r.ring == nil || r.configured[a.Source] && !r.contested(a.Kind) || onlyInSIP(a) {
 		return true
 	}
+	r.ahead = max(r.ahead, a.At.Sub(now))
 	speaker := &r.speakers[a.Kind]
-	// What happened before the speaker could speak, or as it began to, others may have told of alone.
-	counts := speaker.any || rank(a.Kind, a.Source) <= rank(a.Kind, speaker.source) || a.At.Before(speaker.since.Add(sameMoment))
+	// For the time before the active source came alive, and its first moment, other sources may be the only ones to report
+	// failures.
+	counts := speaker.any || rank(a.Kind, a.Source) <= rank(a.Kind, speaker.source) || a.At.Before(speaker.since.Add(r.ahead+sameMoment))
 	number := r.match(a, now)
 	if number == 0 {
 		number = r.remember(a, now)
 	}
 	p := r.report(number)
 	p.told |= 1 << a.Source
-	if a.Source == policy.CTILog {
-		p.line = a.Stamp().UnixMicro()
-	}
 	switch {
 	case p.counted:
 		return false
@@ -205,7 +206,12 @@ func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
 	return false
 }
 
-// contested tells whether more than one source is there that can tell of k.
+// onlyInSIP reports whether no other source can report a: FreeSWITCH has no event for wrong passwords of SUBSCRIBE and MESSAGE.
+func onlyInSIP(a *policy.Attempt) bool {
+	return a.Source == policy.SIP && a.Kind == policy.AuthFailure && a.Method != policy.Register && a.Method != policy.Invite
+}
+
+// contested reports whether more than one configured source can report k.
 func (r *Arbiter) contested(k policy.Kind) bool {
 	n := 0
 	for _, s := range orders[k] {
@@ -219,7 +225,7 @@ func (r *Arbiter) contested(k policy.Kind) bool {
 // rank is the place of s in the order of k.
 func rank(k policy.Kind, s policy.Source) int { return slices.Index(orders[k], s) }
 
-// Due returns what counts now because the source that should have told of it is gone.
+// Due returns the attempts that count now because the active source failed before it reported them.
 func (r *Arbiter) Due(now time.Time) []policy.Attempt {
 	r.prune(now)
 	due := r.due
@@ -227,14 +233,14 @@ func (r *Arbiter) Due(now time.Time) []policy.Attempt {
 	return due
 }
 
-// prune drops what is held and was told of by another source since, or never will be.
+// prune drops held reports that another source has confirmed, or that are older than ConfirmTime.
 func (r *Arbiter) prune(now time.Time) {
 	r.held = slices.DeleteFunc(r.held, func(h heldReport) bool {
 		p := r.report(h.number)
 		if p == nil || p.counted {
 			return true
 		}
-		if since(now, p.read) > Memory {
+		if since(now, p.read) > ConfirmTime {
 			r.alone[h.attempt.Source]++
 			return true
 		}
@@ -242,12 +248,12 @@ func (r *Arbiter) prune(now time.Time) {
 	})
 }
 
-// Alone returns how many reports of s did not count, and were never confirmed by the source that spoke. More than a few say
-// that the two do not tell of the same things.
-func (r *Arbiter) Alone(s policy.Source) uint64 { return r.alone[s] }
+// Unconfirmed returns how many reports of s did not count and were never confirmed by the active source. More than a few show
+// that the two do not report the same failures.
+func (r *Arbiter) Unconfirmed(s policy.Source) uint64 { return r.alone[s] }
 
-// Speaker returns which source speaks for k, and why it is not a better one; ok is false where nobody can.
-func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) {
+// ActiveSource returns the active source of k, and why it is not a preferred one; ok is false if no source can report k.
+func (r *Arbiter) ActiveSource(k policy.Kind) (s policy.Source, why string, ok bool) {
 	for _, s := range orders[k] {
 		switch {
 		case !r.configured[s]:
@@ -255,7 +261,7 @@ func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) 
 			return s, why, true
 		case why != "":
 		case r.alive[s]:
-			why = fmt.Sprintf("%s has not told of anything yet", s)
+			why = fmt.Sprintf("%s has not reported anything yet", s)
 		default:
 			why = fmt.Sprintf("%s is down", s)
 		}
@@ -263,53 +269,64 @@ func (r *Arbiter) Speaker(k policy.Kind) (s policy.Source, why string, ok bool) 
 	return 0, why, false
 }
 
-// match returns the number of the report of the same failure that a's source has not told of yet, of several the nearest in
-// time; 0 for none. Reports whose times are further apart than moment must have been read within one: else a failure that
-// one source alone could tell of would be taken for the next one, and that for the one after it.
+// match returns the number of the nearest report in time of the same failure that a's source has not reported yet, those of the
+// same user before those of another name for it; 0 if there is none. Reports whose times are further apart than moment must
+// have been read within one: else a failure that only one source can report would match the next failure, and that the one
+// after it.
 func (r *Arbiter) match(a *policy.Attempt, now time.Time) uint64 {
-	var best uint64
-	nearest := sameMoment
+	var best, other uint64
+	nearest, nearestOther := sameMoment, sameMoment
 	number := r.latest[r.chain(a.Addr)]
 	for range maxChain {
 		p := r.report(number)
 		if p == nil {
 			break
 		}
-		apart := since(a.Stamp(), p.at).Abs()
-		if apart < nearest && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr && (p.user == a.User || p.user == "" || a.User == "") &&
+		apart := since(a.SwitchTime(), p.at).Abs()
+		if apart < sameMoment && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr &&
 			(apart < moment || since(now, p.read) < moment) {
-			best, nearest = number, apart
+			switch {
+			case p.user == a.User || p.user == "" || a.User == "":
+				if apart < nearest {
+					best, nearest = number, apart
+				}
+			case p.alias != "" && p.alias == a.User || a.Number != "" && a.Number == p.user:
+				if apart < nearestOther {
+					other, nearestOther = number, apart
+				}
+			}
 		}
 		number = p.before
 	}
-	if best != 0 && a.User != "" {
-		r.report(best).user = a.User
+	if best == 0 {
+		best = other
+	}
+	if best != 0 {
+		r.report(best).name(a)
 	}
 	return best
 }
 
-// Told tells whether mod_cti's log has told of exactly this before.
-func (r *Arbiter) Told(a *policy.Attempt) bool {
-	if r.ring == nil {
-		return false
+// name adds the names that a has for the user of p.
+func (p *report) name(a *policy.Attempt) {
+	if p.user == "" {
+		p.user = a.User
 	}
-	number := r.latest[r.chain(a.Addr)]
-	for p := r.report(number); p != nil; p = r.report(p.before) {
-		if p.line == a.Stamp().UnixMicro() && p.kind == a.Kind && p.addr == a.Addr && p.user == a.User {
-			return true
+	for _, n := range [...]string{a.Number, a.User} {
+		if p.alias == "" && n != p.user {
+			p.alias = n
 		}
 	}
-	return false
 }
 
-// since returns how long t is after a time in unix microseconds.
+// since returns the time from us, in unix microseconds, to t.
 func since(t time.Time, us int64) time.Duration {
 	return time.Duration(t.UnixMicro()-us) * time.Microsecond
 }
 
-// remember adds a report of a, told by nobody so far.
+// remember adds a report of a, without a source yet.
 func (r *Arbiter) remember(a *policy.Attempt, now time.Time) uint64 {
-	return r.add(report{addr: a.Addr, user: a.User, at: a.Stamp().UnixMicro(), read: now.UnixMicro(), kind: a.Kind})
+	return r.add(report{addr: a.Addr, user: a.User, alias: a.Number, at: a.SwitchTime().UnixMicro(), read: now.UnixMicro(), kind: a.Kind})
 }
 
 func (r *Arbiter) add(p report) uint64 {
@@ -321,7 +338,7 @@ func (r *Arbiter) add(p report) uint64 {
 	return r.added
 }
 
-// report returns the report of that number, or nil when it was forgotten.
+// report returns the report with that number, or nil if it was evicted.
 func (r *Arbiter) report(number uint64) *report {
 	if number == 0 || number+numReports <= r.added {
 		return nil
@@ -329,14 +346,14 @@ func (r *Arbiter) report(number uint64) *report {
 	return &r.ring[number%numReports]
 }
 
-// hold remembers a report of which the speaker may tell yet.
+// hold remembers a report that the active source may still confirm.
 func (r *Arbiter) hold(h heldReport, now time.Time) {
 	pruned := len(r.held) == maxHeld
 	if pruned {
 		r.prune(now)
 	}
-	// prune is worth its while only where it leaves room for many: else a flood of which the speaker tells nothing has all of
-	// it looked through at each report.
+	// Drop half of the reports if pruning released little: else a flood that the active source does not report would make every
+	// report search all of them.
 	if pruned && len(r.held) > maxHeld*3/4 {
 		old := r.held[:len(r.held)-maxHeld/2]
 		for i := range old {
@@ -349,44 +366,35 @@ func (r *Arbiter) hold(h heldReport, now time.Time) {
 
 func (r *Arbiter) chain(addr netip.Addr) uint64 { return maphash.Comparable(r.seed, addr) % numChains }
 
-// A Memo is what an Arbiter knows of one report: what the next process needs to go on where this one stopped.
+// A Memo is the memory of one report, for the next process.
 type Memo struct {
 	Addr     netip.Addr
 	User     string
+	Alias    string // another name of User; empty: none known
 	At, Read time.Time
-	Line     time.Time // zero until mod_cti's log has told of it
 	Kind     policy.Kind
-	Told     uint8 // by which sources: a bit each
+	Sources  uint8 // sources that reported it: a bit each
 	Counted  bool
-	Held     *policy.Attempt // of a source that did not speak; nil: nobody's, or another source has confirmed it
+	Held     *policy.Attempt // of an inactive source; nil if there is none, or another source has confirmed it
 }
 
-// Slack is how much older than the line before it a line of mod_cti's log may be.
-const Slack = time.Second
-
-// Recent yields the reports, read within Memory, of which another source may tell yet, and all of the last two seconds;
-// oldest first. Beside them those that mod_cti's log has told of at log, or at most Slack before: it may have to be read again
-// from there. What they hold is the Arbiter's.
-func (r *Arbiter) Recent(now, log time.Time) iter.Seq[Memo] {
-	reread := int64(math.MaxInt64)
-	if !log.IsZero() {
-		reread = log.Add(-Slack).UnixMicro()
-	}
+// Memos yields the reports, read within ConfirmTime, that another source may report yet, and all of the last two seconds, oldest
+// first. Held attempts in them belong to the Arbiter.
+func (r *Arbiter) Memos(now time.Time) iter.Seq[Memo] {
 	return func(yield func(Memo) bool) {
 		first := r.added + 1
-		for p := r.report(first - 1); p != nil && (since(now, p.read) <= Memory || p.line >= reread); p = r.report(first - 1) {
+		for p := r.report(first - 1); p != nil && since(now, p.read) <= ConfirmTime; p = r.report(first - 1) {
 			first--
 		}
 		held := r.held
 		for n := first; n <= r.added; n++ {
 			p := r.report(n)
-			if p.counted && r.all(p) && since(now, p.read) > sameMoment && p.line < reread {
+			if p.counted && r.all(p) && since(now, p.read) > sameMoment {
 				continue
 			}
-			m := Memo{Addr: p.addr, User: p.user, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read), Kind: p.kind, Told: p.told, Counted: p.counted}
-			if p.line != 0 {
-				m.Line = time.UnixMicro(p.line)
-			}
+			m := Memo{Addr: p.addr, User: p.user, Alias: p.alias, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read),
+				Kind: p.kind, Sources: p.told,
+				Counted: p.counted}
 			for len(held) > 0 && held[0].number < n {
 				held = held[1:]
 			}
@@ -400,7 +408,7 @@ func (r *Arbiter) Recent(now, log time.Time) iter.Seq[Memo] {
 	}
 }
 
-// all tells whether every source told of p that can.
+// all reports whether every source that can report p has done so.
 func (r *Arbiter) all(p *report) bool {
 	for _, s := range orders[p.kind] {
 		if r.configured[s] && p.told&(1<<s) == 0 {
@@ -410,16 +418,14 @@ func (r *Arbiter) all(p *report) bool {
 	return true
 }
 
-// Remember takes up a Memo of an earlier process, one after the other. What it held counts: the connection that would have
-// told of it died with that process.
-func (r *Arbiter) Remember(m *Memo) {
+// RestoreMemo restores the Memos of an earlier process, in their order. Held reports count: the connection that would have confirmed
+// them ended with that process.
+func (r *Arbiter) RestoreMemo(m *Memo) {
 	if r.ring == nil {
 		return
 	}
-	p := report{addr: m.Addr, user: m.User, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, told: m.Told, counted: m.Counted}
-	if !m.Line.IsZero() {
-		p.line = m.Line.UnixMicro()
-	}
+	p := report{addr: m.Addr, user: m.User, alias: m.Alias, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, told: m.Sources,
+		counted: m.Counted}
 	if m.Held != nil && !p.counted {
 		p.counted = true
 		r.due = append(r.due, *m.Held)

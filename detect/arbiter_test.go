@@ -12,15 +12,15 @@ import (
 	"fsban/policy"
 )
 
-// A story is told in steps, each at a time in milliseconds.
+// A step is one event of a scenario, at a time in milliseconds.
 type step struct {
 	at   int
-	what string // up, down: the event socket; due; or a source that tells of a failure
+	what string // up, down: the event socket; due; or a source that reports a failure
 	late int    // how long ago the failure happened, by FreeSWITCH's clock
 	user string
 }
 
-func TestEachFailureCountsOnceWhoeverTellsOfIt(t *testing.T) {
+func TestEachFailureCountsOnceForAllSources(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		steps []step
@@ -56,7 +56,7 @@ func TestEachFailureCountsOnceWhoeverTellsOfIt(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			arbiter := NewArbiter(policy.Event, policy.CTIEvent, policy.ESLLog, policy.CTILog)
-			arbiter.Alive(policy.CTILog, true, now)
+			arbiter.SetAlive(policy.CTILog, true, now)
 			var got []int
 			for i, s := range tc.steps {
 				at := now.Add(time.Duration(s.at) * time.Millisecond)
@@ -80,10 +80,10 @@ func TestEachFailureCountsOnceWhoeverTellsOfIt(t *testing.T) {
 	}
 }
 
-// socket has the event socket, with all that comes through it, go up or down.
+// socket marks all sources of the event socket as alive or failed.
 func socket(r *Arbiter, up bool, at time.Time) {
 	for _, s := range []policy.Source{policy.Event, policy.CTIEvent, policy.ESLLog} {
-		r.Alive(s, up, at)
+		r.SetAlive(s, up, at)
 	}
 }
 
@@ -104,25 +104,25 @@ func told(t *testing.T, what, user string, at time.Time) *policy.Attempt {
 	return a
 }
 
-func TestWhoSpeaksAndWhy(t *testing.T) {
+func TestActiveSourceAndReason(t *testing.T) {
 	r := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
 	want := func(k policy.Kind, want string) {
 		t.Helper()
-		s, why, ok := r.Speaker(k)
+		s, why, ok := r.ActiveSource(k)
 		if got := fmt.Sprintf("%v, %s, %v", s, why, ok); got != want {
 			t.Errorf("%v: %s\nwant %s", k, got, want)
 		}
 	}
 	want(policy.AuthFailure, "event, event is down, false")
-	r.Alive(policy.CTILog, true, now)
+	r.SetAlive(policy.CTILog, true, now)
 	want(policy.AuthFailure, "cti_log, event is down, true")
 	want(policy.CallReject, "event, event is down, false")
 	socket(r, true, now)
 	want(policy.AuthFailure, "event, , true")
 	want(policy.ACLReject, "esl_log, , true")
-	want(policy.Violation, "cti_log, esl_log has not told of anything yet, true")
+	want(policy.Violation, "cti_log, esl_log has not reported anything yet, true")
 	r.Counts(told(t, "esl_log acl_reject", "", now), now)
-	want(policy.Violation, "cti_log, esl_log has not told of anything yet, true")
+	want(policy.Violation, "cti_log, esl_log has not reported anything yet, true")
 	r.Counts(told(t, "esl_log violation", "", now), now)
 	want(policy.Violation, "esl_log, , true")
 	socket(r, false, now)
@@ -132,16 +132,16 @@ func TestWhoSpeaksAndWhy(t *testing.T) {
 func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	at := now.Add(10 * time.Second)
 	first := NewArbiter(policy.Event, policy.CTILog)
-	first.Alive(policy.CTILog, true, now)
-	first.Alive(policy.Event, true, now)
+	first.SetAlive(policy.CTILog, true, now)
+	first.SetAlive(policy.Event, true, now)
 	if !first.Counts(told(t, "event", "told by the event", at), at) || first.Counts(told(t, "cti_log", "told by the line", at), at) {
 		t.Fatal("the event does not speak")
 	}
 
 	second := NewArbiter(policy.Event, policy.CTILog)
-	handOver(first, second, at.Add(time.Second), time.Time{})
+	handOver(first, second, at.Add(time.Second))
 	later := at.Add(time.Second)
-	second.Alive(policy.CTILog, true, later)
+	second.SetAlive(policy.CTILog, true, later)
 	if due := second.Due(later); len(due) != 1 || due[0].User != "told by the line" || !due[0].At.Equal(at) {
 		t.Errorf("due after the restart: %+v", due)
 	}
@@ -157,66 +157,43 @@ func TestAFailureCountsOnceOverARestart(t *testing.T) {
 	if got := second.Due(later); got != nil {
 		t.Errorf("due again: %v", got)
 	}
-	if n := memos(first, at.Add(time.Minute), at.Add(time.Minute)); n != 0 {
+	if n := memos(first, at.Add(time.Minute)); n != 0 {
 		t.Errorf("%d memos of a minute ago", n)
 	}
 }
 
-// handOver has to know what from knows, as over a restart.
-func handOver(from, to *Arbiter, now, log time.Time) {
-	for m := range from.Recent(now, log) {
-		to.Remember(&m)
+// handOver restores the memory of from in to, as a restart does.
+func handOver(from, to *Arbiter, now time.Time) {
+	for m := range from.Memos(now) {
+		to.RestoreMemo(&m)
 	}
 }
 
-// memos is how many there are to hand over.
-func memos(r *Arbiter, now, log time.Time) (n int) {
-	for range r.Recent(now, log) {
+// memos returns the number of Memos.
+func memos(r *Arbiter, now time.Time) (n int) {
+	for range r.Memos(now) {
 		n++
 	}
 	return n
 }
 
-// A log that has to be read again from where it stood, long after: what it told of just before does not count again, though
-// the event that told of it first says another time.
-func TestALineThatIsReadAgainIsKnown(t *testing.T) {
-	first := NewArbiter(policy.Event, policy.CTILog)
-	first.Alive(policy.CTILog, true, now)
-	first.Alive(policy.Event, true, now)
-	line := told(t, "cti_log", "1000", now.Add(3*time.Millisecond))
-	first.Counts(told(t, "event", "1000", now), now)
-	first.Counts(line, now)
-	later := now.Add(time.Hour)
-	if n := memos(first, later, line.At.Add(2*Slack)); n != 0 {
-		t.Errorf("%d memos of what is not read again", n)
-	}
-	second := NewArbiter(policy.Event, policy.CTILog)
-	handOver(first, second, later, line.At.Add(Slack/2))
-	if !second.Told(line) {
-		t.Error("the line is not known")
-	}
-	if second.Told(told(t, "cti_log", "1000", now)) {
-		t.Error("a line of the event's time is known")
-	}
-}
-
-// A FreeSWITCH whose clock is an hour off: what the event told of just before a restart, and the line of it, which is read a
-// while after, are of the same moment by that clock.
+// With FreeSWITCH's clock an hour off, an event just before a restart and its log line, read later, have the same time by that
+// clock.
 func TestAClockThatIsOffDoesNotCountTwice(t *testing.T) {
 	for name, off := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			event, line := told(t, "event", "1000", now.Add(off)), told(t, "cti_log", "1000", now.Add(off+3*time.Millisecond))
-			event.Adrift(now)
+			event.CorrectTime(now)
 			first := NewArbiter(policy.Event, policy.CTILog)
-			first.Alive(policy.Event, true, now)
+			first.SetAlive(policy.Event, true, now)
 			if !first.Counts(event, now) {
 				t.Fatal("the event does not count")
 			}
 			second := NewArbiter(policy.Event, policy.CTILog)
-			handOver(first, second, now, time.Time{})
+			handOver(first, second, now)
 			later := now.Add(5 * time.Second)
-			line.Adrift(later)
-			second.Alive(policy.CTILog, true, later)
+			line.CorrectTime(later)
+			second.SetAlive(policy.CTILog, true, later)
 			if second.Counts(line, later) {
 				t.Error("the line counts again")
 			}
@@ -224,17 +201,17 @@ func TestAClockThatIsOffDoesNotCountTwice(t *testing.T) {
 	}
 }
 
-// Nights of failures, nearly one a second of each address and user, each told by up to three sources in ragged order, with
-// a socket that dies and comes back: each counts exactly once.
+// Nights of failures, nearly one a second of each address and user, each reported by up to three sources in random order, with
+// a socket that fails and returns: each counts exactly once.
 func TestRandomNightsCountExactly(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		r := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
-		r.Alive(policy.CTILog, true, now)
+		r.SetAlive(policy.CTILog, true, now)
 		type report struct {
 			at time.Time
 			a  *policy.Attempt
-			// socket is what becomes of the event socket at that time, where a is nil
+			// state of the event socket from that time on, if a is nil
 			socket bool
 		}
 		var reports []report
@@ -253,7 +230,7 @@ func TestRandomNightsCountExactly(t *testing.T) {
 				told := told(t, s, user, at)
 				told.Addr = netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 16)})
 				read := at.Add(time.Duration(rng.IntN(300)) * time.Millisecond)
-				// What the socket was to bring is lost when it is down at any time until it is read.
+				// A report of the socket is lost if the socket is down at any time until it is read.
 				if s == "cti_log" || upAt(at) && upAt(read) {
 					reports = append(reports, report{at: read, a: told})
 				}
@@ -279,8 +256,8 @@ func TestRandomNightsCountExactly(t *testing.T) {
 
 func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 	r := NewArbiter(policy.Event, policy.CTILog)
-	r.Alive(policy.CTILog, true, now)
-	r.Alive(policy.Event, true, now)
+	r.SetAlive(policy.CTILog, true, now)
+	r.SetAlive(policy.Event, true, now)
 	const flood = 50_000
 	at := now.Add(time.Minute)
 	for i := range flood {
@@ -289,18 +266,51 @@ func TestAFloodOfUnconfirmedReportsIsBounded(t *testing.T) {
 			t.Fatal("a line counts while the event socket speaks")
 		}
 	}
-	if n := memos(r, at, at); len(r.held) > maxHeld || n > numReports {
+	if n := memos(r, at); len(r.held) > maxHeld || n > numReports {
 		t.Errorf("%d held, %d memos", len(r.held), n)
 	}
 	r.Due(at.Add(time.Minute))
-	if got := r.Alone(policy.CTILog); got < flood-numReports || got > flood {
+	if got := r.Unconfirmed(policy.CTILog); got < flood-numReports || got > flood {
 		t.Errorf("%d unconfirmed of %d", got, flood)
+	}
+}
+
+func TestALineOnItsWayCountsOnceWhenItsSourceIsRemoved(t *testing.T) {
+	for name, up := range map[string]bool{"events are alive": true, "the log alone is": false} {
+		r := NewArbiter(policy.Event, policy.CTILog)
+		r.SetAlive(policy.CTILog, true, now)
+		r.SetAlive(policy.Event, up, now)
+		at := now.Add(time.Minute)
+		if up && !r.Counts(told(t, "event", "a", at), at) {
+			t.Fatal("the event does not count")
+		}
+		r.SetSources(at, policy.Event)
+		if got := r.Counts(told(t, "cti_log", "a", at), at); got == up {
+			t.Errorf("%s: the line counts: %v", name, got)
+		}
+	}
+}
+
+// FreeSWITCH's clock is ahead of ours. A line from just before the event socket came back has a later time than that.
+func TestAFailureOfAnOutageCountsThoughTheClockIsAhead(t *testing.T) {
+	for _, ahead := range []time.Duration{0, 3 * time.Second, 59 * time.Second} {
+		r := NewArbiter(policy.Event, policy.CTILog)
+		r.SetAlive(policy.CTILog, true, now)
+		r.SetAlive(policy.Event, true, now.Add(time.Minute))
+		read := now.Add(time.Minute + 100*time.Millisecond)
+		if !r.Counts(told(t, "cti_log", "a", now.Add(time.Minute-100*time.Millisecond+ahead)), read) {
+			t.Errorf("%v ahead: the line does not count", ahead)
+		}
+		later := now.Add(2 * time.Minute)
+		if r.Counts(told(t, "cti_log", "b", later.Add(ahead)), later) {
+			t.Errorf("%v ahead: a line counts while events speak", ahead)
+		}
 	}
 }
 
 func TestSourcesComeAndGo(t *testing.T) {
 	arbiter := NewArbiter(policy.Event)
-	arbiter.Alive(policy.Event, true, now)
+	arbiter.SetAlive(policy.Event, true, now)
 	at := func(seconds int, s policy.Source) bool {
 		when := now.Add(time.Duration(seconds) * time.Second)
 		return arbiter.Counts(told(t, s.String(), "a", when), when)
@@ -309,16 +319,61 @@ func TestSourcesComeAndGo(t *testing.T) {
 		t.Error("the only source does not count")
 	}
 	arbiter.SetSources(now.Add(20*time.Second), policy.Event, policy.CTILog)
-	arbiter.Alive(policy.CTILog, true, now.Add(20*time.Second))
+	arbiter.SetAlive(policy.CTILog, true, now.Add(20*time.Second))
 	if !at(30, policy.Event) || at(30, policy.CTILog) {
 		t.Error("a new source of the same failure counts it again")
 	}
-	arbiter.Alive(policy.Event, false, now.Add(40*time.Second))
+	arbiter.SetAlive(policy.Event, false, now.Add(40*time.Second))
 	if !at(50, policy.CTILog) {
 		t.Error("the new source does not take over")
 	}
 	arbiter.SetSources(now.Add(60*time.Second), policy.Event)
-	if s, why, ok := arbiter.Speaker(policy.AuthFailure); ok || why != "event is down" {
+	if s, why, ok := arbiter.ActiveSource(policy.AuthFailure); ok || why != "event is down" {
 		t.Errorf("%v speaks, %q", s, why)
+	}
+}
+
+// Sources name the same failure by the digest user, the user of To or the dialled number.
+func TestAFailureCountsOnceByAnyOfItsNames(t *testing.T) {
+	type report struct{ source, user, number string }
+	for name, tc := range map[string]struct {
+		reports []report
+		want    int
+	}{
+		"digest user, then To":              {[]report{{"event", "alice", "1000"}, {"cti_log", "1000", ""}}, 1},
+		"To, then digest user":              {[]report{{"cti_log", "1000", ""}, {"event", "alice", "1000"}}, 1},
+		"dialled number after the event":    {[]report{{"event", "1000", "0044123"}, {"cti_log", "0044123", ""}}, 1},
+		"dialled number before the event":   {[]report{{"cti_log", "0044123", ""}, {"event", "1000", "0044123"}}, 1},
+		"number of a user unknown":          {[]report{{"event", "", "0044123"}, {"cti_log", "1000", ""}}, 1},
+		"three sources":                     {[]report{{"cti_log", "1000", ""}, {"event", "alice", "1000"}, {"esl_log", "alice", ""}}, 1},
+		"three sources, the event last":     {[]report{{"cti_log", "1000", ""}, {"esl_log", "1000", ""}, {"event", "alice", "1000"}}, 1},
+		"the event without names between":   {[]report{{"cti_log", "1000", ""}, {"event", "", "0044"}, {"esl_log", "1000", ""}}, 1},
+		"neither name":                      {[]report{{"event", "alice", "1000"}, {"cti_log", "bob", ""}}, 2},
+		"neither name, the event last":      {[]report{{"cti_log", "bob", ""}, {"event", "alice", "1000"}}, 2},
+		"no name equals no number":          {[]report{{"event", "alice", ""}, {"cti_log", "bob", ""}}, 2},
+		"the same user before another name": {[]report{{"event", "1000", ""}, {"event", "alice", "1000"}, {"cti_log", "1000", ""}, {"cti_log", "alice", ""}}, 2},
+		"two of one To":                     {[]report{{"event", "alice", "1000"}, {"event", "bob", "1000"}, {"cti_log", "1000", ""}, {"cti_log", "1000", ""}}, 2},
+	} {
+		for _, restarted := range []bool{false, true} {
+			// No source is alive: each report that is not matched counts.
+			r := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
+			counted := 0
+			for i, p := range tc.reports {
+				at := now.Add(time.Duration(i) * 10 * time.Millisecond)
+				a := told(t, p.source, p.user, at)
+				a.Number = p.number
+				if r.Counts(a, at) {
+					counted++
+				}
+				if restarted {
+					next := NewArbiter(policy.Event, policy.ESLLog, policy.CTILog)
+					handOver(r, next, at)
+					r = next
+				}
+			}
+			if counted != tc.want {
+				t.Errorf("%s, restarted %v: %d counted, want %d", name, restarted, counted, tc.want)
+			}
+		}
 	}
 }

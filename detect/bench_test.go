@@ -10,11 +10,11 @@ import (
 	"fsban/policy"
 )
 
-// allOptions have a Detector look at everything.
+// allOptions enable every source of a Detector.
 var allOptions = Options{CTIEvents: ctiOptions.CTIEvents, Calls: Calls{Contexts: []string{"public"}, DenyPrefix: []string{"00", "+"}, MaxLength: 12}}
 
-// allocations returns how many allocations what costs. Two texts may share a place in a Detector's table of texts, by its
-// random seed: so it takes the best of a few Detectors.
+// allocations returns the number of allocations of what. Two texts may share a slot of a Detector's string cache, depending on
+// its random seed: the result is the best of a few Detectors.
 func allocations(o Options, what func(*Detector) func()) float64 {
 	least := testing.AllocsPerRun(1000, what(New(o)))
 	for range 5 {
@@ -49,7 +49,7 @@ func TestAKnownAddressCostsNoAllocation(t *testing.T) {
 	}
 }
 
-// BenchmarkEvent says what an event costs to parse and to understand, also where more is looked at than sofia's events.
+// BenchmarkEvent measures parsing and detecting an event, with and without all options.
 func BenchmarkEvent(b *testing.B) {
 	failed := bodies(b, captures.Read(b, "register-wrong-password.plain.esl"))
 	for _, bench := range []struct {
@@ -91,14 +91,14 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
-// BenchmarkArbiter is a failure that the log stream tells of, and then an event: also after so many that only the log stream
-// told of that no more may be held.
+// BenchmarkArbiter measures a failure reported by the log stream and then by an event, with an empty and with a full list of
+// held reports.
 func BenchmarkArbiter(b *testing.B) {
 	for name, alone := range map[string]int{"told twice": 0, "beside what nobody confirms": maxHeld - 1} {
 		b.Run(name, func(b *testing.B) {
 			r := NewArbiter(policy.Event, policy.ESLLog)
-			r.Alive(policy.Event, true, now)
-			r.Alive(policy.ESLLog, true, now)
+			r.SetAlive(policy.Event, true, now)
+			r.SetAlive(policy.ESLLog, true, now)
 			at := now.Add(time.Minute)
 			a := policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: at, Kind: policy.AuthFailure, User: "1000", Source: policy.ESLLog}
 			for i := range alone {

@@ -10,25 +10,25 @@ import (
 	"fsban/policy"
 )
 
-// Calls say which calls count as attempts: those of strangers that the dialplan does not take, and those of strangers to
+// Calls select the calls that count as attempts: calls of strangers that the dialplan does not take, and calls of strangers to
 // numbers that are not allowed.
 //
-// A stranger's call comes by SIP, with no password and no access list of FreeSWITCH's to speak for it, into one of
-// Contexts, and for none of our gateways. The number and the context must be those it came with: of a call that the
-// dialplan transferred nobody knows what was dialled, so it never counts.
+// A stranger's call arrives by SIP in one of Contexts, without a password, an access list or one of our gateways that vouches
+// for it. The number and the context must be the original ones: after a transfer by the dialplan the dialled number is unknown,
+// so such a call never counts.
 type Calls struct {
-	Contexts    []string // dialplan contexts that strangers' calls reach; empty: calls are not looked at
-	DenyPrefix  []string // beginnings of numbers that are not allowed, whatever becomes of the call
-	AllowPrefix []string // beginnings of numbers that are: they win over DenyPrefix and MaxLength
-	MaxLength   int      // of a number that is allowed, in characters; 0: any
+	Contexts    []string // dialplan contexts that strangers' calls reach; empty: calls are ignored
+	DenyPrefix  []string // prefixes of numbers that are not allowed, whether or not the call succeeds
+	AllowPrefix []string // prefixes of allowed numbers: they override DenyPrefix and MaxLength
+	MaxLength   int      // maximum length of an allowed number, in characters; 0: any
 }
 
 func (c *Calls) wanted() bool { return len(c.Contexts) > 0 }
 
-// CallEvent is the native event that a Detector with Calls understands: one at the end of each call.
+// CallEvent is the native event that a Detector with Calls reads: one at the end of each call.
 const CallEvent = "CHANNEL_HANGUP_COMPLETE"
 
-// The headers that are read of a CallEvent, by their index in Fields, where calls are looked at.
+// Indexes in Fields of the headers of a CallEvent, if calls are read.
 const (
 	callDirection = endOfSofia + iota
 	hitDialplan
@@ -86,9 +86,9 @@ var callHeaders = [endOfCalls - endOfSofia]string{
 	lastBridgeTo - endOfSofia:         "variable_last_bridge_to",
 }
 
-// CallFilters are the headers and values of which a CallEvent that matters has at least one, for FreeSWITCH's filter
-// command. What becomes of most calls is not asked for: FreeSWITCH itself refused those that the dialplan did not take.
-// Only where numbers are not allowed every call into Contexts matters, answered ones too. Nil: calls are not looked at.
+// CallFilters returns headers and values for the filter command of FreeSWITCH: a relevant CallEvent has at least one of them. Calls that
+// the dialplan did not take were refused by FreeSWITCH itself; only if some numbers are not allowed, every call into Contexts is
+// relevant, answered ones too. Nil: calls are not read.
 func (d *Detector) CallFilters() [][2]string {
 	if !d.calls.wanted() {
 		return nil
@@ -102,11 +102,11 @@ func (d *Detector) CallFilters() [][2]string {
 	return filters
 }
 
-// call says what the end of a call means.
+// call returns the attempt that the end of a call reports.
 //
-// Caller-Network-Addr is the packet's source address when the call comes in, but a dialplan may set it
-// (set_profile_var), and an answer to a later request of ours replaces it. sip_received_ip stays what it was. Where the
-// two differ, the address is not certain, and nobody is to be banned for it.
+// Caller-Network-Addr is the packet's source address when the call arrives, but a dialplan may set it (set_profile_var), and an
+// answer to a later request of ours replaces it. sip_received_ip does not change. If the two differ, the address is not
+// certain, and the call does not count.
 func (d *Detector) call(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
 	number := ev.Get(callNumber)
 	if !d.calls.stranger(ev) || !d.calls.forbid(number) && !refused(ev) {
@@ -129,9 +129,9 @@ func (d *Detector) call(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) 
 	return a, outcome
 }
 
-// stranger tells whether nobody vouches for a call. One leg of a loopback has the address, the context and the number of
-// a call that somebody else made, but did not come by SIP. A call with a gateway's name is a carrier's that we have
-// registered at, or of somebody who knows the name.
+// stranger reports whether nothing vouches for a call. One leg of a loopback has the address, the context and the number of
+// another call, but did not arrive by SIP. A call with a gateway's name is from a carrier at which we have registered, or from
+// a peer that knows the name.
 func (c *Calls) stranger(ev *esl.Event) bool {
 	context, authorized, index := ev.Get(callContext), ev.Get(sipAuthorized), ev.Get(profileIndex)
 	return string(ev.Get(callDirection)) == "inbound" &&
@@ -142,7 +142,7 @@ func (c *Calls) stranger(ev *esl.Event) bool {
 		len(ev.Get(sipReceivedIP)) > 0
 }
 
-// forbid tells whether number is not allowed, whoever calls it.
+// forbid reports whether number is not allowed for any caller.
 func (c *Calls) forbid(number []byte) bool {
 	if len(number) == 0 || begins(number, c.AllowPrefix) {
 		return false

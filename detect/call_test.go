@@ -13,8 +13,8 @@ import (
 	"fsban/policy"
 )
 
-// recordedCalls are the calls of testdata/calls.esl in their order: the number that was dialled, what the public context
-// did with it, and whether that is a no. See testdata/README.md.
+// recordedCalls lists the calls of testdata/calls.esl in order: the dialled number, the action of the public context, and
+// whether that is a refusal. See testdata/README.md.
 var recordedCalls = []struct {
 	number, what string
 	counts       bool
@@ -70,7 +70,7 @@ func calls(t testing.TB) [][]byte {
 	return bodies(t, data)
 }
 
-// ended returns what a Detector with those Calls makes of a CallEvent that it hears at its own time.
+// ended returns the result of a CallEvent, received at its own time, for a Detector with these Calls.
 func ended(t testing.TB, c Calls, body []byte) (policy.Attempt, Outcome) {
 	t.Helper()
 	d := New(Options{Calls: c})
@@ -105,7 +105,7 @@ func TestACallCountsWhenTheDialplanDoesNotTakeIt(t *testing.T) {
 	}
 }
 
-func TestWhatACallTells(t *testing.T) {
+func TestOutcomeOfEachCall(t *testing.T) {
 	body := calls(t)[34]
 	a, o := ended(t, Calls{Contexts: []string{"public"}}, body)
 	want := policy.Attempt{
@@ -125,7 +125,7 @@ func TestWhatACallTells(t *testing.T) {
 	}
 }
 
-// with returns body with other values for some headers; "-" takes the header away.
+// with returns body with other values for some headers; "-" removes the header.
 func with(t testing.TB, body []byte, headers ...string) []byte {
 	t.Helper()
 	lines := strings.Split(strings.TrimRight(string(body), "\n"), "\n")
@@ -173,7 +173,7 @@ func TestEachSignOfATakenCallIsEnough(t *testing.T) {
 			t.Errorf("%s: %s", header, o)
 		}
 	}
-	// No extension at all leaves no application.
+	// Without a matching extension there is no application.
 	none := with(t, refused, "variable_last_app: -", "variable_current_application: -", "variable_current_application_data: -", "Hangup-Cause: NO_ROUTE_DESTINATION")
 	if _, o := ended(t, Calls{Contexts: []string{"public"}}, none); o != Attempt {
 		t.Errorf("no extension: %s", o)
@@ -202,7 +202,7 @@ func TestTheAddressOfACallIsCertainOrNone(t *testing.T) {
 	}
 }
 
-func TestACallToANumberThatIsNotAllowedCountsWhateverBecomesOfIt(t *testing.T) {
+func TestACallToAForbiddenNumberAlwaysCounts(t *testing.T) {
 	bodies := calls(t)
 	answered, loopback, withPassword, transferred := bodies[22], bodies[32], bodies[35], bodies[29]
 	dial := func(body []byte, number string) []byte {

@@ -7,8 +7,8 @@ import (
 	"fsban/policy"
 )
 
-// A CTIEvent says how to read one CUSTOM event of mod_cti's: its subclass, and the names of the headers that hold the
-// address, the user and the reason. Several may share header names. What is empty, the event does not have.
+// A CTIEvent describes one CUSTOM event of mod_cti: its subclass, and the names of the headers with the address, the user and
+// the reason. Several may share header names. An empty name means that the event lacks the value.
 type CTIEvent struct{ Subclass, Addr, User, Reason string }
 
 // ctiEvent is a CTIEvent with the headers' indexes in the Fields; -1 for none.
@@ -17,8 +17,8 @@ type ctiEvent struct {
 	addr, user, reason int
 }
 
-// ctiEvent says what an event of mod_cti's means. Of its reasons only "Registration failed" is known to be a wrong
-// password; all else, no reason included, is a violation, as in its log.
+// ctiEvent returns the attempt that an event of mod_cti reports. Only the reason "Registration failed" is known to be a wrong
+// password; any other, or none, is a violation, as in its log.
 func (d *Detector) ctiEvent(e *ctiEvent, ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
 	addr, ok := d.addrs.parse(value(ev, e.addr))
 	if !ok {
@@ -35,7 +35,7 @@ func (d *Detector) ctiEvent(e *ctiEvent, ev *esl.Event, now time.Time) (policy.A
 	return a, outcome
 }
 
-// value returns header i of ev, nil where there is no such header.
+// value returns header i of ev, nil if i is negative.
 func value(ev *esl.Event, i int) []byte {
 	if i < 0 {
 		return nil

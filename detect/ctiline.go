@@ -7,29 +7,28 @@ import (
 	"fsban/policy"
 )
 
-// NotUnderstood is a line that is no record of mod_cti's.
+// NotUnderstood is the outcome of a line that is not a record of mod_cti.
 const NotUnderstood Outcome = "not_understood"
 
-// LineOutcomes lists what can become of a line.
-var LineOutcomes = []Outcome{Attempt, NoAddress, NotUnderstood, ClockAdrift}
+// LineOutcomes lists the outcomes of a line.
+var LineOutcomes = []Outcome{Attempt, NoAddress, NotUnderstood, ClockAdrift, Repeated, Outdated}
 
 // maxAddr is more than the longest address with a zone.
 const maxAddr = 80
 
-// registrationFailed is the one reason of mod_cti's whose text is known. Its others are an open set.
+// registrationFailed is the only reason of mod_cti whose text is known. The set of others is open.
 const registrationFailed = "Registration failed"
 
-// CTILine says what a line of mod_cti's file means. Its records are
+// CTILine returns the attempt that a line of mod_cti's file reports. Its records are
 //
 //	ip[ADDR] user[ANYTHING] at[TIME] REASON
 //
-// and the user is whatever the peer chose, forged records included. So the address is what stands between "ip[" at the
-// very start and the first "]", and the time is the last "] at[" that a time follows. Like the filter "^ip\[<HOST>\].*"
-// that it replaces, it takes a record with nothing but an address, because mod_cti's other records are not known: an
-// attempt without a time, or with "(null)" for one, counts as now, with outcome ClockAdrift.
+// and the peer chooses the user freely, forged records included. So the address is the text between "ip[" at the very start and
+// the first "]", and the time is in the last "] at[" followed by a time. Like the filter "^ip\[<HOST>\].*" that it replaces, it
+// accepts a record with only an address, because mod_cti's other records are not known: an attempt without a time, or with
+// "(null)" for one, counts as now, with outcome ClockAdrift.
 //
-// A time that is there is taken as it is, however old: whether Adrift matters is for the caller to say, because a file
-// that is read back holds old lines, and one that is followed does not.
+// Any other time is kept, however old. A LogReader decides whether it counts.
 func (d *Detector) CTILine(line []byte, now time.Time) (policy.Attempt, Outcome) {
 	line = trimEnd(line)
 	text, rest, ok := cutAddr(line)
@@ -55,18 +54,23 @@ func (d *Detector) CTILine(line []byte, now time.Time) (policy.Attempt, Outcome)
 	return a, Attempt
 }
 
-// CTIConsoleLine says what a line of FreeSWITCH's console means in which mod_cti repeats what it writes to its file:
+// CTIRecord returns the record that mod_cti wrote to its file, from a line of FreeSWITCH's console that repeats it:
 //
 //	2024-04-13 17:21:01.959347 98.47% [NOTICE] cti_fail2ban.c:35 write to fail2ban:RECORD succeed!
 //
-// FreeSWITCH's log holds whatever peers sent, whole forged lines included: give it only the text of a log frame whose
-// own header names cti_fail2ban.c.
-func (d *Detector) CTIConsoleLine(line []byte, now time.Time) (policy.Attempt, Outcome) {
-	record, ok := cutConsole(trimEnd(line))
-	if !ok {
-		return policy.Attempt{}, NotUnderstood
+// A channel's UUID may precede it. FreeSWITCH's log contains text chosen by peers, whole forged lines included: treat the
+// record of a log as a hint, unless it is the text of a log frame whose own header names cti_fail2ban.c.
+func CTIRecord(line []byte) (record []byte, ok bool) {
+	const uuid = len("01234567-89ab-cdef-0123-456789abcdef ")
+	line = trimEnd(line)
+	if len(line) > uuid && line[8] == '-' && line[uuid-1] == ' ' && line[4] != '-' {
+		line = line[uuid:]
 	}
-	return d.CTILine(record, now)
+	file, text, ok := cutPrefix(line)
+	if !ok || string(file) != ctiFile {
+		return nil, false
+	}
+	return cutRecord(text)
 }
 
 // trimEnd returns line without the line feeds and carriage returns at its end.
@@ -77,7 +81,7 @@ func trimEnd(line []byte) []byte {
 	return line
 }
 
-// CTITime returns the time that a line of mod_cti's file carries.
+// CTITime returns the time in a line of mod_cti's file.
 func CTITime(line []byte) (time.Time, bool) {
 	_, rest, ok := cutAddr(line)
 	if !ok {
@@ -87,10 +91,10 @@ func CTITime(line []byte) (time.Time, bool) {
 	return at, ok && !at.IsZero()
 }
 
-// Adrift tells whether at is more than MaxSkew away from now: what has just been told of then counts as now.
-func Adrift(at, now time.Time) bool { return now.Sub(at).Abs() > MaxSkew }
+// ExceedsSkew reports whether at is more than MaxSkew away from now; a live report then counts as now.
+func ExceedsSkew(at, now time.Time) bool { return now.Sub(at).Abs() > MaxSkew }
 
-// cutAddr returns the text of the address that a record begins with. What follows it is empty, or begins with a space.
+// cutAddr returns the text of the address at the beginning of a record. The rest is empty, or begins with a space.
 func cutAddr(line []byte) (addr, rest []byte, ok bool) {
 	line, ok = bytes.CutPrefix(line, []byte("ip["))
 	if !ok {
@@ -110,8 +114,8 @@ func cutAddr(line []byte) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && (len(rest) == 0 || rest[0] == ' ')
 }
 
-// cutTime parts what follows the address at the last "] at[" that a time and "]" follow: behind it is mod_cti's own
-// word, before it the peer's. The time is zero for "(null)".
+// cutTime splits the text after the address at the last "] at[" followed by a time and "]": mod_cti writes the text behind it,
+// the peer the text before it. The time is zero for "(null)".
 func cutTime(rest []byte) (claim []byte, at time.Time, reason []byte, ok bool) {
 	claim = rest
 	for {
@@ -135,7 +139,7 @@ func cutTime(rest []byte) (claim []byte, at time.Time, reason []byte, ok bool) {
 	}
 }
 
-// lastAt returns where the last "] at[" of b begins, or -1. A bracket is rare, so looking for it is faster than a search for
+// lastAt returns the index of the last "] at[" in b, or -1. A bracket is rare, so searching for it is faster than searching for
 // all five bytes.
 func lastAt(b []byte) int {
 	for end := len(b); ; {
@@ -164,9 +168,9 @@ func isDigit(b byte) bool { return b >= '0' && b <= '9' }
 // maxTime is more than the longest time.
 const maxTime = 64
 
-// parseTime reads 2024-04-13T17:21:01.959347+0800. The fraction may be missing. The offset is Z, +0800, +08:00, or as
-// FreeSWITCH prints it in zones that are not whole hours away: hours, and then the rest in seconds, so that +05:30 is
-// +051800 and -03:30 is -03-1800. A time without an offset could be anybody's, so it is none.
+// parseTime parses 2024-04-13T17:21:01.959347+0800. The fraction may be missing. The offset is Z, +0800, +08:00, or, as
+// FreeSWITCH prints it in zones that are not whole hours away, hours and then the rest in seconds: +05:30 is +051800 and -03:30
+// is -03-1800. A time without an offset is ambiguous, and rejected.
 func parseTime(b []byte) (time.Time, bool) {
 	const layout = "2024-04-13T17:21:01"
 	if len(b) <= len(layout) || b[4] != '-' || b[7] != '-' || b[10] != 'T' && b[10] != ' ' || b[13] != ':' || b[16] != ':' {
@@ -191,12 +195,12 @@ func parseTime(b []byte) (time.Time, bool) {
 	return time.Unix(seconds-int64(offset/time.Second), int64(nanos)).UTC(), true
 }
 
-// monthBegins is how many days of a year that is no leap year are over when a month begins.
+// monthBegins is the number of days before each month in a year that is not a leap year.
 var monthBegins = [13]int{0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365}
 
 func isLeap(year int) bool { return year%4 == 0 && (year%100 != 0 || year%400 == 0) }
 
-// daysIn returns how many days a month has, from 1 to 12.
+// daysIn returns the number of days in a month, 1 to 12.
 func daysIn(year, month int) int {
 	if month == 2 && isLeap(year) {
 		return 29
@@ -204,7 +208,7 @@ func daysIn(year, month int) int {
 	return monthBegins[month] - monthBegins[month-1]
 }
 
-// daysBefore returns how many days lie between 1970 and a month: less than zero if it was before.
+// daysBefore returns the number of days from 1970 to the beginning of a month, negative before 1970.
 func daysBefore(year, month int) int {
 	const before1970 = 1969*365 + 1969/4 - 1969/100 + 1969/400
 	days := monthBegins[month-1] - before1970
@@ -218,7 +222,7 @@ func daysBefore(year, month int) int {
 	return days + year*365 + year/4 - year/100 + year/400
 }
 
-// number reads digits, as long as ok.
+// number parses digits if ok is true, and reports whether it succeeded.
 func number(b []byte, ok bool) (n int, _ bool) {
 	for _, c := range b {
 		if !isDigit(c) {
@@ -229,7 +233,7 @@ func number(b []byte, ok bool) (n int, _ bool) {
 	return n, ok
 }
 
-// fraction reads the part of a second, if there is one, and returns what follows it.
+// fraction parses the optional fraction of a second, and returns the rest.
 func fraction(b []byte) (nanos int, rest []byte) {
 	if b[0] != '.' && b[0] != ',' {
 		return 0, b
@@ -254,7 +258,7 @@ func parseOffset(b []byte) (time.Duration, bool) {
 	switch rest[0] {
 	case ':':
 		rest = rest[1:]
-	case '-': // the remainder is negative as the whole is; for -00:30 the hours cannot say so
+	case '-': // the remainder has the sign of the whole; for -00:30 the hours cannot show it
 		rest, negative = rest[1:], true
 	}
 	n, ok := number(rest[:min(len(rest), 9)], ok)
@@ -272,26 +276,12 @@ func parseOffset(b []byte) (time.Duration, bool) {
 	return offset, true
 }
 
-// cutConsole returns what mod_cti wrote, from a console line that begins as FreeSWITCH begins one: a channel's UUID where
-// the logger puts it there, and then FreeSWITCH's own prefix, whose source file must be mod_cti's.
-func cutConsole(line []byte) (record []byte, ok bool) {
-	const uuid = len("01234567-89ab-cdef-0123-456789abcdef ")
-	if len(line) > uuid && line[8] == '-' && line[uuid-1] == ' ' && line[4] != '-' {
-		line = line[uuid:]
-	}
-	file, text, ok := cutPrefix(line)
-	if !ok || string(file) != ctiFile {
-		return nil, false
-	}
-	return cutRecord(text)
-}
-
 const (
 	ctiFile  = "cti_fail2ban.c"     // mod_cti's source file that writes the records
-	ctiWords = "write to fail2ban:" // what stands before one in the log
+	ctiWords = "write to fail2ban:" // precedes a record in the log
 )
 
-// cutRecord returns the record in what mod_cti says to FreeSWITCH's log.
+// cutRecord returns the record in a log text of mod_cti.
 func cutRecord(text []byte) (record []byte, ok bool) {
 	record, ok = bytes.CutPrefix(text, []byte(ctiWords))
 	return bytes.TrimSuffix(record, []byte(" succeed!")), ok

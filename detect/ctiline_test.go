@@ -13,8 +13,17 @@ import (
 
 const record = "ip[124.32.10.1] user[1177] at[2024-04-13T17:21:01.959347+0800] Registration failed"
 
-// written is when record was written.
+// written is the time of record.
 var written = time.Date(2024, 4, 13, 9, 21, 1, 959347000, time.UTC)
+
+// consoleLine reads the record in a line of FreeSWITCH's console.
+func consoleLine(d *Detector, line []byte, now time.Time) (policy.Attempt, Outcome) {
+	record, ok := CTIRecord(line)
+	if !ok {
+		return policy.Attempt{}, NotUnderstood
+	}
+	return d.CTILine(record, now)
+}
 
 func TestALineOfTheFileIsAnAttempt(t *testing.T) {
 	a, o := New(Options{}).CTILine([]byte(record), now)
@@ -175,7 +184,7 @@ func TestAnOldLineKeepsItsTime(t *testing.T) {
 		t.Errorf("%s at %v", o, a.At)
 	}
 	for skew, want := range map[time.Duration]bool{0: false, time.Minute: false, -time.Minute: false, 61 * time.Second: true, -8 * time.Hour: true} {
-		if got := Adrift(written, written.Add(skew)); got != want {
+		if got := ExceedsSkew(written, written.Add(skew)); got != want {
 			t.Errorf("%v apart: adrift %t", skew, got)
 		}
 	}
@@ -200,7 +209,7 @@ func TestEveryReasonButAFailedRegistrationIsAViolation(t *testing.T) {
 	}
 }
 
-func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
+func TestRecordsInTheConsoleLog(t *testing.T) {
 	const said = "2024-04-13 17:21:01.959347 98.47% [NOTICE] cti_fail2ban.c:35 write to fail2ban:" + record + " succeed!"
 	want, _ := New(Options{}).CTILine([]byte(record), now)
 	for _, line := range []string{
@@ -212,7 +221,7 @@ func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 		"9a3f6c1e-0f4e-4a53-9a10-8d4f2a6b7c8d " + said,
 		strings.TrimSuffix(said, " succeed!"),
 	} {
-		if a, o := New(Options{}).CTIConsoleLine([]byte(line), now); o != Attempt || a != want {
+		if a, o := consoleLine(New(Options{}), []byte(line), now); o != Attempt || a != want {
 			t.Errorf("%q: %s, %+v", line, o, a)
 		}
 	}
@@ -225,11 +234,11 @@ func TestWhatTheConsoleRepeatsOfTheFile(t *testing.T) {
 		"2024-04-13 17:21:01.959347 98.47% [] x cti_fail2ban.c:35 write to fail2ban:" + record,
 		"2024-04-13 17:21:01.959347 98.47% ",
 	} {
-		if a, o := New(Options{}).CTIConsoleLine([]byte(line), now); o != NotUnderstood || a.Addr.IsValid() {
+		if a, o := consoleLine(New(Options{}), []byte(line), now); o != NotUnderstood || a.Addr.IsValid() {
 			t.Errorf("%q: %s, %v", line, o, a.Addr)
 		}
 	}
-	a, o := New(Options{}).CTIConsoleLine([]byte(strings.Replace(said, "1177", "a succeed!\nip[9.9.9.9] user[b", 1)), now)
+	a, o := consoleLine(New(Options{}), []byte(strings.Replace(said, "1177", "a succeed!\nip[9.9.9.9] user[b", 1)), now)
 	if o != Attempt || a.Addr != want.Addr || a.User != "a succeed!\nip[9.9.9.9] user[b" {
 		t.Errorf("%s, %+v", o, a)
 	}
@@ -248,7 +257,7 @@ func TestALineOfAKnownAddressCostsNoAllocation(t *testing.T) {
 	}
 }
 
-// No address comes out but the text between "ip[" at the start and the first "]" behind it, whatever else a line holds.
+// FuzzNoAddressButTheFirst: an address is always the text between "ip[" at the start and the first "]" behind it.
 func FuzzNoAddressButTheFirst(f *testing.F) {
 	for _, line := range []string{
 		record, "", "ip[", "ip[]", "ip[192.0.2.7]", "ip[[2001:db8::7]] user[] at[(null)] x", "ip[fe80::1%]x] user[",
@@ -278,18 +287,18 @@ func FuzzNoAddressButTheFirst(f *testing.F) {
 			if len(a.User) > MaxText || a.At.IsZero() || a.Source != policy.CTILog || o == ClockAdrift && !a.At.Equal(now) {
 				t.Fatalf("%s, %+v", o, a)
 			}
-			// What comes before the reason is at least as long as the user kept, and the user stands in the line.
+			// The line contains the user.
 			if !strings.Contains(string(bytes.ToValidUTF8(record, nil)), string(bytes.ToValidUTF8([]byte(a.User), nil))) {
 				t.Fatalf("user %q is not in %q", a.User, record)
 			}
 		}
 		a, o := d.CTILine(line, now)
 		check(line, a, o)
-		a, o = d.CTIConsoleLine(line, now)
+		a, o = consoleLine(d, line, now)
 		if o == NotUnderstood {
 			return
 		}
-		// The first place where the words stand is mod_cti's own: what a peer chose comes later.
+		// The first occurrence of the words is mod_cti's own: text of a peer comes later.
 		_, record, ok := bytes.Cut(line, []byte("write to fail2ban:"))
 		if !ok {
 			t.Fatalf("%s from %q", o, line)

@@ -1,7 +1,7 @@
-// Package detect says what happened: it turns what a source reported into a policy.Attempt.
+// Package detect turns the reports of a source into a policy.Attempt.
 //
-// It is pure: no clock, goroutine, I/O, log or metric. One wrong password is three events of FreeSWITCH
-// (pre_register, register_attempt, register_failure), so here it becomes one auth_failure, from register_failure alone.
+// It is pure: no clock, goroutine, I/O, log or metric. FreeSWITCH sends three events for one wrong password (pre_register,
+// register_attempt, register_failure). They count as one auth_failure, from register_failure alone.
 package detect
 
 import (
@@ -16,41 +16,41 @@ import (
 // MaxSkew is how far FreeSWITCH's clock may be from ours. An event further off counts as happening now, as in fail2ban.
 const MaxSkew = 60 * time.Second
 
-// An Outcome says what became of an event: a closed, small set, safe as a metric label.
+// An Outcome is the result of reading an event: a closed, small set, safe as a metric label.
 type Outcome string
 
-// The outcomes.
+// Outcomes of an event.
 const (
-	Attempt        Outcome = "attempt"         // there is an attempt
-	NoAttempt      Outcome = "no_attempt"      // understood, and nothing to count: a stale nonce, a heartbeat, the second report of one thing
-	NoAddress      Outcome = "no_address"      // a report that must carry an address and does not
-	NotForUs       Outcome = "not_for_us"      // an event that was not asked for
-	GatewayChanged Outcome = "gateway_changed" // FreeSWITCH has a gateway more, or less
-	ClockAdrift    Outcome = "clock_adrift"    // there is an attempt, and its time was so far off that now was taken
+	Attempt        Outcome = "attempt"         // an attempt was found
+	NoAttempt      Outcome = "no_attempt"      // understood, but nothing counts: a stale nonce, a heartbeat, a duplicate report
+	NoAddress      Outcome = "no_address"      // a report that must carry an address, but does not
+	NotForUs       Outcome = "not_for_us"      // an event without a subscription
+	GatewayChanged Outcome = "gateway_changed" // a gateway was added to FreeSWITCH, or removed
+	ClockAdrift    Outcome = "clock_adrift"    // an attempt was found, whose time was so far off that it was replaced by now
 )
 
-// Outcomes lists what can become of an event.
+// Outcomes lists the outcomes of an event.
 var Outcomes = []Outcome{Attempt, NoAttempt, NoAddress, NotForUs, GatewayChanged, ClockAdrift}
 
-// Options say what a Detector looks at besides sofia's own events. It must not be changed once a Detector has it.
+// Options select the events that a Detector reads besides sofia's own. They must not be changed once a Detector has them.
 type Options struct {
 	CTIEvents []CTIEvent // mod_cti's CUSTOM events, whose names are configuration
 	Calls     Calls
-	Gateways  bool // tell when FreeSWITCH's gateways have changed
+	Gateways  bool // report changes of FreeSWITCH's gateways
 }
 
-// A Detector turns FreeSWITCH's events and log lines into attempts. It remembers the last few credentials that it saw,
-// because what register_failure leaves out stands in the register_attempt before it. It allocates nothing for addresses
-// and texts that it has seen lately. Not safe for concurrent use.
+// A Detector turns FreeSWITCH's events and log lines into attempts. It remembers the last few credentials, because
+// register_failure lacks values that the register_attempt before it has. It does not allocate for recently seen addresses and
+// texts. It is not safe for concurrent use.
 type Detector struct {
 	fields    *esl.Fields
 	cti       []ctiEvent
 	calls     Calls
-	heartbeat int // where heartbeatHeaders begin
+	heartbeat int // index of the first of heartbeatHeaders
 	gateways  bool
 	texts     interner
 	addrs     addresses
-	recent    [1024]credentials // by hash of address and port; a newer pair takes an older one's place
+	recent    [1024]credentials // by hash of address and port; a newer pair replaces an older one
 	seed      maphash.Seed
 }
 
@@ -77,10 +77,10 @@ func New(o Options) *Detector {
 	return d
 }
 
-// Fields are the headers that an esl.Event for d must keep.
+// Fields returns the headers that an esl.Event for d must keep.
 func (d *Detector) Fields() *esl.Fields { return d.fields }
 
-// Subclasses are the CUSTOM events that d understands, each once.
+// Subclasses returns the CUSTOM events that d reads, each once.
 func (d *Detector) Subclasses() []string {
 	all := slices.Clone(sofiaSubclasses)
 	for _, e := range d.cti {
@@ -94,10 +94,10 @@ func (d *Detector) Subclasses() []string {
 	return all
 }
 
-// gatewayEvents tell that FreeSWITCH has a gateway more, or less (mod_sofia.h).
+// gatewayEvents report that FreeSWITCH has added or removed a gateway (mod_sofia.h).
 var gatewayEvents = []string{"sofia::gateway_add", "sofia::gateway_delete"}
 
-// Event says what ev, an event with d's Fields, means. now is used where the event's own time is missing or further than
+// Event returns the attempt that ev, an event with d's Fields, reports. now replaces a time that is missing or further than
 // MaxSkew away.
 func (d *Detector) Event(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
 	switch string(ev.Get(eventName)) {
@@ -113,7 +113,7 @@ func (d *Detector) Event(ev *esl.Event, now time.Time) (policy.Attempt, Outcome)
 	return policy.Attempt{}, NotForUs
 }
 
-// custom hands ev to the one that knows its subclass. sofia's own come first: no configuration can hide them.
+// custom dispatches ev by its subclass. sofia's own come first: no configuration can hide them.
 func (d *Detector) custom(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
 	got := ev.Get(eventSubclass)
 	for _, s := range sofiaSubclasses {
@@ -140,16 +140,16 @@ func EventTime(ev *esl.Event) (time.Time, bool) {
 	return time.UnixMicro(int64(us)), ok
 }
 
-// timed has a count as having happened when ev says, or now, and returns what that makes of it.
+// timed sets the time of a: that of ev, or now. It returns the outcome.
 func timed(a *policy.Attempt, ev *esl.Event, now time.Time) Outcome {
 	at, ok := EventTime(ev)
 	switch {
 	case !ok:
 		a.At = now
 		return ClockAdrift
-	case Adrift(at, now):
+	case ExceedsSkew(at, now):
 		a.At = at
-		a.Adrift(now)
+		a.CorrectTime(now)
 		return ClockAdrift
 	}
 	a.At = at

@@ -27,7 +27,7 @@ func bodies(t testing.TB, data []byte) (all [][]byte) {
 	return all
 }
 
-// frames gives every frame of a recording to take.
+// frames calls take for every frame of a recording.
 func frames(t testing.TB, data []byte, take func(*esl.Frame)) {
 	t.Helper()
 	r := esl.NewReader(bytes.NewReader(data))
@@ -43,7 +43,7 @@ func frames(t testing.TB, data []byte, take func(*esl.Frame)) {
 	}
 }
 
-// replay gives every event of a recording to a Detector, at the event's own time.
+// replay passes every event of a recording to a Detector, at the event's own time.
 func replay(t testing.TB, d *Detector, data []byte, take func(policy.Attempt, Outcome)) {
 	t.Helper()
 	ev := esl.NewEvent(d.Fields())
@@ -92,7 +92,7 @@ func TestOneWrongPasswordCountsOnce(t *testing.T) {
 	}
 }
 
-func TestWhatEveryPhoneDoesIsNoFailure(t *testing.T) {
+func TestOrdinaryPhoneTrafficIsNoFailure(t *testing.T) {
 	for _, pattern := range []string{"register-refresh-*", "register-invented-nonce*", "register-no-auth*", "register-success*", "register-answer-expired-challenge*", "register-unregister.*", "invite-no-auth*"} {
 		for _, name := range captures.Names(t, pattern+"plain.esl") {
 			if got := failures(t, name); got != 0 {
@@ -128,7 +128,7 @@ func TestForAnInviteTheUserIsNotTheDialledNumber(t *testing.T) {
 	if len(users) != 1 || users[0] != "INVITE 1000 00441234567890" {
 		t.Errorf("got %q", users)
 	}
-	// Without the register_attempt nobody knows the user, and the number is still not one.
+	// Without the register_attempt the user is unknown, and the number is not used as one.
 	d := New(Options{})
 	a, o := heard(t, d, "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7", "to-user: 00441234567890", "registration-type: INVITE")
 	if o != Attempt || a.User != "" || a.Number != "00441234567890" || a.Kind != policy.AuthFailure {
@@ -149,7 +149,7 @@ func event(t testing.TB, d *Detector, name, subclass string, lines ...string) *e
 	return ev
 }
 
-// heard returns what d makes of an event that it hears at now.
+// heard returns d's result for an event received at now.
 func heard(t testing.TB, d *Detector, name, subclass string, lines ...string) (policy.Attempt, Outcome) {
 	t.Helper()
 	return d.Event(event(t, d, name, subclass, lines...), now)
@@ -192,7 +192,7 @@ func TestAClockFarOffCountsAsNow(t *testing.T) {
 	}
 }
 
-func TestGatewaysAreToldOfWhereThatIsWanted(t *testing.T) {
+func TestGatewayChangesAreReportedIfEnabled(t *testing.T) {
 	for _, wanted := range []bool{false, true} {
 		d := New(Options{Gateways: wanted})
 		if got := slices.Contains(d.Subclasses(), "sofia::gateway_add"); got != wanted {
@@ -227,7 +227,7 @@ func TestEventsThatAreNotForUs(t *testing.T) {
 	}
 }
 
-func TestWhatAPeerChoseIsCut(t *testing.T) {
+func TestTextsOfPeersAreCut(t *testing.T) {
 	a, _ := heard(t, New(Options{}), "CUSTOM", "sofia::register_failure", "network-ip: 192.0.2.7",
 		"to-user: "+strings.Repeat("%C3%A4", 100), "user-agent: "+strings.Repeat("x", 5000))
 	if len(a.User) > MaxText || len(a.UserAgent) > MaxText || !strings.HasPrefix(a.User, "ää") {
@@ -235,7 +235,7 @@ func TestWhatAPeerChoseIsCut(t *testing.T) {
 	}
 }
 
-// The address of an attempt is the one in the header for it, whatever else the event holds.
+// FuzzNoAddressButTheHeaders: the address of an attempt is always the one in its header.
 func FuzzNoAddressButTheHeaders(f *testing.F) {
 	for _, name := range []string{"register-wrong-password.plain.esl", "invite-wrong-password.plain.esl", "register-success.plain.esl"} {
 		for _, body := range bodies(f, captures.Read(f, name)) {
@@ -285,4 +285,23 @@ func FuzzNoAddressButTheHeaders(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Without inbound-reg-force-matching-username one To serves for passwords of many users. With it, To is the user.
+func TestARegisterAttacksTheUserOfItsDigest(t *testing.T) {
+	d := New(Options{})
+	at := fmt.Sprint("Event-Date-Timestamp: ", now.UnixMicro())
+	for _, tc := range []struct{ digest, to, failed, want string }{
+		{"1001", "1000", "1000", "1001"}, {"1002", "1000", "1000", "1002"}, {"unknown", "1000", "1000", "1000"}, {"1003", "2000", "1000", "1000"},
+	} {
+		d.Event(event(t, d, "CUSTOM", "sofia::register_attempt", at, "network-ip: 192.0.2.7", "network-port: 5060", "from-user: "+tc.to, "to-user: 9999", "username: "+tc.digest, "auth-result: FORBIDDEN"), now)
+		a, _ := d.Event(event(t, d, "CUSTOM", "sofia::register_failure", at, "network-ip: 192.0.2.7", "network-port: 5060", "to-user: "+tc.failed, "registration-type: REGISTER"), now)
+		number := tc.failed
+		if number == tc.want {
+			number = ""
+		}
+		if a.User != tc.want || a.Number != number || a.Kind != policy.AuthFailure {
+			t.Errorf("%+v: %v of user %q to %q", tc, a.Kind, a.User, a.Number)
+		}
+	}
 }

@@ -17,9 +17,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestWhatEachRecordingSays has every recorded byte go through the parser for it, and what is no frame through those of
-// mod_cti's lines. The table says what comes out, and counts what does not.
-func TestWhatEachRecordingSays(t *testing.T) {
+// TestAttemptsOfEachRecording runs every recorded byte through its parser, and text without frames through the parsers of
+// mod_cti's lines. The golden file lists the attempts and counts all other outcomes.
+func TestAttemptsOfEachRecording(t *testing.T) {
 	var got strings.Builder
 	for _, name := range captures.Names(t, "*") {
 		said := rows(t, name, captures.Read(t, name))
@@ -53,13 +53,13 @@ func TestWhatEachRecordingSays(t *testing.T) {
 	}
 }
 
-// sameButForEscapes tells whether two rows differ in nothing but escapes that a peer sent: plain format resolves them.
+// sameButForEscapes reports whether two rows differ only in escapes that a peer sent: plain format resolves them.
 func sameButForEscapes(json, plain string) bool {
 	until := func(row string) string { before, _, _ := strings.Cut(row, " user="); return before }
 	return json == plain || until(json) == until(plain) && strings.Contains(json, "%")
 }
 
-// rows returns what a recording says: its attempts in their order, and then how many frames or lines have said nothing.
+// rows returns the attempts of a recording in order, followed by the counts of all other outcomes.
 func rows(t *testing.T, name string, data []byte) []string {
 	t.Helper()
 	d := New(Options{Calls: Calls{Contexts: []string{"public"}}})
@@ -86,7 +86,7 @@ func rows(t *testing.T, name string, data []byte) []string {
 	} else {
 		for line := range bytes.Lines(data) {
 			take(d.CTILine(line, now))
-			take(d.CTIConsoleLine(line, now))
+			take(consoleLine(d, line, now))
 		}
 	}
 	for _, o := range slices.Sorted(maps.Keys(silent)) {

@@ -8,8 +8,8 @@ import (
 	"fsban/esl"
 )
 
-// The headers that are read of a HEARTBEAT (send_heartbeat of switch_core.c), by their index behind those of sofia's and of
-// calls. Session-Per-Sec is none of them: it is how many calls may still begin in the second that has just begun.
+// Indexes of the headers of a HEARTBEAT (send_heartbeat of switch_core.c), behind those of sofia and of calls. Session-Per-Sec
+// is not read: it is the number of calls that may still begin in the current second.
 const (
 	uptime = iota
 	sessionCount
@@ -27,16 +27,16 @@ var heartbeatHeaders = [endOfHeartbeat]string{
 	idleCPU:            "Idle-CPU",
 }
 
-// A Heartbeat is what FreeSWITCH says of itself every few seconds. What an event does not say, or says wrongly, is zero.
+// A Heartbeat is the state that FreeSWITCH reports every few seconds. Missing and invalid values are zero.
 type Heartbeat struct {
 	Uptime            time.Duration
-	Sessions          float64 // calls' legs that there are now
-	SessionsLimit     float64 // how many there may be
+	Sessions          float64 // current legs of calls
+	SessionsLimit     float64 // maximum of Sessions
 	SessionsPerSecond float64 // begun within the last second
 	IdleCPU           float64 // of the host, 0 to 1
 }
 
-// Heartbeat reads ev, an event with d's Fields; ok is false where it is no HEARTBEAT.
+// Heartbeat reads ev, an event with d's Fields; ok is false if it is not a HEARTBEAT.
 func (d *Detector) Heartbeat(ev *esl.Event) (beat Heartbeat, ok bool) {
 	if string(ev.Get(eventName)) != "HEARTBEAT" {
 		return beat, false

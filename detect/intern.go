@@ -6,11 +6,11 @@ import (
 	"net/netip"
 )
 
-// MaxText bounds what is kept of a value that a peer chose, in bytes.
+// MaxText bounds values from peers, in bytes; longer ones are cut.
 const MaxText = 128
 
-// interner keeps strings that were seen lately, so that the same bytes become the same string without an allocation. It
-// is a table of fixed size: a newer string takes an older one's place, so it cannot grow, whatever peers send.
+// interner caches recent strings, so that the same bytes become the same string without an allocation. Its size is fixed: a
+// newer string replaces an older one, so input from peers cannot make it grow.
 type interner struct {
 	seed  maphash.Seed
 	slots [4096]string
@@ -34,7 +34,7 @@ func (t *interner) keep(b []byte) string {
 	return *slot
 }
 
-// addresses does for IPv6 addresses what interner does for strings. An IPv4 address is read faster than looked up.
+// addresses caches parsed IPv6 addresses as interner caches strings. Parsing an IPv4 address is faster than a lookup.
 type addresses struct {
 	seed  maphash.Seed
 	slots [4096]struct {
@@ -70,7 +70,7 @@ func (t *addresses) parse(b []byte) (netip.Addr, bool) {
 	return slot.addr, true
 }
 
-// parseIPv4 reads what netip.ParseAddr takes for an IPv4 address: four numbers without leading zeros.
+// parseIPv4 parses an IPv4 address as netip.ParseAddr does: four numbers without leading zeros.
 func parseIPv4(b []byte) (netip.Addr, bool) {
 	var a [4]byte
 	n, digits, field := 0, 0, 0

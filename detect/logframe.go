@@ -8,23 +8,23 @@ import (
 	"fsban/policy"
 )
 
-// Forged is a log frame that looks to a reader of plain logs like one that tells of an address, but that no function of
-// FreeSWITCH's that tells of addresses printed so: what stands in it is some peer's word.
+// Forged is a log frame that resembles a refusal in a plain log, but was not printed by a function of FreeSWITCH that reports refusals:
+// a peer has composed its text.
 const Forged Outcome = "forged"
 
-// LogOutcomes lists what can become of a log frame.
+// LogOutcomes lists the outcomes of a log frame.
 var LogOutcomes = []Outcome{Attempt, NoAttempt, NoAddress, NotUnderstood, ClockAdrift, Forged}
 
-// warning is the highest log level, and so the least grave, at which FreeSWITCH tells of a refusal. What it tells of access
-// lists at debug level is no refusal: it goes on to ask for a password, or looks at more lists.
+// warning is the highest, least severe log level at which FreeSWITCH reports a refusal. Its messages about access lists at
+// debug level are not refusals: it then asks for a password, or checks more lists.
 const warning = 4
 
-// Log says what a frame of FreeSWITCH's log means: that an access list refused an address, or what mod_cti writes to its
-// file, which it repeats in the log.
+// Log returns the attempt that a frame of FreeSWITCH's log reports: an access list refused an address, or mod_cti wrote a
+// record to its file, which it repeats in the log.
 //
-// The text of a log holds whatever peers sent, whole forged lines included. So an address is taken from nothing but the
-// frames of the functions that print one, and there from its place in a text that says nothing else. The time of such a
-// text has no zone: a refusal happened now. mod_cti's records have a time of their own.
+// The text of a log contains text chosen by peers, whole forged lines included. So an address is accepted only from frames of
+// the functions that print one, and only from its place in a text without anything else. The time of such a text has no zone: a
+// refusal happened now. mod_cti's records have a time of their own.
 func (d *Detector) Log(l *esl.Log, now time.Time) (policy.Attempt, Outcome) {
 	if string(l.File) == ctiFile {
 		return d.ctiFrame(l, now)
@@ -47,16 +47,16 @@ func (d *Detector) Log(l *esl.Log, now time.Time) (policy.Attempt, Outcome) {
 	return policy.Attempt{}, orForged(l)
 }
 
-// A refuser is a function of FreeSWITCH's that prints
+// A refuser is a function of FreeSWITCH that prints
 //
 //	IP ADDR Rejected by acl "NAME"
 //
-// where an access list refuses a stranger, and the method that it refuses. "Rejected by user acl" is none: there the
-// password may well be right.
+// if an access list refuses a stranger, and the method that it refuses. "Rejected by user acl" is not included: the password
+// may be right there.
 //
-// Of calls, FreeSWITCH prints the same of two who are no strangers to it, and one line does not tell: with a proxy that it
-// trusts (apply-proxy-acl) the address is what that proxy says in X-AUTH-IP, and with a context of their own for those not
-// in the list (apply-inbound-acl "list:context:context") the call goes on there.
+// For calls, FreeSWITCH prints the same line in two cases that are not refusals, and the line does not show which: for a
+// trusted proxy (apply-proxy-acl) the address is the one that the proxy sends in X-AUTH-IP, and if addresses outside the list
+// have a context of their own (apply-inbound-acl "list:context:context") the call continues there.
 type refuser struct {
 	file, function string
 	words          string // between the address and the name of the list
@@ -66,10 +66,10 @@ type refuser struct {
 var refusers = [...]refuser{
 	{"sofia_reg.c", "sofia_reg_handle_sip_i_register", ` Rejected by register acl "`, policy.Register},
 	{"sofia.c", "sofia_handle_sip_i_invite", ` Rejected by acl "`, policy.Invite},
-	{"mod_event_socket.c", "listener_run", ` Rejected by acl "`, policy.AnyMethod},
+	{"mod_event_socket.c", "listener_run", ` Rejected by acl "`, policy.UnknownMethod},
 }
 
-// address returns what stands in the address's place, if l is r's text and nothing but that.
+// address returns the text in the address's place, if l consists of r's text and nothing else.
 func (r *refuser) address(l *esl.Log) (addr []byte, ok bool) {
 	text, ok := message(l)
 	if !ok {
@@ -87,8 +87,8 @@ func (r *refuser) address(l *esl.Log) (addr []byte, ok bool) {
 	return text[:n], true
 }
 
-// ctiFrame says what a frame of mod_cti's means. The user in it may hold line feeds: where a frame ends is FreeSWITCH's
-// word, so a record is its whole text.
+// ctiFrame returns the attempt that a frame of mod_cti reports. The user in it may contain line feeds: FreeSWITCH delimits the
+// frame, so a record is its whole text.
 func (d *Detector) ctiFrame(l *esl.Log, now time.Time) (policy.Attempt, Outcome) {
 	text, ok := message(l)
 	if !ok {
@@ -102,21 +102,21 @@ func (d *Detector) ctiFrame(l *esl.Log, now time.Time) (policy.Attempt, Outcome)
 	switch outcome {
 	case Attempt, ClockAdrift:
 		a.Source = policy.ESLLog
-		if Adrift(a.At, now) {
-			a.Adrift(now)
+		if ExceedsSkew(a.At, now) {
+			a.CorrectTime(now)
 			outcome = ClockAdrift
 		}
 	}
 	return a, outcome
 }
 
-// message returns what was printed, without what FreeSWITCH puts before each text, and without the line feed after it.
+// message returns the printed text, without the prefix of FreeSWITCH and the final line feed.
 func message(l *esl.Log) ([]byte, bool) {
 	file, text, ok := cutPrefix(l.Text)
 	if !ok || !bytes.Equal(file, l.File) {
 		return nil, false
 	}
-	// A FreeSWITCH that is built with SWITCH_FUNC_IN_LOG names the function once more.
+	// FreeSWITCH built with SWITCH_FUNC_IN_LOG repeats the name of the function.
 	if rest, ok := bytes.CutPrefix(text, l.Func); ok && len(l.Func) > 0 {
 		if rest, ok := bytes.CutPrefix(rest, []byte("() ")); ok {
 			text = rest
@@ -125,8 +125,8 @@ func message(l *esl.Log) ([]byte, bool) {
 	return bytes.TrimSuffix(text, []byte("\n")), true
 }
 
-// orForged tells a frame that nothing is to be taken from, and that looks as if there were, from one that does not. What
-// FreeSWITCH itself says of access lists, in one line that begins with "IP", only looks so.
+// orForged returns Forged for a frame that resembles a refusal, and NoAttempt for others. FreeSWITCH's own messages about
+// access lists, in one line that begins with "IP", only resemble one.
 func orForged(l *esl.Log) Outcome {
 	_, list, _ := bytes.Cut(l.Text, []byte("Rejected by "))
 	if !bytes.Contains(list, []byte("acl")) && !bytes.Contains(l.Text, []byte(ctiWords)) {
@@ -141,11 +141,11 @@ func orForged(l *esl.Log) Outcome {
 	return Forged
 }
 
-// cutPrefix parts a log line where FreeSWITCH's own words end (switch_log.c):
+// cutPrefix splits a log line at the end of FreeSWITCH's prefix (switch_log.c):
 //
 //	2024-04-13 17:21:01.959347 98.47% [WARNING] sofia.c:10679 TEXT
 //
-// Older ones do not say how idle they are.
+// Older versions omit the idle percentage.
 func cutPrefix(line []byte) (file, text []byte, ok bool) {
 	const stamp = "0000-00-00 00:00:00.000000 "
 	if len(line) < len(stamp) {

@@ -13,7 +13,7 @@ import (
 	"fsban/policy"
 )
 
-// The frames that tell of an address, as FreeSWITCH prints them.
+// The frames that contain an address, as FreeSWITCH prints them.
 var (
 	registerRefused = esl.Log{
 		Level: 4, File: []byte("sofia_reg.c"), Func: []byte("sofia_reg_handle_sip_i_register"),
@@ -33,7 +33,7 @@ var (
 	}
 )
 
-// text returns l with another text: what stands in old's place replaced.
+// text returns l with old replaced by new in its text.
 func text(l esl.Log, old, new string) esl.Log {
 	l.Text = []byte(strings.Replace(string(l.Text), old, new, 1))
 	return l
@@ -43,7 +43,7 @@ func TestAnAccessListsRefusalIsAnAttempt(t *testing.T) {
 	for _, tc := range []struct {
 		log    esl.Log
 		method policy.Method
-	}{{registerRefused, policy.Register}, {inviteRefused, policy.Invite}, {clientRefused, policy.AnyMethod}} {
+	}{{registerRefused, policy.Register}, {inviteRefused, policy.Invite}, {clientRefused, policy.UnknownMethod}} {
 		want := policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: now, Kind: policy.ACLReject, Source: policy.ESLLog, Method: tc.method}
 		for name, l := range map[string]esl.Log{
 			"as it is":                    tc.log,
@@ -76,7 +76,7 @@ func TestAnAddressComesFromItsPlaceAlone(t *testing.T) {
 		log  esl.Log
 		want Outcome
 	}{
-		// FreeSWITCH's own words that are no refusal.
+		// Messages of FreeSWITCH that are not refusals.
 		{"right password, wrong place", from(text(registerRefused, `register acl "lan"`, "user acl [lan] and no proxy acl present"), "sofia_reg.c", "sofia_reg_parse_auth"), NoAttempt},
 		{"the same behind a proxy", from(text(registerRefused, `register acl "lan"`, "user acl lan"), "sofia_reg.c", "sofia_reg_parse_auth"), NoAttempt},
 		{"more lists are looked at", level(from(text(registerRefused, `register acl "lan"`, "user acl [lan] checking proxy ACLs now"), "sofia_reg.c", "sofia_reg_parse_auth"), 7), NoAttempt},
@@ -85,14 +85,14 @@ func TestAnAddressComesFromItsPlaceAlone(t *testing.T) {
 		{"at debug level", level(inviteRefused, 7), NoAttempt},
 		{"without a level", level(inviteRefused, -1), NoAttempt},
 
-		// An address that is none.
+		// No valid address.
 		{"a name", text(inviteRefused, "192.0.2.7", "example.com"), NoAddress},
 		{"no address", text(inviteRefused, "192.0.2.7", ""), NoAddress},
 		{"unspecified", text(inviteRefused, "192.0.2.7", "0.0.0.0"), NoAddress},
 		{"with a port", text(inviteRefused, "192.0.2.7", "192.0.2.7:5060"), NoAddress},
 		{"two", text(inviteRefused, "192.0.2.7", "192.0.2.7, 9.9.9.9"), NoAddress},
 
-		// Somebody else's words.
+		// Text of other functions and files.
 		{"another file", from(inviteRefused, "sofia_glue.c", "sofia_handle_sip_i_invite"), Forged},
 		{"another function", from(text(inviteRefused, " IP ", " x IP "), "sofia.c", "sofia_event_callback"), Forged},
 		{"the file and the function of different ones", from(inviteRefused, "sofia_reg.c", "sofia_handle_sip_i_invite"), Forged},
@@ -112,7 +112,7 @@ func TestAnAddressComesFromItsPlaceAlone(t *testing.T) {
 		{"mod_cti's words in its own frame, but later", text(ctiRecord, "write to", "cannot write to"), Forged},
 		{"mod_cti's words after another's name", text(ctiRecord, "cti_fail2ban.c:35", "sofia.c:35"), Forged},
 
-		// All the rest.
+		// Anything else.
 		{"something else", from(text(inviteRefused, "Rejected by acl", "receiving invite"), "sofia.c", "sofia_handle_sip_i_invite"), NoAttempt},
 		{"something else of mod_cti's", text(ctiRecord, "write to fail2ban:", "cannot open "), NoAttempt},
 		{"rejected by others", from(text(inviteRefused, "by acl", "by the user"), "mod_dptools.c", "x"), NoAttempt},
@@ -128,7 +128,7 @@ func TestAnAddressComesFromItsPlaceAlone(t *testing.T) {
 	}
 }
 
-func TestWhatModCTISaysToTheLog(t *testing.T) {
+func TestModCTIRecordsInTheLog(t *testing.T) {
 	heard := written.Add(time.Second)
 	want := policy.Attempt{Addr: netip.MustParseAddr("124.32.10.1"), At: written, Kind: policy.AuthFailure, Source: policy.ESLLog, User: "1177"}
 	for _, l := range []esl.Log{
@@ -142,7 +142,7 @@ func TestWhatModCTISaysToTheLog(t *testing.T) {
 			t.Errorf("%q: %s, %+v", l.Text, o, a)
 		}
 	}
-	// A record is the whole text: a line feed in the user ends neither.
+	// A record is the whole text: a line feed in the user does not end it.
 	const user = "x] at[2024-04-13T17:21:01+0800] Registration failed succeed!\n2024-04-13 17:21:01.959347 98.47% [NOTICE] cti_fail2ban.c:35 write to fail2ban:ip[9.9.9.9] user[y"
 	l := text(ctiRecord, "1177", user)
 	if a, o := New(Options{}).Log(&l, heard); o != Attempt || a.Addr != want.Addr || a.User != user[:MaxText] || !a.At.Equal(written) {
@@ -157,10 +157,11 @@ func TestWhatModCTISaysToTheLog(t *testing.T) {
 	}
 }
 
-// ownWords is what a frame that an address comes from looks like, told in another way than the parser's.
+// ownWords matches frames that contain an address, independently of the parser.
 var ownWords = regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} (?:[^ ]{0,10}% )?\[[^\]]{0,14}\] ([^:]+):\d+ (?:([^\n]*)\(\) )?(?s:(IP ([^\n]*?) Rejected by (register )?acl "[^"\n]*"\n?|write to fail2ban:ip\[(.*)))$`)
 
-// An address comes out only of a frame whose file and function print one, and only as it stands in its place.
+// FuzzNoAddressButInItsPlace: an address is accepted only from a frame whose file and function print one, and only from its
+// place.
 func FuzzNoAddressButInItsPlace(f *testing.F) {
 	for _, l := range []esl.Log{registerRefused, inviteRefused, clientRefused, ctiRecord, text(inviteRefused, " IP", " sofia_handle_sip_i_invite() IP")} {
 		f.Add(l.Level, string(l.File), string(l.Func), l.Text)

@@ -2,20 +2,20 @@ package detect
 
 import "fsban/esl"
 
-// sendRefuse is how a call ends that FreeSWITCH itself refused before anybody answered. A caller who gives up leaves
-// "recv_cancel".
+// sendRefuse is the hangup disposition of a call that FreeSWITCH itself refused before it was answered. A caller who hangs up
+// leaves "recv_cancel".
 const sendRefuse = "send_refuse"
 
-// refused tells whether the dialplan said no to a call: FreeSWITCH refused it, nobody took it or was asked to, and its
-// cause is one that a no gives. What is not known to be a no is none: to ban a carrier is worse than to miss a probe.
+// refused reports whether the dialplan refused a call: FreeSWITCH ended it, no endpoint took it or was called, and its cause is
+// one of a refusal. Unknown cases are not refusals: to ban a carrier is worse than to miss a probe.
 func refused(ev *esl.Event) bool {
 	return string(ev.Get(hangupDisposition)) == sendRefuse && string(ev.Get(hitDialplan)) == "true" &&
 		untouched(ev) && idle(ev.Get(lastApp)) && saysNo(ev)
 }
 
-// untouched tells whether a call never rang, had no early media, was not answered and not connected to anybody, and
-// that nobody was called for it. An attempt to bridge, and one that failed too, leaves originate_disposition and
-// originate_failed_cause, whatever the dialplan does afterwards.
+// untouched reports whether a call never rang, had no early media, was not answered or connected, and no endpoint was called
+// for it. An attempt to bridge, even a failed one, leaves originate_disposition and originate_failed_cause, regardless of later
+// actions of the dialplan.
 func untouched(ev *esl.Event) bool {
 	for _, i := range [...]int{answeredTime, progressTime, progressMediaTime, bridgedTime} {
 		if t := ev.Get(i); len(t) > 0 && string(t) != "0" {
@@ -30,15 +30,15 @@ func untouched(ev *esl.Event) bool {
 	return true
 }
 
-// saysNo tells whether the last application and the cause of the end are those of a no.
+// saysNo reports whether the last application and the hangup cause are those of a refusal.
 func saysNo(ev *esl.Event) bool {
 	app, cause := ev.Get(currentApp), ev.Get(hangupCause)
 	switch {
 	case !idle(app):
 		return false
 	case string(cause) == "NORMAL_CLEARING":
-		// The dialplan came to its end without having done anything. A hangup without a cause gives the same, but may as
-		// well be the end of a service.
+		// The dialplan ended without an action. A hangup without a cause looks the same, but may as well be the end of a
+		// service.
 		return string(app) != "hangup" && string(app) != "respond"
 	case string(app) == "respond":
 		return refusingCode(ev.Get(currentAppData)) && refusingCause(cause)
@@ -46,8 +46,8 @@ func saysNo(ev *esl.Event) bool {
 	return refusingCause(cause)
 }
 
-// idle tells whether an application does nothing to a call but to describe or to refuse it. Whatever is not in the list,
-// like a script, a queue, a conference or a file that is played, takes the call.
+// idle reports whether an application only describes or refuses a call. Any application not in the list, like a script, a
+// queue, a conference or playback, takes the call.
 func idle(app []byte) bool {
 	switch string(app) {
 	case "", // none: no extension matched
@@ -59,8 +59,8 @@ func idle(app []byte) bool {
 	return false
 }
 
-// refusingCause tells whether a cause is a no to the caller or to the number. Causes of trouble, congestion, time-outs,
-// of somebody's being busy or away, and of the caller's giving up are not.
+// refusingCause reports whether a cause refuses the caller or the number. Causes of trouble, congestion, time-outs, busy or
+// absent users, and cancellation do not.
 func refusingCause(cause []byte) bool {
 	switch string(cause) {
 	case "CALL_REJECTED", // respond 403, 603
@@ -75,7 +75,7 @@ func refusingCause(cause []byte) bool {
 	return false
 }
 
-// refusingCode tells whether what respond was told begins with a status that is a no. 401 and 407 ask for a password,
+// refusingCode reports whether the argument of respond begins with a status that is a refusal. 401 and 407 ask for a password,
 // 484 asks for more digits: with these a call only begins.
 func refusingCode(data []byte) bool {
 	if len(data) < 3 || len(data) > 3 && data[3] != ' ' {

@@ -20,10 +20,10 @@ const (
 
 var sofiaSubclasses = []string{registerFailure, registerAttempt, preRegister, register}
 
-// Required is the subclass without which there is nothing to count.
+// Required is the subclass without which failures cannot be counted.
 const Required = registerFailure
 
-// The headers that every Detector reads, by their index in its Fields.
+// Indexes in Fields of the headers that every Detector reads.
 const (
 	eventName = iota
 	eventSubclass
@@ -31,6 +31,7 @@ const (
 	profileName
 	networkIP
 	networkPort
+	fromUser
 	toUser
 	toHost
 	username
@@ -47,6 +48,7 @@ var sofiaHeaders = [endOfSofia]string{
 	profileName:      "profile-name",
 	networkIP:        "network-ip",
 	networkPort:      "network-port",
+	fromUser:         "from-user",
 	toUser:           "to-user",
 	toHost:           "to-host",
 	username:         "username",
@@ -55,19 +57,21 @@ var sofiaHeaders = [endOfSofia]string{
 	registrationType: "registration-type",
 }
 
-// credentials are what a register_attempt showed.
+// credentials are those of a register_attempt.
 type credentials struct {
 	addr    netip.Addr
 	port    uint16
-	at      int64 // unix microseconds
+	at      int64  // unix microseconds
+	to      string // user of the request's To
 	user    string
-	success bool // and it was counted as one
+	digest  bool // user is the digest user
+	success bool // counted as a success
 }
 
 // sameMoment is how far apart the events of one SIP transaction are at most.
 const sameMoment = 2 * time.Second
 
-// sofia says what an event of mod_sofia's means.
+// sofia returns the attempt that an event of mod_sofia reports.
 func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
 	addr, ok := d.addrs.parse(ev.Get(networkIP))
 	if !ok {
@@ -96,7 +100,7 @@ func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.
 	return a, outcome
 }
 
-// portOf returns the remote port of ev, 0 where it does not say.
+// portOf returns the remote port of ev, 0 if it is missing.
 func portOf(ev *esl.Event) uint16 {
 	text := ev.Get(networkPort)
 	port, ok := number(text, len(text) <= len("65535"))
@@ -106,13 +110,17 @@ func portOf(ev *esl.Event) uint16 {
 	return uint16(port)
 }
 
-// failure is sofia::register_failure: wrong credentials, answered with 403. For an INVITE its to-user is the number that
-// was dialled; the user under attack stands in the register_attempt just before it.
+// failure reads sofia::register_failure: wrong credentials, answered with 403. The user under attack is the digest user, in the
+// register_attempt just before it: to-user is the dialled number for an INVITE, and for a REGISTER an arbitrary value of the
+// peer, unless the profile has inbound-reg-force-matching-username.
 func (d *Detector) failure(ev *esl.Event, a *policy.Attempt, port uint16) {
 	a.Kind = policy.AuthFailure
 	if string(ev.Get(registrationType)) != "INVITE" {
 		a.Method = policy.Register
 		a.User = d.texts.keep(ev.Get(toUser))
+		if c := d.slot(a.Addr, port); c.digest && c.to == a.User && c.user != a.User && c.matches(a, port) {
+			a.User, a.Number = c.user, a.User
+		}
 		return
 	}
 	a.Method = policy.Invite
@@ -126,13 +134,14 @@ func (d *Detector) failure(ev *esl.Event, a *policy.Attempt, port uint16) {
 // nonce, as every phone has now and then. In this event from-user and to-user are crossed.
 func (d *Detector) credentials(ev *esl.Event, a *policy.Attempt, port uint16) bool {
 	user := ev.Get(username)
-	if len(user) == 0 || string(user) == "unknown" {
+	digest := len(user) > 0 && string(user) != "unknown"
+	if !digest {
 		user = ev.Get(toUser)
 	}
 	a.User = d.texts.keep(user)
 	result := string(ev.Get(authResult))
 	success := result == "SUCCESS" || result == "RENEWED"
-	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), a.User, success}
+	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), d.texts.keep(ev.Get(fromUser)), a.User, digest, success}
 	a.Kind = policy.AuthSuccess
 	return success
 }

@@ -3,13 +3,16 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"fsban/doctor/fsxml"
 )
 
-// A user is one of the directory: an extension, a trunk, or somebody who may log in to the event socket.
+// A user is an entry of the directory: an extension, a trunk, or a login to the event socket.
 type user struct {
 	id, domain, group string
 	params, variables map[string][]string
@@ -22,7 +25,7 @@ func (u *user) param(name string) string { return last(u.params[name]) }
 
 func (u *user) variable(name string) string { return last(u.variables[name]) }
 
-// hasSecret says whether one can log in as the user with a password.
+// hasSecret reports whether a login as the user with a password is possible.
 func (u *user) hasSecret() bool { return u.param("password") != "" || u.param("a1-hash") != "" }
 
 // maxLookups bounds how many registered users are looked up one by one.
@@ -30,24 +33,24 @@ const maxLookups = 300
 
 func (l *looker) lookAtDirectory() {
 	var registered []string
-	for _, p := range l.profiles {
+	for _, p := range l.seen.profiles {
 		registered = append(registered, l.lookAtRegistrations(p)...)
 	}
 	root := l.askXML("the directory", "xml_locate", directoryOf)
-	l.directory = root != nil
+	l.seen.directory = root != nil
 	seen := make(map[string]bool)
-	for _, d := range root.children("domain") {
-		l.domains = append(l.domains, d)
-		l.addUsers(d, "", d.children("user"), nil, nil)
-		l.addUsers(d, "", d.child("users").children("user"), nil, nil)
-		for _, g := range d.child("groups").children("group") {
-			l.addUsers(d, g.attribute("name"), g.child("users").children("user"), g.child("params"), g.child("variables"))
+	for _, d := range root.Children("domain") {
+		l.seen.domains = append(l.seen.domains, d)
+		l.addUsers(d, "", d.Children("user"), nil, nil)
+		l.addUsers(d, "", d.Child("users").Children("user"), nil, nil)
+		for _, g := range d.Child("groups").Children("group") {
+			l.addUsers(d, g.Attribute("name"), g.Child("users").Children("user"), g.Child("params"), g.Child("variables"))
 		}
 	}
-	for _, u := range l.users {
+	for _, u := range l.seen.users {
 		seen[u.id+"@"+u.domain] = true
 	}
-	// Who registers and does not stand in the static directory comes from somewhere else: redis, a database, xml_curl.
+	// Registered users that are not in the static directory come from another source: redis, a database, xml_curl.
 	slices.Sort(registered)
 	lookups := 0
 	for _, name := range slices.Compact(registered) {
@@ -59,16 +62,16 @@ func (l *looker) lookAtDirectory() {
 			l.note("all registered users", fmt.Sprintf("more than %d are not in the static directory", maxLookups))
 			return
 		}
-		what := ""
+		subject := ""
 		if lookups == 1 {
-			what = "registered users that are not in the static directory"
+			subject = "registered users that are not in the static directory"
 		}
-		text, ok := l.ask(what, "find_user_xml", "id "+id+" "+domain)
+		text, ok := l.ask(subject, "find_user_xml", "id "+id+" "+domain)
 		if !ok {
 			continue
 		}
-		if u, err := parse([]byte(text)); err == nil && u.name == "user" {
-			l.users = append(l.users, newUser(u, domain, "", nil, nil))
+		if u, err := fsxml.Parse([]byte(text)); err == nil && u.Name == "user" {
+			l.seen.users = append(l.seen.users, newUser(u, domain, "", nil, nil))
 		}
 	}
 }
@@ -76,30 +79,29 @@ func (l *looker) lookAtDirectory() {
 // plainName is a name that can stand in a command.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_.:+*#-]{1,64}$`)
 
-func (l *looker) addUsers(domain *element, group string, users []*element, groupParams, groupVariables *element) {
+func (l *looker) addUsers(domain *fsxml.Element, group string, users []*fsxml.Element, groupParams, groupVariables *fsxml.Element) {
 	for _, e := range users {
-		if e.attribute("type") == "pointer" || e.attribute("id") == "" {
+		if e.Attribute("type") == "pointer" || e.Attribute("id") == "" {
 			continue
 		}
-		l.users = append(l.users, newUser(e, domain.attribute("name"), group,
-			[]*element{domain.child("params"), groupParams}, []*element{domain.child("variables"), groupVariables}))
+		l.seen.users = append(l.seen.users, newUser(e, domain.Attribute("name"), group,
+			[]*fsxml.Element{domain.Child("params"), groupParams}, []*fsxml.Element{domain.Child("variables"), groupVariables}))
 	}
 }
 
-// newUser reads a user; what it does not say is inherited.
-func newUser(e *element, domain, group string, paramsAbove, variablesAbove []*element) *user {
-	u := &user{id: e.attribute("id"), domain: domain, group: group, cidr: e.attribute("cidr"), gateways: e.child("gateways").child("gateway") != nil}
-	u.params = inherited(append(paramsAbove, e.child("params")))
-	u.variables = inherited(append(variablesAbove, e.child("variables")))
+// newUser reads a user; settings that it lacks are inherited.
+func newUser(e *fsxml.Element, domain, group string, paramsAbove, variablesAbove []*fsxml.Element) *user {
+	u := &user{id: e.Attribute("id"), domain: domain, group: group, cidr: e.Attribute("cidr"), gateways: e.Child("gateways").
+		Child("gateway") != nil}
+	u.params = inherited(append(paramsAbove, e.Child("params")))
+	u.variables = inherited(append(variablesAbove, e.Child("variables")))
 	return u
 }
 
-func inherited(levels []*element) map[string][]string {
+func inherited(levels []*fsxml.Element) map[string][]string {
 	merged := make(map[string][]string)
 	for _, level := range levels {
-		for name, values := range params(level) {
-			merged[name] = values
-		}
+		maps.Copy(merged, params(level))
 	}
 	return merged
 }
@@ -115,94 +117,105 @@ func (s *system) contextsOfUsers() map[string]bool {
 	return contexts
 }
 
+// userFlaws are the names of users by the flaw of their directory entry.
+type userFlaws struct {
+	weak     map[flaw][]string
+	sockets  []string // weak password for the event socket
+	empty    []string // allow-empty-password
+	without  []string // of those: no password at all
+	pins     []string // voicemail PIN that is the number
+	networks []string // let in by address, without a password
+	trunks   []string // gateways that do not call into public
+}
+
+// add sorts a user into the flaws of its entry.
+func (f *userFlaws) add(s *system, u *user, name string) {
+	worst := strong
+	if p := u.param("password"); p != "" {
+		worst = s.weakness(u, p)
+	} else if h := u.param("a1-hash"); h != "" {
+		worst = s.hashWeakness(u, h)
+	}
+	if worst != strong {
+		f.weak[worst] = append(f.weak[worst], name)
+	}
+	if p := u.param("esl-password"); p != "" && (s.weakness(u, p) != strong || strings.EqualFold(p, cluecon)) {
+		f.sockets = append(f.sockets, name)
+	}
+	if fsxml.IsTrue(u.param("allow-empty-password")) {
+		f.empty = append(f.empty, name)
+		if !u.hasSecret() {
+			f.without = append(f.without, name)
+		}
+	}
+	if p := u.param("vm-password"); p != "" && (p == u.id || p == freshPassword) {
+		f.pins = append(f.pins, name)
+	}
+	if u.cidr != "" {
+		f.networks = append(f.networks, name+" from "+word(u.cidr))
+	}
+	if s.isTrunk(u) && u.hasSecret() && u.variable("user_context") != public {
+		f.trunks = append(f.trunks, name)
+	}
+}
+
+// directoryFindings judges the users of the directory.
 func (s *system) directoryFindings() []Finding {
-	weak := make(map[flaw][]string)
-	var sockets, empty, without, pins, networks, trunks []string
+	f := userFlaws{weak: make(map[flaw][]string)}
 	names := s.namer()
 	for _, u := range s.users {
-		name := names(u)
-		worst := strong
-		if p := u.param("password"); p != "" {
-			worst = s.weakness(u, p)
-		} else if h := u.param("a1-hash"); h != "" {
-			worst = s.hashWeakness(u, h)
-		}
-		if worst != strong {
-			weak[worst] = append(weak[worst], name)
-		}
-		if p := u.param("esl-password"); p != "" && (s.weakness(u, p) != strong || strings.EqualFold(p, cluecon)) {
-			sockets = append(sockets, name)
-		}
-		if isTrue(u.param("allow-empty-password")) {
-			empty = append(empty, name)
-			if !u.hasSecret() {
-				without = append(without, name)
-			}
-		}
-		if p := u.param("vm-password"); p != "" && (p == u.id || p == freshPassword) {
-			pins = append(pins, name)
-		}
-		if u.cidr != "" {
-			networks = append(networks, name+" from "+word(u.cidr))
-		}
-		if s.isTrunk(u) && u.hasSecret() && u.variable("user_context") != public {
-			trunks = append(trunks, name)
+		f.add(s, u, names(u))
+	}
+	all := passwordFindings(f.weak)
+	add := func(users []string, finding Finding) {
+		if len(users) > 0 {
+			all = append(all, finding)
 		}
 	}
-	all := passwordFindings(weak)
-	if len(empty) > 0 {
-		seen := "for " + nameUsers(empty) + "."
-		if len(without) > 0 {
-			seen += " No password at all: " + nameUsers(without) + "."
-		}
-		all = append(all, Finding{
-			Check: "empty-password", Severity: Critical,
-			Title:  "allow-empty-password is on",
-			Seen:   seen,
-			Why:    "Whoever knows the number registers as this extension and calls at its expense. A password that gets lost in a database or in redis opens the extension, without any sign.",
-			Change: "Take allow-empty-password out of the directory (domain, group and user), and give everybody a password.",
-		})
+	seen := "for " + nameUsers(f.empty) + "."
+	if len(f.without) > 0 {
+		seen += " No password at all: " + nameUsers(f.without) + "."
 	}
-	if len(sockets) > 0 {
-		all = append(all, Finding{
-			Check: "esl-password", Severity: Warning,
-			Title:  "Logins to the event socket have weak passwords",
-			Seen:   nameUsers(sockets) + ".",
-			Why:    "What esl-allowed-api lets such a login do, everybody can do who reaches the event socket.",
-			Change: "Give them a long random esl-password in the directory.",
-		})
-	}
-	if len(trunks) > 0 {
-		all = append(all, Finding{
-			Check: "trunk-context", Severity: Warning,
-			Title:  "Gateways that register here do not call into public",
-			Seen:   nameUsers(trunks) + ": by name, by gateways of their own or by the device that is registered.",
-			Why:    "Whoever can call such a gateway from the telephone network comes out in the context of your extensions, with their outbound lines.",
-			Change: "Set the variable user_context to public for them in the directory.",
-		})
-	}
-	if len(networks) > 0 {
-		all = append(all, Finding{
-			Check: "user-cidr", Severity: Note,
-			Title:  "Some users call without a password, from their network",
-			Seen:   list(networks) + ": attribute cidr, for access lists with their domain.",
-			Why:    "Over UDP a source address proves little. fsban does not see these calls as logins.",
-			Change: "Keep it only for networks that are yours; otherwise take the attribute cidr out of the directory.",
-		})
-	}
-	if len(pins) > 0 {
-		all = append(all, Finding{
-			Check: "voicemail-pin", Severity: Note,
-			Title:  "Voicemail PINs are the numbers themselves",
-			Seen:   nameUsers(pins) + ".",
-			Why:    "Whoever reaches the voicemail menu hears their messages.",
-			Change: "Set vm-password in the directory, or let users choose a PIN.",
-		})
-	}
+	add(f.empty, Finding{
+		Check: "empty-password", Severity: Critical,
+		Title: "allow-empty-password is on",
+		Seen:  seen,
+		Why: "Anybody who knows the number registers as this extension and calls at its expense. If a database or redis loses the password, " +
+			"the extension is open, and no failed login shows it.",
+		Change: "Remove allow-empty-password from the directory (domain, group and user), and give each user a password.",
+	})
+	add(f.sockets, Finding{
+		Check: "esl-password", Severity: Warning,
+		Title:  "Logins to the event socket have weak passwords",
+		Seen:   nameUsers(f.sockets) + ".",
+		Why:    "Anybody who reaches the event socket can guess such a login, and run the commands of its esl-allowed-api.",
+		Change: "Give each of them a long random esl-password in the directory.",
+	})
+	add(f.trunks, Finding{
+		Check: "trunk-context", Severity: Warning,
+		Title:  "Gateways that register here call into a context of extensions",
+		Seen:   nameUsers(f.trunks) + ": gateways by their name, their own gateways or their User-Agent.",
+		Why:    "A caller from the telephone network reaches the context of your extensions through such a gateway, with its outbound lines.",
+		Change: "Set the variable user_context to public for them in the directory.",
+	})
+	add(f.networks, Finding{
+		Check: "user-cidr", Severity: Note,
+		Title:  "Some users call without a password from their networks",
+		Seen:   list(f.networks) + ": attribute cidr, for access lists with their domain.",
+		Why:    "A UDP source address can be forged, and fsban cannot count these calls as logins.",
+		Change: "Keep it only for your own networks; otherwise remove the attribute cidr from the directory.",
+	})
+	add(f.pins, Finding{
+		Check: "voicemail-pin", Severity: Note,
+		Title:  "Voicemail PINs are the numbers themselves",
+		Seen:   nameUsers(f.pins) + ".",
+		Why:    "Anybody who reaches the voicemail menu can hear the messages.",
+		Change: "Set vm-password in the directory, or let users choose a PIN.",
+	})
 	return all
 }
 
-// isTrunk says whether a user looks like a gateway that registers here.
+// isTrunk reports whether a user looks like a gateway that registers here.
 func (s *system) isTrunk(u *user) bool {
 	return u.gateways || trunkName.MatchString(u.id) || trunkName.MatchString(u.group) || slices.Contains(s.agents, u.id+"@"+u.domain)
 }

@@ -91,7 +91,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-func TestAHoleOfAModuleNeedsTheModule(t *testing.T) {
+func TestAnAdvisoryOfAModuleNeedsTheModule(t *testing.T) {
 	for _, loaded := range []bool{true, false} {
 		s := &system{version: "1.11.0", modules: map[string]bool{"mod_verto": loaded}}
 		found := s.versionFindings()

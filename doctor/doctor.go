@@ -1,8 +1,8 @@
-// Package doctor looks at a FreeSWITCH and at its host and says what is open, what is weak, and what fsban cannot see.
+// Package doctor examines a FreeSWITCH and its host for open doors, weak secrets, and attacks that fsban cannot see.
 //
 // Examine asks FreeSWITCH through a few api commands that only read, and judges the answers. It changes nothing, and it
-// never repeats a password or what a dialplan hands to a program. What it cannot read becomes a finding of its own, not an
-// error: a login that may run no command at all gives a list of what stayed unseen.
+// never repeats a password or the arguments of a program in a dialplan. Data that it cannot read become a finding of their own,
+// not an error: a login that may run no command at all gives a list of unseen subjects.
 package doctor
 
 import (
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// A Severity says how bad a finding is.
+// A Severity is the urgency of a finding.
 type Severity uint8
 
-// The severities. A note asks for nothing: it says how things are.
+// The severities. A note requires no action.
 const (
 	Note Severity = iota
 	Warning
@@ -37,14 +37,14 @@ func (s Severity) String() string {
 // MarshalText is the severity in JSON.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// A Finding is one thing that somebody should know.
+// A Finding is one result of an examination.
 type Finding struct {
 	Check    string   `json:"check"` // which check found it: short, stable, the same for every FreeSWITCH
 	Severity Severity `json:"severity"`
 	Title    string   `json:"title"`
-	Seen     string   `json:"seen"`             // what was seen, without any secret
-	Why      string   `json:"why"`              // why it matters
-	Change   string   `json:"change,omitempty"` // which file and parameter; empty: there is nothing to change
+	Seen     string   `json:"seen"`   // the observation, without any secret
+	Why      string   `json:"why"`    // the consequence
+	Change   string   `json:"change"` // the remedy: file and parameter
 }
 
 // An API runs an api command of FreeSWITCH, as esl.Client does.
@@ -52,12 +52,12 @@ type API interface {
 	API(ctx context.Context, name, arguments string) ([]byte, error)
 }
 
-// Options say what the configuration of fsban has to do with it.
+// Options are the parts of fsban's configuration that matter to an examination.
 type Options struct {
-	Contexts []string // contexts whose unauthenticated calls fsban counts
+	Contexts []string // contexts in which fsban counts unauthenticated calls
 	Denied   []string // events, and "log", that the login of fsban may not see
 	Required string   // the event without which fsban cannot guard
-	LoggedIn string   // as whom: user@domain, or empty for the event socket's own password
+	LoggedIn string   // user@domain, or empty for the event socket's own password
 
 	// Patience is how long one command may take. 10s when it is zero.
 	Patience time.Duration
@@ -73,7 +73,25 @@ func Examine(ctx context.Context, api API, host *Host, opts Options) []Finding {
 	return s.findings(host, &opts)
 }
 
-// findings judges what was seen.
+// ExamineHost returns the findings of the host alone, for a FreeSWITCH that cannot be examined because of cause. The first one
+// reports that.
+func ExamineHost(host *Host, cause error) []Finding {
+	all := append([]Finding{{
+		Check: "not-examined", Severity: Critical, Title: "FreeSWITCH was not examined", Seen: capital(sanitize(cause.Error())) + ".",
+		Why: "fsban logs in to the same event socket: while it cannot, it counts no failed logins except those in mod_cti's log. Open " +
+			"doors, weak passwords and known vulnerabilities of this FreeSWITCH are not in this report.",
+		Change: "Start FreeSWITCH, or correct freeswitch.address, freeswitch.user and freeswitch.password; then run fsban doctor again.",
+	}}, host.findings()...)
+	return sorted(all)
+}
+
+// sorted returns findings with the most severe first.
+func sorted(all []Finding) []Finding {
+	slices.SortStableFunc(all, func(a, b Finding) int { return cmp.Compare(b.Severity, a.Severity) })
+	return all
+}
+
+// findings judges the observations.
 func (s *system) findings(host *Host, opts *Options) []Finding {
 	var all []Finding
 	all = append(all, s.callFindings()...)
@@ -86,8 +104,7 @@ func (s *system) findings(host *Host, opts *Options) []Finding {
 	all = append(all, host.findings()...)
 	all = append(all, s.blindSpots(opts)...)
 	all = append(all, s.unseenFindings()...)
-	slices.SortStableFunc(all, func(a, b Finding) int { return cmp.Compare(b.Severity, a.Severity) })
-	return all
+	return sorted(all)
 }
 
 // maxNames bounds how many names a finding lists.
@@ -128,8 +145,8 @@ func word(s string) string {
 	return fmt.Sprintf("%.*q", maxWord, s)
 }
 
-// tame is a sentence of somebody else's for a reader: in one piece, printable and not too long.
-func tame(s string) string {
+// sanitize makes a foreign sentence printable, one line, and not too long.
+func sanitize(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f {
 			return '?'

@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// replies are what a FreeSWITCH answers, by command. What is not there it does not know.
+// replies are the answers of a FreeSWITCH by command. Other commands are unknown to it.
 type replies map[string]string
 
 func (r replies) API(_ context.Context, name, arguments string) ([]byte, error) {
@@ -58,6 +58,7 @@ func TestEachConfigurationGetsItsFindingsAndNoOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer
 			for _, f := range examine(recorded(t, name), Options{LoggedIn: "guard@pbx.example.org"}) {
+				isWhole(t, &f)
 				fmt.Fprintf(&got, "%s %s: %s\n  seen %s\n  why %s\n  change %s\n", f.Severity, f.Check, f.Title, f.Seen, f.Why, f.Change)
 			}
 			golden := "testdata/" + name + ".golden"
@@ -85,10 +86,10 @@ func TestAHardenedFreeSWITCHHasNotesOnly(t *testing.T) {
 	}
 }
 
-func TestNoSecretIsEverTold(t *testing.T) {
+func TestNoFindingContainsASecret(t *testing.T) {
 	for _, name := range []string{"vanilla", "hardened"} {
 		r := recorded(t, name)
-		// Weak ones are talked about, and not told either.
+		// Weak passwords are reported, and not repeated either.
 		r["xml_locate directory"] = strings.ReplaceAll(r["xml_locate directory"], `value="hidden-kQ8vTz31"`, `value="letmein"`)
 		for _, f := range examine(r, Options{}) {
 			told := fmt.Sprint(f.Title, f.Seen, f.Why, f.Change)
@@ -131,7 +132,7 @@ func TestEachFaultIsFound(t *testing.T) {
 	hash := md5.Sum([]byte("2002:pbx.example.org:1234"))
 	for _, test := range []struct {
 		name    string
-		changes [][3]string // command, what stands there, what then does
+		changes [][3]string // command, old text, new text
 		want    []string
 	}{
 		{"no list", [][3]string{{sofia, `name="apply-inbound-acl" value="inbound"`, `name="x" value=""`}}, []string{"inbound-acl"}},
@@ -187,7 +188,7 @@ func TestEachFaultIsFound(t *testing.T) {
 	}
 }
 
-func TestHowBadALineIs(t *testing.T) {
+func TestSeverityOfLines(t *testing.T) {
 	for _, test := range []struct{ to, want string }{
 		{"sofia/gateway/carrier/$1", "critical public-line"},
 		{"sofia/gateway/${gw}/$1", "critical public-line"},
@@ -212,7 +213,7 @@ func TestHowBadALineIs(t *testing.T) {
 	}
 }
 
-func TestManyLinesAreToldInShort(t *testing.T) {
+func TestManyLinesAreSummarized(t *testing.T) {
 	r := recorded(t, "vanilla")
 	var out strings.Builder
 	for i := range 30 {
@@ -225,12 +226,12 @@ func TestManyLinesAreToldInShort(t *testing.T) {
 			lines = append(lines, f)
 		}
 	}
-	if len(lines) != maxSame || !strings.HasSuffix(lines[maxSame-1].Seen, "And 20 more ways out like these.") {
+	if len(lines) != maxSame || !strings.HasSuffix(lines[maxSame-1].Seen, "And 20 more like these.") {
 		t.Errorf("%d findings, the last %+v", len(lines), lines[len(lines)-1])
 	}
 }
 
-func TestALoginThatSeesNothingIsCritical(t *testing.T) {
+func TestALoginWithoutFailedLoginsIsCritical(t *testing.T) {
 	found := examine(recorded(t, "hardened"), Options{Denied: []string{"HEARTBEAT", "sofia::register_failure"}, Required: "sofia::register_failure"})
 	if got := checks(found, Warning); !slices.Equal(got, []string{"login"}) {
 		t.Errorf("found %q", got)
@@ -247,7 +248,7 @@ func TestAProfileThatOnlyRunsIsNotPassedOver(t *testing.T) {
 	}
 }
 
-// A denier is a FreeSWITCH whose login may run nothing, or that fails in another way.
+// A denier is a FreeSWITCH that denies every command, or fails in another way.
 type denier struct{ err error }
 
 func (d denier) API(ctx context.Context, _, _ string) ([]byte, error) {
@@ -258,7 +259,7 @@ func (d denier) API(ctx context.Context, _, _ string) ([]byte, error) {
 	return nil, d.err
 }
 
-func TestWhatCannotBeSeenIsSaid(t *testing.T) {
+func TestUnseenSubjectsAreReported(t *testing.T) {
 	for name, err := range map[string]error{
 		"denied": errors.New("event socket 127.0.0.1:8021: -ERR permission denied"), "down": errors.New("event socket is not connected"), "silent": nil,
 	} {
@@ -275,7 +276,7 @@ func TestWhatCannotBeSeenIsSaid(t *testing.T) {
 	}
 }
 
-func TestWhatThereWasNoTimeForIsSaid(t *testing.T) {
+func TestSubjectsAfterTheTimeLimitAreReported(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
 	var whys []string

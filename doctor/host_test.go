@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,9 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"fsban/firewall/saved"
 )
 
-func TestOtherGuardsAreKnownByWhatRuns(t *testing.T) {
+func TestOtherBanningProgramsAreFound(t *testing.T) {
 	proc := t.TempDir()
 	for i, arguments := range [][]string{
 		{"/usr/bin/python3", "/usr/bin/fail2ban-server", "-xf", "start"},
@@ -59,7 +62,7 @@ func TestTheLogAsTheServiceFindsIt(t *testing.T) {
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		// Somebody else's, so that its owner's rights are not ours.
+		// Of another owner, so that the owner's rights do not apply.
 		if os.Geteuid() == 0 {
 			for _, p := range []string{path, logs} {
 				if err := os.Chown(p, 12345, 12345); err != nil {
@@ -93,7 +96,7 @@ func TestTheLogAsTheServiceFindsIt(t *testing.T) {
 	if got := closed(); got != "/log" {
 		t.Errorf("got %q", got)
 	}
-	put(0o750, 0o640) // what its group may, and the service is in it
+	put(0o750, 0o640) // the rights of its group, which the service is in
 	member := service{name: "fsban", uid: 4711, groups: []uint64{4712, gidOf(t, path)}}
 	if f := readFile(path, member); f.Closed != "" {
 		t.Errorf("got %+v", f)
@@ -123,8 +126,8 @@ func guardsIn(proc string) []string {
 	return found
 }
 
-// The service is who it runs as, with the groups that its unit gives it.
-func TestTheRunningServiceIsWhoReads(t *testing.T) {
+// The service is the user that it runs as, with the groups of its unit.
+func TestTheUserOfTheRunningServiceReadsTheLog(t *testing.T) {
 	proc := t.TempDir()
 	for pid, files := range map[string][2]string{
 		"7": {"/usr/bin/fsban\x00run\x00", "Name:\tfsban\nUid:\t4711\t4712\t4711\t4711\nGid:\t20\t21\t20\t20\nGroups:\t30 31 \n"},
@@ -153,6 +156,15 @@ func TestHosts(t *testing.T) {
 		want []string
 	}{
 		{"nothing", Host{}, nil},
+		{"saved rules", Host{Saved: saved.Rules{NeedSets: []string{"/etc/iptables/rules.v4"}}}, []string{"critical saved-rules"}},
+		{"saved rules, and the unit", Host{Saved: saved.Rules{NeedSets: []string{"/etc/iptables/rules.v4"}, SetsUnit: true}}, []string{"note saved-rules"}},
+		{"a saved ruleset", Host{Saved: saved.Rules{Refused: []string{"/etc/nftables.conf"}, SetsUnit: true}}, []string{"critical saved-ruleset"}},
+		{"sets that the unit makes with another size", Host{Saved: saved.Rules{Clashes: []saved.Clash{{Set: "fsban4"}}, SetsUnit: true}}, []string{"note saved-sets"}},
+		{"sets before those of others", Host{Saved: saved.Rules{Clashes: []saved.Clash{{Set: "fsban4", Followed: true}}, SetsUnit: true}}, []string{"critical saved-sets"}},
+		{"sets of another size", Host{Saved: saved.Rules{Clashes: []saved.Clash{{Set: "fsban4", Followed: true}}}}, nil},
+		{"sets that fsban refuses", Host{Saved: saved.Rules{Clashes: []saved.Clash{{Set: "fsban4", Unusable: true}}}}, []string{"critical saved-sets"}},
+		{"saved bans", Host{Saved: saved.Rules{Stale: []string{"/etc/ipset.conf"}}}, []string{"note saved-bans"}},
+		{"saved rules that are closed", Host{Saved: saved.Rules{Unreadable: []string{"/etc/iptables/rules.v4"}}}, []string{"note saved-rules-unread"}},
 		{"a log that can be read", Host{CTILog: &File{Path: "/ddt/fs/log/x", Exists: true}}, nil},
 		{"no log yet", Host{CTILog: &File{Path: "/ddt/fs/log/x"}}, []string{"note cti-log"}},
 		{"no directory", Host{CTILog: &File{Path: "/ddt/fs/log/x", Err: "stat /ddt: no such file or directory"}}, []string{"warning cti-log"}},
@@ -163,6 +175,7 @@ func TestHosts(t *testing.T) {
 	} {
 		var got []string
 		for _, f := range test.host.findings() {
+			isWhole(t, &f)
 			got = append(got, f.Severity.String()+" "+f.Check)
 		}
 		if !slices.Equal(got, test.want) {
@@ -171,8 +184,20 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+func TestWithoutAFreeSWITCHTheHostIsExamined(t *testing.T) {
+	host := Host{CTILog: &File{Path: "/log/x"}, Saved: saved.Rules{Stale: []string{"/etc/ipset.conf"}}, SELinux: "enforcing"}
+	var got []string
+	for _, f := range ExamineHost(&host, errors.New("event socket x refused\nthe password")) {
+		got = append(got, f.Severity.String()+" "+f.Check+" "+f.Seen)
+	}
+	want := []string{"critical not-examined Event socket x refused?the password.", "note saved-bans /etc/ipset.conf.", "note cti-log /log/x does not exist.", `note selinux /log/x has the context "".`}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestThisHostCanBeRead(t *testing.T) {
-	if h := ReadHost("/nosuch/log"); h.Zone == "" || h.CTILog == nil || h.CTILog.Err == "" {
+	if h := ReadHost("/nosuch/log", 0); h.Zone == "" || h.CTILog == nil || h.CTILog.Err == "" {
 		t.Errorf("got %+v", h)
 	}
 }

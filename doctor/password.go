@@ -1,7 +1,7 @@
 package doctor
 
 import (
-	"crypto/md5" // what SIP's digest is made of
+	"crypto/md5" // the hash of SIP's digest
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -24,27 +24,29 @@ var flaws = []struct {
 	flaw
 	words string
 }{
-	{fresh, "the password that every fresh installation has"},
-	{number, "their own number, or hardly more than that"},
-	{common, "a password from the head of every attacker's list"},
-	{shared, "default_password of vars.xml, one for all"},
+	{fresh, "the default password of every installation"},
+	{number, "their own number, or little more"},
+	{common, "a password that attackers try first"},
+	{shared, "default_password of vars.xml, shared by all"},
 	{short, "less than 8 characters, or less than 12 and all digits"},
 }
 
-// freshPassword is what FreeSWITCH's own configuration gives to everybody.
+// freshPassword is the password of every extension in FreeSWITCH's own configuration.
 const freshPassword = "1234"
 
 // defaultPassword is the variable of vars.xml that FreeSWITCH's own configuration takes that from.
 const defaultPassword = "default_password"
 
-// commonPasswords are tried first by every scanner. The list is short: what is longer than 8 characters and not here is
+// commonPasswords are tried first by every scanner. The list is short: a password longer than 8 characters and not here is
 // left to the rule for short ones.
 var commonPasswords = []string{
-	"password", "password1", "password123", "passw0rd", "p@ssw0rd", "p@ssword", "admin", "admin123", "administrator", "secret", "default", "guest",
+	"password", "password1", "password123", "passw0rd", "p@ssw0rd", "p@ssword", "admin", "admin123", "administrator", "secret", "default",
+	"guest",
 	"welcome", "welcome1", "letmein", "changeme", "qwerty", "qwerty123", "qwertyuiop", "asdfgh", "abc123", "abcd1234", "a1b2c3d4", "1q2w3e4r",
 	"1qaz2wsx", "iloveyou", "monkey", "dragon", "test", "test123", "test1234", "phone", "sip", "sip123", "voip", "voip123", "asterisk",
 	"freeswitch", "freepbx", "fusionpbx", "cluecon", "works", "extension", "support", "123", "12345", "123456", "1234567", "12345678",
-	"123456789", "1234567890", "0123456789", "987654321", "11111111", "00000000", "88888888", "66666666", "123123", "123321", "112233", "654321",
+	"123456789", "1234567890", "0123456789", "987654321", "11111111", "00000000", "88888888", "66666666", "123123", "123321", "112233",
+	"654321",
 	"5201314", "woaini", "a123456", "a12345678", "aa123456", "qq123456", "zxcvbn", "zxcvbnm",
 }
 
@@ -67,7 +69,7 @@ func (s *system) weakness(u *user, password string) flaw {
 	return strong
 }
 
-// isHardlyMore says whether a password is a number, twice it, it backwards, or it and up to three characters more.
+// isHardlyMore reports whether a password is a number, twice it, it backwards, or it and up to three characters more.
 func isHardlyMore(password, id string) bool {
 	backwards := []byte(id)
 	slices.Reverse(backwards)
@@ -78,7 +80,7 @@ func isHardlyMore(password, id string) bool {
 	return len(id) > 1 && rest != password && (len(rest) <= 3 || rest == id)
 }
 
-// hashWeakness judges an a1-hash by trying what everybody tries first.
+// hashWeakness judges an a1-hash by trying the most common passwords.
 func (s *system) hashWeakness(u *user, hash string) flaw {
 	for _, try := range append([]string{freshPassword, u.id, s.globals[defaultPassword]}, commonPasswords...) {
 		sum := md5.Sum([]byte(u.id + ":" + u.domain + ":" + try))
@@ -107,13 +109,14 @@ func passwordFindings(weak map[flaw][]string) []Finding {
 			Check: "weak-password", Severity: severity,
 			Title:  plural(total, "One user has a weak password", "users have weak passwords"),
 			Seen:   capital(strings.Join(seen, "; ")) + ".",
-			Why:    "Such passwords fall to a slow, distributed search that no count of failures stops, and then calls abroad are made with them.",
+			Why:    "Such passwords fall to a slow, distributed search that stays below every limit. Then calls abroad are made with them.",
 			Change: "Give each user a random password of 12 characters or more in the directory.",
 		}
 		if severity == Critical {
 			f.Title = plural(total, "One user has a password that is guessed at once", "users have passwords that are guessed at once")
-			f.Why = "These are the first that a scanner tries, and one right guess needs no second try: fsban cannot help. Calls abroad are made minutes later."
-			f.Change = "Give each user a random password of 12 characters or more in the directory (vanilla: default_password in vars.xml is the password of all)."
+			f.Why = "Scanners try these first, and fsban cannot ban before the first guess. Calls abroad follow within minutes."
+			f.Change = "Give each user a random password of 12 characters or more in the directory (in the " +
+				"vanilla configuration all share default_password of vars.xml)."
 		}
 		all = append(all, f)
 	}

@@ -6,9 +6,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"fsban/doctor/fsxml"
 )
 
-// A profile is one of sofia's: a SIP port, and what it asks of whom.
+// A profile is one of sofia's: a SIP port with its requirements.
 type profile struct {
 	name          string
 	params        map[string][]string // nil: its configuration was not seen
@@ -19,7 +21,7 @@ type profile struct {
 	browsers      int // of those registrations
 }
 
-// The bounds of what is asked for each profile.
+// The bounds of the questions about profiles.
 const (
 	maxProfiles      = 100
 	maxRegistrations = 5000 // beyond them they are not listed
@@ -28,44 +30,44 @@ const (
 func (l *looker) lookAtProfiles() {
 	running := make(map[string]bool)
 	status := l.askXML("which profiles run", "sofia", "xmlstatus")
-	for _, p := range status.children("profile") {
-		running[p.childText("name")] = true
+	for _, p := range status.Children("profile") {
+		running[p.ChildText("name")] = true
 	}
 	ways := l.askXML("the gateways", "sofia", "xmlstatus gateway")
-	l.hasWays = ways != nil
-	ways.all(func(e *element) {
-		if e.name == "gateway" {
-			l.gateways[e.childText("name")] = true
+	l.seen.hasWays = ways != nil
+	ways.All(func(e *fsxml.Element) {
+		if e.Name == "gateway" {
+			l.seen.gateways[e.ChildText("name")] = true
 		}
 	})
-	for _, p := range l.askXML("sofia.conf", "xml_locate", configuration+"sofia.conf").child("profiles").children("profile") {
-		name := p.attribute("name")
-		for _, g := range p.child("gateways").children("gateway") {
-			l.gateways[g.attribute("name")] = true
+	for _, p := range l.askXML("sofia.conf", "xml_locate", configuration+"sofia.conf").Child("profiles").Children("profile") {
+		name := p.Attribute("name")
+		for _, g := range p.Child("gateways").Children("gateway") {
+			l.seen.gateways[g.Attribute("name")] = true
 		}
-		if status != nil && !running[name] || len(l.profiles) == maxProfiles {
+		if status != nil && !running[name] || len(l.seen.profiles) == maxProfiles {
 			continue
 		}
 		delete(running, name)
-		found := &profile{name: name, params: params(p.child("settings")), dialplan: "XML", context: "default"}
+		found := &profile{name: name, params: params(p.Child("settings")), dialplan: "XML", context: "default"}
 		if c := found.value("context"); c != "" {
 			found.context = c
 		}
 		if d := found.value("dialplan"); d != "" {
 			found.dialplan = d
 		}
-		for _, d := range p.child("domains").children("domain") {
-			found.aliases = found.aliases || isTrue(d.attribute("alias"))
+		for _, d := range p.Child("domains").Children("domain") {
+			found.aliases = found.aliases || fsxml.IsTrue(d.Attribute("alias"))
 		}
-		l.profiles = append(l.profiles, found)
+		l.seen.profiles = append(l.seen.profiles, found)
 	}
 	for name := range running {
-		if len(l.profiles) < maxProfiles {
-			l.profiles = append(l.profiles, &profile{name: name})
+		if len(l.seen.profiles) < maxProfiles {
+			l.seen.profiles = append(l.seen.profiles, &profile{name: name})
 		}
 	}
 	if status != nil {
-		for _, p := range l.profiles {
+		for _, p := range l.seen.profiles {
 			l.lookAtProfile(p)
 		}
 	}
@@ -76,23 +78,23 @@ func (l *looker) lookAtProfile(p *profile) {
 	if strings.ContainsAny(p.name, " \t\r\n") {
 		return
 	}
-	info := l.askXML("profile "+word(p.name)+" as it runs", "sofia", "xmlstatus profile "+p.name).child("profile-info")
+	info := l.askXML("profile "+word(p.name)+" as it runs", "sofia", "xmlstatus profile "+p.name).Child("profile-info")
 	if p.params == nil {
 		l.note("the settings of profile "+word(p.name), "it runs, and is not in sofia.conf as FreeSWITCH shows it")
-		p.context, p.dialplan = info.childText("context"), info.childText("dialplan")
+		p.context, p.dialplan = info.ChildText("context"), info.ChildText("dialplan")
 	}
-	p.registrations, _ = strconv.Atoi(info.childText("registrations"))
+	p.registrations, _ = strconv.Atoi(info.ChildText("registrations"))
 }
 
 // value returns the last value of a parameter.
 func (p *profile) value(name string) string { return last(p.params[name]) }
 
-// on says whether a switch of the profile is on; unless it is set it is as FreeSWITCH has it.
+// on reports whether a switch of the profile is on. unset is FreeSWITCH's default.
 func (p *profile) on(name string, unset bool) bool {
 	if len(p.params[name]) == 0 {
 		return unset
 	}
-	return isTrue(p.value(name))
+	return fsxml.IsTrue(p.value(name))
 }
 
 // lists returns the access lists of a parameter; "none" takes back those before it.
@@ -111,13 +113,13 @@ func (p *profile) lists(name string) []string {
 // inboundLists returns the access lists for calls.
 func (p *profile) inboundLists() []string { return p.lists("apply-inbound-acl") }
 
-// listName is the name of a list in apply-inbound-acl: LIST[:CONTEXT OF WHO PASSES[:CONTEXT OF WHO FAILS]].
+// listName is the name of a list in apply-inbound-acl: LIST[:CONTEXT IF LISTED[:CONTEXT IF NOT]].
 func listName(use string) string {
 	name, _, _ := strings.Cut(use, ":")
 	return name
 }
 
-// isLocal says whether only this host can reach the profile.
+// isLocal reports whether only this host can reach the profile.
 func (p *profile) isLocal() bool {
 	ip := p.value("sip-ip")
 	return strings.HasPrefix(ip, "127.") || ip == "::1"
@@ -154,24 +156,24 @@ func (s *system) sideDoor(p *profile) (context string, open bool) {
 		_, rest, _ := strings.Cut(use, ":")
 		passed, _, _ := strings.Cut(rest, ":")
 		// The list of the extensions' own networks stands for their logins.
-		if l := s.lists[listName(use)]; l == nil || len(l.children("node")) > 0 && !isDomains(l) {
+		if l := s.lists[listName(use)]; l == nil || len(l.Children("node")) > 0 && !isDomains(l) {
 			return cmp.Or(passed, p.context), p.params != nil
 		}
 	}
 	return "", false
 }
 
-// isDomains says that a list holds nothing but domains: those of their users that have a cidr.
-func isDomains(list *element) bool {
-	for _, n := range list.children("node") {
-		if n.attribute("domain") == "" {
+// isDomains reports whether a list holds nothing but domains, which stand for the cidr attributes of their users.
+func isDomains(list *fsxml.Element) bool {
+	for _, n := range list.Children("node") {
+		if n.Attribute("domain") == "" {
 			return false
 		}
 	}
 	return true
 }
 
-// servesPhones says what shows that extensions use the profile, or "".
+// servesPhones returns the signs that extensions use the profile, or "".
 func (s *system) servesPhones(p *profile) string {
 	var shown []string
 	if p.registrations > 0 {
@@ -200,31 +202,32 @@ func settingOf(profiles []string, setting string) string {
 	return list(files) + ": " + setting
 }
 
-// gatewayAgent is what gateways call themselves in User-Agent.
+// gatewayAgent matches the User-Agent of gateways.
 var gatewayAgent = regexp.MustCompile(`(?i)gateway|gxw|ht8|dinstar|audiocodes|mediant|synway|openvox|new rock|yeastar|trunk|goip`)
 
-// lookAtRegistrations lists who is registered at a profile: name@domain.
+// lookAtRegistrations lists the users registered at a profile, as name@domain.
 func (l *looker) lookAtRegistrations(p *profile) []string {
 	if p.registrations == 0 {
 		return nil
 	}
 	if p.registrations > maxRegistrations {
-		l.note("who is registered at profile "+word(p.name), fmt.Sprintf("%d are, more than the %d that are listed", p.registrations, maxRegistrations))
+		l.note("the registrations of profile "+word(p.name), fmt.Sprintf("there are %d, more than the %d that are listed", p.registrations,
+			maxRegistrations))
 		return nil
 	}
 	var users []string
-	root := l.askXML("who is registered at profile "+word(p.name), "sofia", "xmlstatus profile "+p.name+" reg")
-	root.all(func(e *element) {
-		if e.name != "registration" {
+	root := l.askXML("the registrations of profile "+word(p.name), "sofia", "xmlstatus profile "+p.name+" reg")
+	root.All(func(e *fsxml.Element) {
+		if e.Name != "registration" {
 			return
 		}
-		name := e.childText("user")
+		name := e.ChildText("user")
 		users = append(users, name)
-		if strings.Contains(strings.ToLower(e.childText("contact")), "transport=ws") {
+		if strings.Contains(strings.ToLower(e.ChildText("contact")), "transport=ws") {
 			p.browsers++
 		}
-		if agent := e.childText("agent"); gatewayAgent.MatchString(agent) {
-			l.agents = append(l.agents, name)
+		if agent := e.ChildText("agent"); gatewayAgent.MatchString(agent) {
+			l.seen.agents = append(l.seen.agents, name)
 		}
 	})
 	return users

@@ -8,102 +8,128 @@ import (
 	"strings"
 )
 
-// profileFindings say what is wrong with the settings of profiles. The same fault of several is one finding.
+// profileChecks are the findings about single settings. Seen and Change are completed with the profiles' names.
+var profileChecks = []struct {
+	applies func(*system, *profile) bool // to a profile with a known configuration
+	finding Finding
+}{
+	{func(_ *system, p *profile) bool { return p.on("accept-blind-auth", false) && p.on("auth-calls", false) }, Finding{
+		Check: "accept-blind-auth", Severity: Critical, Title: "accept-blind-auth is on", Seen: "every password is accepted.",
+		Why: "Anybody calls as any user, with any password.", Change: "remove accept-blind-auth",
+	}},
+	{func(_ *system, p *profile) bool {
+		return p.on("accept-blind-reg", false) && !p.on("disable-register", false)
+	}, Finding{
+		Check: "accept-blind-reg", Severity: Critical, Title: "accept-blind-reg is on", Seen: "every registration is accepted.",
+		Why:    "Anybody registers as any extension and receives its calls, and no failed login shows it.",
+		Change: "remove accept-blind-reg",
+	}},
+	{(*system).registersStrangers, Finding{
+		Check: "register-acl-open", Severity: Critical, Title: "An access list registers anybody, without a password",
+		Seen:   "apply-register-acl has only lists that allow every address.",
+		Why:    "An address on apply-register-acl registers as any extension without a password.",
+		Change: "apply-register-acl = a list with default deny, or none",
+	}},
+	{func(s *system, p *profile) bool { return p.on("auth-calls", false) && s.letsIn(p) && !p.isLocal() }, Finding{
+		Check: "inbound-acl-bypass", Severity: Critical, Title: "An access list replaces the password for everybody",
+		Seen:   "auth-calls is on, and apply-inbound-acl has a list that allows every address.",
+		Why:    "A call from an address on this list needs no password, and every address is on it.",
+		Change: "apply-inbound-acl = a list with default deny",
+	}},
+	{func(_ *system, p *profile) bool {
+		return !p.on("auth-calls", false) && len(p.inboundLists()) == 0 && !p.isLocal()
+	}, Finding{
+		Check: "inbound-acl", Severity: Warning, Title: "Calls without a password are accepted from every address",
+		Seen: "auth-calls is off and there is no apply-inbound-acl.",
+		Why:  "Only your carriers need this port. Without a list scanners try numbers here, and FreeSWITCH handles a call for each.",
+		Change: "apply-inbound-acl = inbound; in autoload_configs/acl.conf.xml a list inbound with default deny and a node allow " +
+			"for each network of your carriers; then reloadxml and restart the profile",
+	}},
+	{func(s *system, p *profile) bool { return !p.on("auth-calls", false) && s.letsIn(p) && !p.isLocal() }, Finding{
+		Check: "inbound-acl-open", Severity: Warning, Title: "The access list for calls without a password allows every address",
+		Seen:   "apply-inbound-acl has a list that allows every address.",
+		Why:    "A list with default allow refuses only the addresses in it, and attackers have more than you can list.",
+		Change: "apply-inbound-acl = a list with default deny (autoload_configs/acl.conf.xml)",
+	}},
+	{func(_ *system, p *profile) bool { return p.on("enable-chat-api-proto", false) }, Finding{
+		Check: "chat-api", Severity: Critical, Title: "A SIP MESSAGE can run commands of FreeSWITCH",
+		Seen: "enable-chat-api-proto is on.", Why: "Every sender of a MESSAGE can run api commands, and with system any program " +
+			"(CVE-2026-116779).", Change: "remove enable-chat-api-proto",
+	}},
+	{func(s *system, p *profile) bool { return !s.authenticates(p, "messages") }, Finding{
+		Check: "auth-messages", Severity: Warning, Title: "Anybody can send messages to your phones",
+		Seen:   "auth-messages is off.",
+		Why:    "A SIP MESSAGE needs no password, and can name any sender, such as your switchboard (CVE-2021-37624).",
+		Change: "auth-messages = true",
+	}},
+	{func(s *system, p *profile) bool {
+		return p.on("manage-presence", false) && !s.authenticates(p, "subscriptions")
+	}, Finding{
+		Check: "auth-subscriptions", Severity: Warning, Title: "Anybody can watch the calls of extensions",
+		Seen: "auth-subscriptions is off.", Why: "A SUBSCRIBE to the state of an extension needs no password (CVE-2021-41157).",
+		Change: "auth-subscriptions = true",
+	}},
+	{func(_ *system, p *profile) bool { return p.on("inbound-reg-force-matching-username", false) }, Finding{
+		Check: "forged-failures", Severity: Note, Title: "Failed logins can be forged with one UDP packet",
+		Seen: "inbound-reg-force-matching-username is on.",
+		Why: "FreeSWITCH refuses a registration with two different user names, and reports a failed login, before the source address is " +
+			"proven. An attacker can have any address banned; without the parameter it takes two packets.",
+		Change: "leave it on: it keeps a user from registering as another. Add your own networks and carriers to policy.ignoreip: these " +
+			"addresses are never banned",
+	}},
+	{func(_ *system, p *profile) bool { return p.on("log-auth-failures", false) }, Finding{
+		Check: "log-auth-failures", Severity: Note, Title: "Each failed login writes to the log",
+		Seen: "log-auth-failures is on.", Why: "fsban reads events instead. Under attack the log grows by two lines per attempt.",
+		Change: "remove log-auth-failures, unless another program reads these lines",
+	}},
+	{func(_ *system, p *profile) bool {
+		return p.value("wss-binding") != "" && p.browsers > 0 && p.browsers == p.registrations
+	}, Finding{
+		Check: "browsers-only", Severity: Note, Title: "Only browsers are registered, and the UDP port is open",
+		Seen: "all registrations came over ws or wss.", Why: "Nearly all attacks come over UDP, which no phone here uses.",
+		Change: "leave it, and close the profile's UDP port in the firewall, so that only wss stays open",
+	}},
+}
+
+// profileFindings judges the settings of the profiles.
 func (s *system) profileFindings() []Finding {
-	var all []Finding
-	profilesThat := func(f func(*profile) bool) []string {
+	all := s.openProfileFindings()
+	for _, c := range profileChecks {
 		var names []string
 		for _, p := range s.profiles {
-			if p.params != nil && f(p) {
+			if p.params != nil && c.applies(s, p) {
 				names = append(names, word(p.name))
 			}
 		}
-		slices.Sort(names)
-		return names
-	}
-	add := func(names []string, f Finding) {
 		if len(names) > 0 {
-			f.Seen = capital(profilesOf(names)) + ": " + f.Seen
-			f.Change = settingOf(names, f.Change) + "."
-			all = append(all, f)
+			slices.Sort(names)
+			all = append(all, ofProfiles(names, c.finding))
 		}
 	}
+	return append(all, s.limitFindings()...)
+}
 
+// ofProfiles completes a finding with the names of the profiles.
+func ofProfiles(names []string, f Finding) Finding {
+	f.Seen = capital(profilesOf(names)) + ": " + f.Seen
+	f.Change = settingOf(names, f.Change) + "."
+	return f
+}
+
+// openProfileFindings names profiles that serve extensions and ask for no password.
+func (s *system) openProfileFindings() (all []Finding) {
 	for _, p := range s.profiles {
 		context, open := s.door(p)
 		if shown := s.servesPhones(p); open && shown != "" && !p.on("auth-calls", false) {
-			add([]string{word(p.name)}, Finding{
+			all = append(all, ofProfiles([]string{word(p.name)}, Finding{
 				Check: "auth-calls", Severity: Critical,
-				Title: fmt.Sprintf("Profile %s serves extensions and asks no caller for a password", word(p.name)),
+				Title: fmt.Sprintf("Profile %s serves extensions and requires no password for calls", word(p.name)),
 				Seen:  fmt.Sprintf("auth-calls is off, calls go to context %s, and %s.", word(context), shown),
-				Why:   "Anybody calls as anybody: a refused registration keeps nobody from calling.", Change: "auth-calls = true",
-			})
+				Why:   "Anybody can call as any extension: a call needs no registration.", Change: "auth-calls = true",
+			}))
 		}
 	}
-	add(profilesThat(func(p *profile) bool { return p.on("accept-blind-auth", false) && p.on("auth-calls", false) }), Finding{
-		Check: "accept-blind-auth", Severity: Critical, Title: "accept-blind-auth is on", Seen: "every password is taken for right.",
-		Why: "Calls are let in as a user's, whatever password they show.", Change: "take accept-blind-auth out",
-	})
-	add(profilesThat(func(p *profile) bool { return p.on("accept-blind-reg", false) && !p.on("disable-register", false) }), Finding{
-		Check: "accept-blind-reg", Severity: Critical, Title: "accept-blind-reg is on", Seen: "every registration is accepted.",
-		Why: "Anybody registers as any extension and gets its calls, without a password and without a trace of failure.", Change: "take accept-blind-reg out",
-	})
-	add(profilesThat(s.registersStrangers), Finding{
-		Check: "register-acl-open", Severity: Critical, Title: "An access list registers anybody, without a password",
-		Seen: "apply-register-acl names only lists that let strangers in.",
-		Why:  "Whoever passes apply-register-acl is registered without being asked for a password.", Change: "apply-register-acl = a list with default deny, or none",
-	})
-	add(profilesThat(func(p *profile) bool { return p.on("auth-calls", false) && s.letsIn(p) && !p.isLocal() }), Finding{
-		Check: "inbound-acl-bypass", Severity: Critical, Title: "An access list takes the place of the password for anybody",
-		Seen: "apply-inbound-acl names a list that lets strangers in, with auth-calls on.",
-		Why:  "Whoever passes apply-inbound-acl is not asked for a password. The list was meant to keep others out, and lets them in.", Change: "apply-inbound-acl = a list with default deny",
-	})
-	add(profilesThat(func(p *profile) bool {
-		return !p.on("auth-calls", false) && len(p.inboundLists()) == 0 && !p.isLocal()
-	}), Finding{
-		Check: "inbound-acl", Severity: Warning, Title: "Calls without a password are taken from anywhere",
-		Seen: "auth-calls is off and there is no apply-inbound-acl.",
-		Why:  "Only your carriers need to reach this port. Without a list every scanner tries its numbers here, and each try is a call that FreeSWITCH handles.",
-		Change: "apply-inbound-acl = inbound; in autoload_configs/acl.conf.xml a list inbound with default deny and a node allow " +
-			"for each network of your carriers; then reloadxml and restart the profile",
-	})
-	add(profilesThat(func(p *profile) bool { return !p.on("auth-calls", false) && s.letsIn(p) && !p.isLocal() }), Finding{
-		Check: "inbound-acl-open", Severity: Warning, Title: "The access list for calls without a password keeps nobody out",
-		Seen: "apply-inbound-acl names a list that lets strangers in.",
-		Why:  "A list with default allow stops only those that it names, and attackers have more addresses than you can name.", Change: "apply-inbound-acl = a list with default deny (autoload_configs/acl.conf.xml)",
-	})
-	add(profilesThat(func(p *profile) bool { return p.on("enable-chat-api-proto", false) }), Finding{
-		Check: "chat-api", Severity: Critical, Title: "A SIP MESSAGE can run commands of FreeSWITCH",
-		Seen: "enable-chat-api-proto is on.", Why: "With it the api chat protocol is open to whoever can send a MESSAGE: system runs any program (CVE-2026-116779).", Change: "take enable-chat-api-proto out",
-	})
-	add(profilesThat(func(p *profile) bool { return !s.authenticates(p, "messages") }), Finding{
-		Check: "auth-messages", Severity: Warning, Title: "Anybody can send messages to your phones",
-		Seen: "auth-messages is off.", Why: "A SIP MESSAGE in the name of your switchboard needs no password (CVE-2021-37624).", Change: "auth-messages = true",
-	})
-	add(profilesThat(func(p *profile) bool {
-		return p.on("manage-presence", false) && !s.authenticates(p, "subscriptions")
-	}), Finding{
-		Check: "auth-subscriptions", Severity: Warning, Title: "Anybody can watch who calls when",
-		Seen: "auth-subscriptions is off.", Why: "A SUBSCRIBE for an extension needs no password (CVE-2021-41157).", Change: "auth-subscriptions = true",
-	})
-	add(profilesThat(func(p *profile) bool { return p.on("inbound-reg-force-matching-username", false) }), Finding{
-		Check: "forged-failures", Severity: Note, Title: "Failed logins can be forged with one UDP packet",
-		Seen: "inbound-reg-force-matching-username is on.",
-		Why: "A registration whose two user names differ is refused, and reported as a failure, before anything proves where it came from. " +
-			"Somebody can have fsban ban addresses of his choice. Without the parameter two packets do it.",
-		Change: "leave it as it is: it keeps a user from registering as another. Put your own networks and carriers into policy.ignoreip, so that nobody can have them banned",
-	})
-	add(profilesThat(func(p *profile) bool { return p.on("log-auth-failures", false) }), Finding{
-		Check: "log-auth-failures", Severity: Note, Title: "Each failed login writes to the log",
-		Seen: "log-auth-failures is on.", Why: "fsban reads events and does not need it. Under attack the log grows by two lines a try.", Change: "take log-auth-failures out, unless something else reads it",
-	})
-	add(profilesThat(func(p *profile) bool {
-		return p.value("wss-binding") != "" && p.browsers > 0 && p.browsers == p.registrations
-	}), Finding{
-		Check: "browsers-only", Severity: Note, Title: "Only browsers are registered, and the UDP port is open",
-		Seen: "all who are registered came over ws or wss.", Why: "Nearly all attacks come over UDP.", Change: "leave it, and close the profile's UDP port in the firewall, so that only wss stays open",
-	})
-	return append(all, s.limitFindings()...)
+	return all
 }
 
 // profilesOf is "profile a" or "profiles a and b".
@@ -114,28 +140,28 @@ func profilesOf(names []string) string {
 	return "profiles " + list(names)
 }
 
-// letsIn says whether an inbound list of a profile lets strangers in.
+// letsIn reports whether an inbound list of a profile lets strangers in.
 func (s *system) letsIn(p *profile) bool {
 	return slices.ContainsFunc(p.inboundLists(), func(use string) bool { return s.open[listName(use)] })
 }
 
-// registersStrangers says whether strangers pass all register lists of a profile.
+// registersStrangers reports whether strangers pass all register lists of a profile.
 func (s *system) registersStrangers(p *profile) bool {
 	lists := p.lists("apply-register-acl")
 	closed := slices.ContainsFunc(lists, func(use string) bool { return !s.open[use] })
 	return len(lists) > 0 && !closed && !p.on("disable-register", false) && !p.isLocal()
 }
 
-// authenticates says whether a profile asks for a password before it takes messages or subscriptions. disable-auth-… goes
-// before auth-…. Before 1.10.7 it did not unless it was told to.
-func (s *system) authenticates(p *profile, what string) bool {
-	if len(p.params["disable-auth-"+what]) > 0 {
-		return !p.on("disable-auth-"+what, false)
+// authenticates reports whether a profile asks for a password before it takes messages or subscriptions. disable-auth-… goes
+// before auth-…. Before 1.10.7 it asked only if it was configured to.
+func (s *system) authenticates(p *profile, requests string) bool {
+	if len(p.params["disable-auth-"+requests]) > 0 {
+		return !p.on("disable-auth-"+requests, false)
 	}
-	return p.on("auth-"+what, !versionOf(s.version).before(versionOf("1.10.7")))
+	return p.on("auth-"+requests, !versionOf(s.version).before(versionOf("1.10.7")))
 }
 
-// limitFindings say what FreeSWITCH does under a flood.
+// limitFindings report the limits of FreeSWITCH under a flood.
 func (s *system) limitFindings() []Finding {
 	by := make(map[string][]string)
 	for _, p := range s.profiles {
@@ -158,9 +184,9 @@ func (s *system) limitFindings() []Finding {
 		return nil
 	}
 	return []Finding{{
-		Check: "limits", Severity: Note, Title: "How much FreeSWITCH takes", Seen: capital(strings.Join(seen, "; ")) + ".",
-		Why: "Above max-recv-requests-per-second a profile answers nobody, phones neither, and reports nothing: of such a flood fsban sees one second. " +
-			"sessions-per-second bounds how fast an intruder makes calls.",
-		Change: "autoload_configs/switch.conf.xml: sessions-per-second and max-sessions not far above what you need.",
+		Check: "limits", Severity: Note, Title: "Limits of FreeSWITCH under a flood", Seen: capital(strings.Join(seen, "; ")) + ".",
+		Why: "Above max-recv-requests-per-second a profile drops the requests of phones too, and reports none of them, so fsban counts only a " +
+			"part of a flood. sessions-per-second bounds how fast an intruder makes calls.",
+		Change: "autoload_configs/switch.conf.xml: set sessions-per-second and max-sessions little above your own peak.",
 	}}
 }

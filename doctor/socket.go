@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// cluecon is the password that FreeSWITCH's event socket has unless somebody sets one.
+// cluecon is the default password of FreeSWITCH's event socket.
 const cluecon = "ClueCon"
 
-// socketFindings judge the event socket: whoever logs in to it owns FreeSWITCH, and runs programs as its user.
+// socketFindings judge the event socket: a login to it controls FreeSWITCH, and runs programs as its user.
 func (s *system) socketFindings(opts *Options) []Finding {
 	var all []Finding
 	if opts.LoggedIn == "" {
 		all = append(all, Finding{
 			Check: "full-login", Severity: Note,
-			Title: "fsban logs in with the password that may do everything",
+			Title: "fsban logs in with full rights",
 			Seen:  "freeswitch.user is not set.",
-			Why:   "fsban needs a few events and no command to guard. A login of its own can be kept to them.",
-			Change: "A user in the directory with esl-password, esl-allowed-events and esl-allowed-api; its name and password in fsban's " +
-				"configuration (freeswitch.user, freeswitch.password).",
+			Why:   "fsban needs a few events and no commands. If its configuration leaks, a login with full rights gives control of FreeSWITCH.",
+			Change: "Add a user to the directory with esl-password, esl-allowed-events and esl-allowed-api, and set freeswitch.user and " +
+				"freeswitch.password in fsban's configuration.",
 		})
 	}
 	if s.socket == nil {
@@ -38,12 +38,12 @@ func (s *system) socketFindings(opts *Options) []Finding {
 		f := Finding{
 			Check: "socket-password", Severity: Warning,
 			Title:  "The event socket has " + weak,
-			Seen:   "Password in event_socket.conf, listening on " + address(ip) + ".",
-			Why:    "Each user and each web application of this host can take FreeSWITCH over: its commands run programs.",
-			Change: file + "password = a long random one; the same in fsban's configuration and wherever else it is used.",
+			Seen:   "The parameter password in event_socket.conf; it listens on " + address(ip) + ".",
+			Why:    "Each user and web application of this host can control FreeSWITCH, and run programs as its user.",
+			Change: file + "password = a long random one. Set the same in fsban's configuration (freeswitch.password) and in all other clients.",
 		}
 		if open {
-			f.Severity, f.Why = Critical, "Anybody can take FreeSWITCH over, and run programs as its user."
+			f.Severity, f.Why = Critical, "Anybody can control FreeSWITCH, and run programs as its user."
 		}
 		all = append(all, f)
 	}
@@ -52,25 +52,26 @@ func (s *system) socketFindings(opts *Options) []Finding {
 		all = append(all, Finding{
 			Check: "socket-open", Severity: Critical,
 			Title:  "The event socket can be reached from anywhere",
-			Seen:   fmt.Sprintf("It listens on %s, and apply-inbound-acl names a list that lets strangers in.", address(ip)),
-			Why:    "A password is all that stands before complete control of FreeSWITCH, and there is no limit to guessing it.",
+			Seen:   fmt.Sprintf("It listens on %s, and apply-inbound-acl has a list that allows every address.", address(ip)),
+			Why:    "Only its password protects full control of FreeSWITCH, and guesses are not limited.",
 			Change: file + "listen-ip = 127.0.0.1, or apply-inbound-acl = a list with default deny.",
 		})
 	case !local && len(lists) == 0 && s.version != "" && versionOf(s.version).before(versionOf("1.6.0")):
 		all = append(all, Finding{
 			Check: "socket-open", Severity: Critical,
-			Title:  "The event socket can be reached from anywhere",
-			Seen:   fmt.Sprintf("It listens on %s, without apply-inbound-acl, in a FreeSWITCH (%s) that lets everybody in then.", address(ip), word(s.version)),
-			Why:    "A password is all that stands before complete control of FreeSWITCH, and there is no limit to guessing it.",
+			Title: "The event socket can be reached from anywhere",
+			Seen: fmt.Sprintf("It listens on %s without apply-inbound-acl, and FreeSWITCH %s then allows every address.", address(ip),
+				word(s.version)),
+			Why:    "Only its password protects full control of FreeSWITCH, and guesses are not limited.",
 			Change: file + "listen-ip = 127.0.0.1.",
 		})
 	case !local && len(lists) == 0:
 		all = append(all, Finding{
 			Check: "socket-everywhere", Severity: Note,
-			Title:  "The event socket listens on all addresses, and lets only this host in",
-			Seen:   fmt.Sprintf("The parameter listen-ip is %s, and without apply-inbound-acl loopback.auto holds.", address(ip)),
-			Why:    "A list that somebody adds later opens it to the network at once.",
-			Change: file + "listen-ip = 127.0.0.1, if nobody else needs it.",
+			Title:  "The event socket listens on all addresses and accepts this host only",
+			Seen:   fmt.Sprintf("The parameter listen-ip is %s. Without apply-inbound-acl the list loopback.auto applies.", address(ip)),
+			Why:    "An access list that is added later opens it to the network at once.",
+			Change: file + "listen-ip = 127.0.0.1, if no other host needs it.",
 		})
 	}
 	return all
@@ -86,33 +87,34 @@ func address(ip string) string {
 	return word(ip)
 }
 
-// socketPassword says what is weak about the event socket's password, without telling it.
+// socketPassword describes the weakness of the event socket's password, without repeating it.
 func socketPassword(settings map[string][]string) string {
 	switch p := last(settings["password"]); {
 	case p == cluecon || p == "":
-		return "the password that everybody knows"
+		return "the default password"
 	case len(p) < 8:
 		return "a short password"
 	}
 	return ""
 }
 
-// moduleFindings judge what else listens.
+// moduleFindings judge other listening modules.
 func (s *system) moduleFindings() []Finding {
 	if s.rpc == nil {
 		return nil
 	}
 	settings := params(s.rpc)
-	// Without a realm it leaves auth-user and auth-pass unread, and asks nobody for a login.
+	// Without a realm it ignores auth-user and auth-pass, and requires no login.
 	if last(settings["auth-realm"]) != "" && last(settings["auth-pass"]) != "works" {
 		return nil
 	}
 	return []Finding{{
 		Check: "xml-rpc", Severity: Critical,
-		Title:  "mod_xml_rpc runs any command for everybody, or for whoever knows its default login",
-		Seen:   "xml_rpc.conf has no auth-realm, or the login of the vanilla configuration.",
-		Why:    "It listens on all addresses, and its commands run programs (CVE-2018-19911).",
-		Change: "Unload mod_xml_rpc (autoload_configs/modules.conf.xml), or set auth-realm, auth-user and auth-pass in autoload_configs/xml_rpc.conf.xml and close its port.",
+		Title: "mod_xml_rpc runs commands without a login, or with its default login",
+		Seen:  "xml_rpc.conf has no auth-realm, or the password of the vanilla configuration.",
+		Why:   "It listens on all addresses, and its commands can run programs (CVE-2018-19911).",
+		Change: "Unload mod_xml_rpc (autoload_configs/modules.conf.xml), or set auth-realm, auth-user and auth-pass in " +
+			"autoload_configs/xml_rpc.conf.xml and close its port.",
 	}}
 }
 
@@ -127,10 +129,10 @@ func (s *system) clockFindings(host *Host) []Finding {
 	if off := s.skew.Abs().Round(time.Second); !s.clock.IsZero() && off > smallSkew {
 		f := Finding{
 			Check: "clock", Severity: Note,
-			Title:  "FreeSWITCH's clock is not ours",
-			Seen:   fmt.Sprintf("%v apart.", off),
-			Why:    "Bans begin and end by FreeSWITCH's times. More than a minute apart, events count as happening when they arrive.",
-			Change: "Let chrony or systemd-timesyncd keep the time on both hosts. FreeSWITCH takes a changed time over with fsctl sync_clock.",
+			Title:  "FreeSWITCH's clock differs from this host's",
+			Seen:   fmt.Sprintf("The difference is %v.", off),
+			Why:    "fsban counts attempts by FreeSWITCH's times. With more than a minute of difference they count at their arrival.",
+			Change: "Run chrony or systemd-timesyncd on both hosts. FreeSWITCH adopts a corrected time with fsctl sync_clock.",
 		}
 		if off > largeSkew {
 			f.Severity = Warning
@@ -140,9 +142,10 @@ func (s *system) clockFindings(host *Host) []Finding {
 	if s.zone != "" && host.Zone != "" && s.zone != host.Zone {
 		all = append(all, Finding{
 			Check: "zone", Severity: Note,
-			Title: "FreeSWITCH's time zone is not ours",
-			Seen:  fmt.Sprintf("FreeSWITCH has %s, we have %s.", word(s.zone), word(host.Zone)),
-			Why:   "fsban reckons without zones. To compare logs you have to add the difference.",
+			Title:  "FreeSWITCH's time zone differs from this host's",
+			Seen:   fmt.Sprintf("FreeSWITCH uses %s, this host %s.", word(s.zone), word(host.Zone)),
+			Why:    "Times in FreeSWITCH's log and in fsban's differ by that much. Counting is not affected.",
+			Change: "Set the same time zone on both hosts, or compare logs in UTC.",
 		})
 	}
 	return all

@@ -12,7 +12,7 @@ import (
 // An advisory is a published security hole of FreeSWITCH.
 type advisory struct {
 	fixed    string // the first release without it
-	what     string
+	effect   string
 	source   string
 	severity Severity
 	module   string // it is one only where this module is loaded
@@ -25,7 +25,7 @@ const advisoriesUntil = "2026-11-22"
 // records that name the release with the fix. The table is not complete, and knows nothing of a distribution's patches.
 var advisories = []advisory{
 	{"1.10.7", "SIP MESSAGE without a password", "CVE-2021-37624, GHSA-mjcm-q9h8-9xv3", Warning, ""},
-	{"1.10.7", "passwords of gateways leak to whoever is called", "CVE-2021-41158, GHSA-3v3f-99mv-qvj4", Warning, ""},
+	{"1.10.7", "passwords of gateways leak to called servers", "CVE-2021-41158, GHSA-3v3f-99mv-qvj4", Warning, ""},
 	{"1.10.7", "calls cut by invalid SRTP packets", "CVE-2021-41105, GHSA-jh42-prph-gp36", Warning, ""},
 	{"1.10.7", "memory exhausted by a SIP flood", "CVE-2021-41145, GHSA-jvpq-23v4-gp3m", Warning, ""},
 	{"1.10.10", "out-of-bounds write by an ICE candidate", "GHSA-7mwp-86fv-hcg3", Critical, ""},
@@ -46,7 +46,7 @@ type version struct {
 
 var versionText = regexp.MustCompile(`\b(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[A-Za-z]+)?`)
 
-// versionIn finds the version in what FreeSWITCH says of itself, as in "1.11.3-dev".
+// versionIn finds the version in an answer of FreeSWITCH, such as "1.11.3-dev".
 func versionIn(text string) string {
 	if _, rest, ok := strings.Cut(text, "Version "); ok {
 		return strings.TrimSuffix(versionText.FindString(rest), "-release")
@@ -66,7 +66,7 @@ func versionOf(text string) version {
 	return v
 }
 
-// before says whether v is older than o. What leads to a release is older than it.
+// before reports whether v is older than o. A pre-release is older than its release.
 func (v version) before(o version) bool {
 	if c := slices.Compare(v.numbers[:], o.numbers[:]); c != 0 || !v.known {
 		return v.known && c < 0
@@ -89,14 +89,15 @@ func (s *system) versionFindings() []Finding {
 	slices.SortStableFunc(holes, func(a, b advisory) int { return cmp.Compare(b.severity, a.severity) })
 	told := make([]string, 0, len(holes))
 	for _, h := range holes {
-		told = append(told, fmt.Sprintf("%s (%s; fixed in %s)", h.what, h.source, h.fixed))
+		told = append(told, fmt.Sprintf("%s (%s; fixed in %s)", h.effect, h.source, h.fixed))
 	}
 	return []Finding{{
 		Check: "version", Severity: worst,
-		Title:  fmt.Sprintf("FreeSWITCH %s has known security holes", word(s.version)),
-		Seen:   capital(strings.Join(told, "; ")) + ".",
-		Why:    "They are public, so they are tried. No ban helps against a hole that takes one packet.",
-		Change: fmt.Sprintf("Upgrade FreeSWITCH to %s or later, unless your distribution has patched this one. doctor knows what was published until %s.", newestFix(holes), advisoriesUntil),
+		Title: fmt.Sprintf("FreeSWITCH %s has known vulnerabilities", word(s.version)),
+		Seen:  capital(strings.Join(told, "; ")) + ".",
+		Why:   "They are public, so attackers try them. A ban comes too late against an attack of one packet.",
+		Change: fmt.Sprintf("Upgrade FreeSWITCH to %s or later, unless your distribution has patched this version. doctor knows the advisories "+
+			"published until %s.", newestFix(holes), advisoriesUntil),
 	}}
 }
 

@@ -16,8 +16,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/captures.golden anew")
 
-// TestCapturesAreReadToTheEnd reads everything that a FreeSWITCH was recorded saying, and compares what was understood of
-// it: frames and replies, events and the headers that matter, notices.
+// TestCapturesAreReadToTheEnd reads all recordings of FreeSWITCH and compares the result: frames and replies, events with the
+// relevant headers, notices.
 func TestCapturesAreReadToTheEnd(t *testing.T) {
 	const golden = "testdata/captures.golden"
 	var got bytes.Buffer
@@ -41,7 +41,7 @@ func TestCapturesAreReadToTheEnd(t *testing.T) {
 	}
 }
 
-// TestFormatsThatAreNotForEventsAreReadToTheEnd: frames that a Client has no use for do not end its connection.
+// TestFormatsThatAreNotForEventsAreReadToTheEnd: frames that a Client ignores do not end its connection.
 func TestFormatsThatAreNotForEventsAreReadToTheEnd(t *testing.T) {
 	for _, name := range slices.Concat(captures.Names(t, "*.json.esl"), captures.Names(t, "*.log.esl")) {
 		if err := describe(io.Discard, captures.Read(t, name)); err != nil {
@@ -50,9 +50,9 @@ func TestFormatsThatAreNotForEventsAreReadToTheEnd(t *testing.T) {
 	}
 }
 
-// TestALogLineIsNotWhatASenderMakesOfIt: a caller's name may hold a whole forged line. What FreeSWITCH itself says, where
-// the line comes from, stands in the header.
-func TestALogLineIsNotWhatASenderMakesOfIt(t *testing.T) {
+// TestALogLineHasTheOriginInItsHeader: a caller's name may contain a whole forged line. The origin of the line is in the
+// header, which FreeSWITCH itself writes.
+func TestALogLineHasTheOriginInItsHeader(t *testing.T) {
 	r := esl.NewReader(bytes.NewReader(captures.Read(t, "inject-invite-fake-logline.log.esl")))
 	forged := 0
 	for {
@@ -75,7 +75,7 @@ func TestALogLineIsNotWhatASenderMakesOfIt(t *testing.T) {
 	}
 }
 
-// describe writes what stream holds.
+// describe writes the content of stream.
 func describe(w io.Writer, stream []byte) error {
 	r, ev := esl.NewReader(bytes.NewReader(stream)), esl.NewEvent(esl.NewFields(wanted...))
 	for {

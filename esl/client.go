@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Options say how a Client logs in, what it asks for, and how patient it is. The zero value of each duration stands for
-// the default beside it.
+// Options configure the login, the subscription and the timeouts of a Client. The zero value of each duration selects the
+// default given in its comment.
 type Options struct {
 	User     string // "user@domain" for a least-privilege login (userauth); empty for auth with the password alone
 	Password string
 
 	Fields     *Fields  // the event headers to keep
 	Events     []string // native events, like HEARTBEAT
-	Subclasses []string // subclasses of CUSTOM, each asked for by itself, so that one refusal does not take the others
-	Required   string   // the subclass without which the login is of no use; empty: none
-	LogLevel   int      // ask for log lines up to this level (4 is warning); 0 for none
+	Subclasses []string // subclasses of CUSTOM, each subscribed separately, so that one refusal does not affect the others
+	Required   string   // the subclass without which the login is useless; empty: none
+	LogLevel   int      // subscribe to log lines up to this level (4 is warning); 0 for none
 
-	// Filtered are native events of which only some are wanted. With ALL among Events there is nothing to narrow: they are
-	// not asked for.
+	// Filtered lists native events of which only some are wanted. It is ignored if Events contains ALL: then nothing can be
+	// filtered.
 	Filtered []Filtered
 
 	// OnEvent, OnLog and OnState are called in the goroutine of Run, in the order of arrival. They must return at once.
@@ -31,11 +31,11 @@ type Options struct {
 	OnLog   func(Log)
 	OnState func(State)
 
-	DialTimeout  time.Duration // 5s: for the connection to stand
+	DialTimeout  time.Duration // bound of connecting
 	LoginTimeout time.Duration // 10s: for login and subscription
-	Silence      time.Duration // 5s: without a byte for so long the peer is asked; without one for as long again it is dead
+	IdleTimeout  time.Duration // after this time without a byte the peer is probed; after as long again without one it is dead
 	RetryMin     time.Duration // 250ms: the pause after a first failure; doubled each time, with jitter
-	RetryMax     time.Duration // 3s: the longest pause, before jitter: an attack does not wait
+	RetryMax     time.Duration // the longest pause, before jitter; short, because attacks continue meanwhile
 	RetryRefused time.Duration // 60s: the pause after a refusal that only a changed setting can lift
 
 	// Dial replaces the network, for tests.
@@ -49,7 +49,7 @@ func (o Options) withDefaults() Options {
 	}{
 		{&o.DialTimeout, 5 * time.Second},
 		{&o.LoginTimeout, 10 * time.Second},
-		{&o.Silence, 5 * time.Second},
+		{&o.IdleTimeout, 5 * time.Second},
 		{&o.RetryMin, 250 * time.Millisecond},
 		{&o.RetryMax, 3 * time.Second},
 		{&o.RetryRefused, time.Minute},
@@ -67,20 +67,20 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// dialer has the kernel notice a peer that vanished without a word, within 15 seconds even when we have nothing to ask.
+// dialer makes the kernel detect a peer that vanished silently, within 15 seconds even if there are no commands to send.
 func dialer() *net.Dialer {
 	return &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 2}}
 }
 
-// A State is what a Client is doing, as of Since.
+// A State is the state of a Client, as of Since.
 type State struct {
 	Up       bool      // logged in and subscribed: events arrive
 	Since    time.Time // when Up last changed, or Err was last set
-	Err      *Error    // why it is not up; nil when it is up or was never tried
-	Retry    time.Time // when the next attempt comes; zero when up
+	Err      *Error    // why it is not up; nil if it is up or was never tried
+	Retry    time.Time // time of the next attempt; zero when up
 	Connects uint64    // how often it came up
-	Denied   []string  // what does not come: events that this login may not see or have filtered, "log" (none is Required)
-	Allowed  []string  // what FreeSWITCH says this login may ask for, in its words; nil: everything, or never up
+	Denied   []string  // missing events: refused to this login, or not filtered by FreeSWITCH; "log" for log lines
+	Allowed  []string  // events allowed to this login, as reported by FreeSWITCH; nil: all, or never up
 	Peer     net.Addr  // the other end, when up
 }
 
@@ -94,39 +94,39 @@ type Client struct {
 	state   State
 	session *session // nil unless up
 	skipped uint64
-	next    *target            // for the next connection, if it is another
+	next    *target            // for the next connection, if it differs
 	end     context.CancelFunc // ends the connection, or the pause before the next
 }
 
-// A target is what a Client connects to, and how.
+// A target is an address with the options for it.
 type target struct {
 	addr string
 	opts Options
 }
 
-// NewClient returns a Client of the event socket at addr (host:port). It starts nothing.
+// NewClient returns a Client of the event socket at addr (host:port). It starts no goroutine.
 func NewClient(addr string, opts Options) *Client {
 	return &Client{addr: addr, opts: opts.withDefaults()}
 }
 
-// State returns what the client is doing.
+// State returns the state of the client.
 func (c *Client) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state
 }
 
-// Skipped returns how many frames were skipped: of a content type that a Client does not ask for, replies that nobody asked
-// for, and events whose own body is not as long as they say.
+// Skipped returns the number of skipped frames: unexpected content types, replies without a command, and events whose own body
+// does not have the stated length.
 func (c *Client) Skipped() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.skipped
 }
 
-// Change has the client connect to another address, or with other options, at once. A connection that stands is ended, and
-// its last event has been handed out before the new one begins.
-func (c *Client) Change(addr string, opts Options) {
+// Reconfigure makes the client connect to another address, or with other options, at once. It ends the current connection, whose last
+// event is delivered before the first of the new one.
+func (c *Client) Reconfigure(addr string, opts Options) {
 	c.mu.Lock()
 	c.next = &target{addr, opts.withDefaults()}
 	end := c.end
@@ -136,7 +136,7 @@ func (c *Client) Change(addr string, opts Options) {
 	}
 }
 
-// turn begins with what Change has asked for. The context ends when it asks for something else, or with ctx.
+// turn applies a pending Reconfigure. The context ends with the next one, or with ctx.
 func (c *Client) turn(ctx context.Context) (_ context.Context, end context.CancelFunc, changed bool) {
 	ctx, end = context.WithCancel(ctx)
 	c.mu.Lock()
@@ -148,7 +148,7 @@ func (c *Client) turn(ctx context.Context) (_ context.Context, end context.Cance
 	return ctx, end, changed
 }
 
-// Run connects, reads and reconnects until ctx ends. It returns ctx's error, after every goroutine that it started.
+// Run connects, reads and reconnects until ctx ends. It returns ctx's error, after every goroutine that it started has ended.
 func (c *Client) Run(ctx context.Context) error {
 	pause := c.opts.RetryMin
 	for {
@@ -175,7 +175,7 @@ func (c *Client) attempt(ctx context.Context, pause time.Duration) time.Duration
 	if ctx.Err() != nil {
 		return pause
 	}
-	// A connection that was up for a while was a good one: the next failure is a first failure.
+	// After a connection that was up for a while, the next failure is a first failure.
 	if was := c.State(); was.Up && time.Since(was.Since) > c.opts.RetryMax {
 		pause = c.opts.RetryMin
 	}
@@ -214,7 +214,7 @@ func (c *Client) once(ctx context.Context) *Error {
 	}
 	s.onUp = func() {
 		c.change(func(st *State) {
-			c.session = s // together with Up: whoever sees that may call API
+			c.session = s // set together with Up: a caller that sees Up may call API
 			st.Up, st.Err, st.Retry, st.Peer = true, nil, time.Time{}, conn.RemoteAddr()
 			st.Denied, st.Allowed = s.denied, s.allowed
 			st.Connects++
@@ -229,7 +229,7 @@ func (c *Client) once(ctx context.Context) *Error {
 	return s.run()
 }
 
-// change has f change the state, with the lock held, and tells it.
+// change applies f to the state, with the lock held, and publishes the state.
 func (c *Client) change(f func(*State)) {
 	c.mu.Lock()
 	f(&c.state)
@@ -244,7 +244,7 @@ func (c *Client) change(f func(*State)) {
 // ErrDown is API's error when there is no connection.
 var ErrDown = errors.New("event socket is not connected")
 
-// API runs an api command of FreeSWITCH and returns its reply. It never blocks reading: the reply comes by way of Run.
+// API runs an api command of FreeSWITCH and returns its reply. It never blocks reading: Run receives the reply.
 func (c *Client) API(ctx context.Context, name, arguments string) ([]byte, error) {
 	c.mu.Lock()
 	s := c.session
@@ -255,7 +255,7 @@ func (c *Client) API(ctx context.Context, name, arguments string) ([]byte, error
 	return s.api(ctx, name, arguments)
 }
 
-// jitter spreads d over half of it to one and a half, so that many clients do not come back as one.
+// jitter returns a random duration between half of d and one and a half, so that many clients do not reconnect at once.
 func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d+1)
 }

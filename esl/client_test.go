@@ -16,16 +16,20 @@ import (
 
 const goodbye = "Content-Type: text/disconnect-notice\nContent-Length: 67\n\nDisconnected, goodbye.\nSee you at ClueCon! http://www.cluecon.com/\n"
 
-func TestWhyAConnectionFails(t *testing.T) {
-	denied := captures.Read(t, "esl-acl-denied.raw")
-	for _, test := range []struct {
-		name      string
-		opts      esl.Options
-		script    func(*peer)
-		reason    esl.Reason
-		permanent bool
-		want      string // after "event socket fs:8021"
-	}{
+// A failedConnection is a script of the peer, and the error that it causes.
+type failedConnection struct {
+	name      string
+	opts      esl.Options
+	script    func(*peer)
+	reason    esl.Reason
+	permanent bool
+	want      string // after "event socket fs:8021"
+}
+
+// failedConnections covers every reason. denied are the bytes that a FreeSWITCH sends to an address that its access list
+// denies.
+func failedConnections(denied []byte) []failedConnection {
+	return []failedConnection{
 		{"the password is wrong", esl.Options{}, func(p *peer) {
 			p.say("Content-Type: auth/request\n\n")
 			p.expect("auth ClueCon")
@@ -77,7 +81,11 @@ func TestWhyAConnectionFails(t *testing.T) {
 			p.hold()
 		}, esl.ReasonProtocol, false, ": a command with a line break in it was not sent"},
 		{"the end comes before the login", esl.Options{}, func(*peer) {}, esl.ReasonDisconnected, false, " closed the connection: EOF"},
-	} {
+	}
+}
+
+func TestWhyAConnectionFails(t *testing.T) {
+	for _, test := range failedConnections(captures.Read(t, "esl-acl-denied.raw")) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				test.opts.Dial = scripted(t, test.script)
@@ -209,7 +217,7 @@ func TestEachEventIsAskedForByItself(t *testing.T) {
 	})
 }
 
-func TestWhatArrives(t *testing.T) {
+func TestEventsAndLogLinesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		client, states := start(t, "fs:8021", esl.Options{
@@ -238,7 +246,7 @@ func TestWhatArrives(t *testing.T) {
 	})
 }
 
-func TestALeastPrivilegeLoginIsUpWithWhatItMaySee(t *testing.T) {
+func TestALeastPrivilegeLoginIsUpWithItsAllowedEvents(t *testing.T) {
 	fs := serveSwitch(t, fakeswitch.Options{User: "guard@example.org", AllowedEvents: []string{"sofia::register_failure"}, AllowedAPI: []string{"status"}})
 	client, states := start(t, fs.Addr(), esl.Options{
 		User:       "guard@example.org",

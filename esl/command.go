@@ -12,27 +12,27 @@ import (
 	"github.com/percipia/eslgo/command"
 )
 
-// Commands are what a session sent and what the replies to it are for: FreeSWITCH answers in the order in which it is
-// asked, so a queue is all the bookkeeping there is. Any goroutine may send; only the session's own takes replies.
+// Commands queues the handling of replies to the commands of a session: FreeSWITCH answers in the order of the commands, so a
+// queue is sufficient. Any goroutine may send; only the session's own takes replies.
 type commands struct {
 	conn     net.Conn
-	patience time.Duration // for a write: a peer that does not read cannot hold us
+	patience time.Duration // bound of a write: a peer that does not read cannot block us
 
 	writing sync.Mutex // puts commands in order; held while one is written, and taken before mu
 
-	mu       sync.Mutex // guards what follows; never held while anything waits, for the reader takes it
+	mu       sync.Mutex // guards the fields below; never held during a wait, because the reader takes it
 	expected []expectation
 	closed   error // why no more commands are sent
 }
 
-// maxExpected bounds the commands in flight: an api caller beyond it gets an error. What a session itself sends is bounded
-// by its Options.
+// maxExpected bounds the commands in flight: beyond it, an api caller gets an error. Options bound the commands of the session
+// itself.
 const maxExpected = 64
 
-// An expectation is what to do with the reply to one command.
+// An expectation is the handling of the reply to one command.
 type expectation struct {
-	subscribes string       // the event that the command asked for, or empty
-	filters    bool         // the command narrowed the events
+	subscribes string       // the event that the command subscribes to, or empty
+	filters    bool         // the command adds a filter
 	reply      chan<- reply // for api; buffered, so that the reader never waits
 }
 
@@ -46,8 +46,8 @@ var (
 	errBusy      = fmt.Errorf("%d commands wait for an answer", maxExpected)
 )
 
-// send writes one command and remembers what its reply is for. After a write that failed nobody could say which reply is
-// whose, so it closes the connection.
+// send writes one command and queues the handling of its reply. After a failed write, replies could not be assigned to commands, so it
+// closes the connection.
 func (c *commands) send(cmd command.Command, e expectation) error {
 	message := cmd.BuildMessage()
 	if strings.ContainsAny(message, "\r\n") {
@@ -85,7 +85,7 @@ func (c *commands) expect(e expectation) error {
 	return nil
 }
 
-// next takes the oldest expectation off the queue.
+// next removes the oldest expectation from the queue.
 func (c *commands) next() (e expectation, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,14 +96,14 @@ func (c *commands) next() (e expectation, ok bool) {
 	return e, true
 }
 
-// unanswered returns how many commands wait for a reply.
+// unanswered returns the number of commands without a reply.
 func (c *commands) unanswered() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.expected)
 }
 
-// close has every later command fail, and ends the wait of those who wait for a reply. The first cause stands.
+// close makes later commands fail, and ends all waits for replies. The first cause is kept.
 func (c *commands) close(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +118,7 @@ func (c *commands) close(cause error) {
 	c.expected = nil
 }
 
-// cause returns why we closed the connection ourselves, if we did, and err otherwise.
+// cause returns why we closed the connection ourselves, or err if we did not.
 func (c *commands) cause(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -80,7 +80,7 @@ func TestAPI(t *testing.T) {
 		if _, err := client.API(ctx, "slow", ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("slow: %v", err)
 		}
-		// The late reply is nobody's; the next one is ours.
+		// The late reply is discarded; the next one is ours.
 		if got, err := client.API(t.Context(), "status", ""); string(got) != "status" {
 			t.Errorf("after a late reply: %q, %v", got, err)
 		}
@@ -120,7 +120,7 @@ func TestAPICallersDoNotWaitForever(t *testing.T) {
 				t.Errorf("at the end of the connection: %v", err)
 			}
 		}
-		// Nothing was asked, for answers were due anyway.
+		// No probe was sent, because replies were due already.
 		if s := <-states; s.Err == nil || s.Err.Error() != "event socket fs:8021 is silent: no answer for 10s" {
 			t.Errorf("state %+v", s)
 		}

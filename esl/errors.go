@@ -11,31 +11,31 @@ import (
 // A Reason is why a connection failed or ended: a closed, small set, safe as a metric label.
 type Reason string
 
-// Refused reasons are permanent until somebody changes a setting; the others pass.
+// Refused reasons are permanent until a setting is changed; the others are temporary.
 const (
 	ReasonPassword     Reason = "password"     // refused: the password (or the user) is wrong
 	ReasonAddress      Reason = "address"      // refused: the event socket's ACL
-	ReasonPermission   Reason = "permission"   // refused: this login may not see the events that are needed
-	ReasonUnreachable  Reason = "unreachable"  // nobody listens, no route, no answer to the dial
-	ReasonSilent       Reason = "silent"       // the peer is there and says nothing
-	ReasonProtocol     Reason = "protocol"     // what arrives is not the event socket protocol
-	ReasonDisconnected Reason = "disconnected" // FreeSWITCH said goodbye, or the stream ended
+	ReasonPermission   Reason = "permission"   // refused: this login may not receive the required events
+	ReasonUnreachable  Reason = "unreachable"  // no listener, no route, no answer to the dial
+	ReasonSilent       Reason = "silent"       // the peer is connected, but sends nothing
+	ReasonProtocol     Reason = "protocol"     // received bytes are not the event socket protocol
+	ReasonDisconnected Reason = "disconnected" // FreeSWITCH announced the end, or the stream ended
 )
 
-// Reasons lists all of them.
+// Reasons lists all reasons.
 var Reasons = []Reason{ReasonPassword, ReasonAddress, ReasonPermission, ReasonUnreachable, ReasonSilent, ReasonProtocol, ReasonDisconnected}
 
-// Permanent tells whether trying again soon is pointless.
+// Permanent reports whether retrying soon is pointless.
 func (r Reason) Permanent() bool {
 	return r == ReasonPassword || r == ReasonAddress || r == ReasonPermission
 }
 
-// An Error is a failed or ended connection, in words that name what to change.
+// An Error is a failed or ended connection. Its text names the setting to change.
 type Error struct {
 	Addr   string
 	Reason Reason
-	Detail string // for ReasonPermission the event that was refused, for ReasonDisconnected what FreeSWITCH said
-	Err    error  // the cause, if there is one
+	Detail string // for ReasonPermission the refused event, for ReasonDisconnected FreeSWITCH's notice
+	Err    error  // the cause, or nil
 }
 
 func (e *Error) Error() string {
@@ -61,10 +61,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// errSilent is what a read returns when a peer did not answer in time.
+// errSilent is the error of a read if the peer did not answer in time.
 var errSilent = errors.New("no answer")
 
-// dialError says why addr could not be reached.
+// dialError classifies the error of connecting to addr.
 func dialError(addr string, err error) *Error {
 	err = cause(err)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -73,20 +73,18 @@ func dialError(addr string, err error) *Error {
 	return &Error{Addr: addr, Reason: ReasonUnreachable, Err: err}
 }
 
-// cause takes off what package net puts around an error: the operation and the address, which Error prints anyway.
+// cause removes the operation and the address that package net adds to an error: Error prints them itself.
 func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
 	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno
 	}
 	return err
 }
 
-// readError classifies what ended a session's reading.
+// readError classifies the error that ended reading.
 func readError(addr string, err error, goodbye string) *Error {
 	switch {
 	case errors.Is(err, errSilent):

@@ -22,16 +22,16 @@ import (
 	"fsban/internal/fakeswitch"
 )
 
-// Package command of github.com/percipia/eslgo builds our commands; its connection is not used. The tests here say why:
-// each has eslgo and a Client read the same bytes. One that fails because eslgo does better is good news: look again.
-// eslgo runs in a process of its own, for some of its failures end one and none of them can be cleaned up after.
+// Package command of github.com/percipia/eslgo builds our commands; its connection is not used, for the reasons that these
+// tests show: each reads the same bytes with eslgo and with a Client. A test that fails because eslgo has improved is a reason
+// to reconsider. eslgo runs in a separate process, because some of its failures end the process and none can be cleaned up.
 
 const (
 	scenarioEnv = "FSBAN_TEST_ESLGO"
 	addressEnv  = "FSBAN_TEST_ADDRESS"
 )
 
-// scenarios are what such a process does. It says what it sees on standard output.
+// scenarios lists the programs of such a process, which print their observations to standard output.
 var scenarios = map[string]func(addr string){
 	"dial":  dialScenario,
 	"order": orderScenario,
@@ -44,7 +44,7 @@ func eslgoProcess(t *testing.T, scenario, addr string) (cmd *exec.Cmd, output *b
 	output = new(bytes.Buffer)
 	cmd = exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), scenarioEnv+"="+scenario, addressEnv+"="+addr)
-	cmd.Env = append(cmd.Env, "GORACE=report_bugs=0 atexit_sleep_ms=0") // its data races are not the question here
+	cmd.Env = append(cmd.Env, "GORACE=report_bugs=0 atexit_sleep_ms=0") // its data races are not under test
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -74,8 +74,10 @@ func TestESLGoDialHangsWhenTheAddressIsDenied(t *testing.T) {
 		close(exited)
 	}()
 	select {
-	case <-exited:
-		t.Errorf("eslgo: %s", output)
+	case <-exited: // without cgo the runtime detects that nothing can ever wake Dial
+		if !strings.Contains(output.String(), "all goroutines are asleep") {
+			t.Errorf("eslgo: %s", output)
+		}
 	case <-time.After(500 * time.Millisecond):
 		_ = cmd.Process.Kill()
 		<-exited
@@ -102,13 +104,13 @@ func orderScenario(addr string) {
 	fmt.Println(order.inversions)
 }
 
-// An order counts events that come before the one that they should come after.
+// An order counts events that arrive before their predecessor.
 type order struct {
 	mu         sync.Mutex
 	seen       int
 	last       int
 	inversions int
-	all        chan struct{} // closed when all have come
+	all        chan struct{} // closed when all have arrived
 }
 
 func (o *order) add(stamp string) {
@@ -133,7 +135,7 @@ func TestESLGoDeliversEventsOutOfOrder(t *testing.T) {
 	handle := func(conn net.Conn) {
 		greet(conn)
 		_, _ = conn.Write(stream)
-		_, _ = io.Copy(io.Discard, conn) // until the client hangs up
+		_, _ = io.Copy(io.Discard, conn) // until the client disconnects
 	}
 	cmd, output := eslgoProcess(t, "order", serve(t, handle))
 	if err := cmd.Wait(); err != nil {
@@ -157,7 +159,7 @@ func TestESLGoDeliversEventsOutOfOrder(t *testing.T) {
 	}
 }
 
-// A warning is said through eslgo's Logger when it stops reading, which it tells nobody otherwise.
+// A warning is logged through eslgo's Logger when it stops reading, which it does not report otherwise.
 type warning chan struct{}
 
 func (warning) Debug(string, ...any) {}

@@ -6,11 +6,11 @@ import (
 	"iter"
 )
 
-// Fields is a fixed list of event headers: the ones that an Event keeps. The headers that nobody asked for cost neither
-// memory nor decoding. A Fields is read-only after NewFields and may be shared.
+// Fields is a fixed list of event headers: those that an Event keeps. Other headers cost neither memory nor decoding. A Fields
+// is read-only after NewFields and may be shared.
 type Fields struct {
 	names   []string
-	initial [256][]field // by the first letter of the name: most lines of an event need no closer look
+	initial [256][]field // by the first letter of the name: rules out most lines of an event
 }
 
 type field struct {
@@ -18,8 +18,7 @@ type field struct {
 	index int
 }
 
-// NewFields returns the list of names; a name's place in it is its index for Event.Get. Names are as FreeSWITCH spells
-// them.
+// NewFields returns the list of names; a name's place in it is its index for Event.Get. Names are spelled as in FreeSWITCH.
 func NewFields(names ...string) *Fields {
 	f := &Fields{names: names}
 	for i, n := range names {
@@ -41,13 +40,13 @@ func (f *Fields) Index(name string) int {
 // An Event is one event, reduced to the headers of a Fields. It is valid until the next one is parsed.
 type Event struct {
 	fields *Fields
-	values [][]byte // as sent; nil where the event has no such header
+	values [][]byte // as sent; nil if the event has no such header
 	body   []byte
 	text   []byte // decoded values
 
-	plain   []byte   // what was parsed
-	decoded bool     // it came as JSON: values are what they are
-	headers []header // then: all of them
+	plain   []byte   // the parsed bytes
+	decoded bool     // parsed from JSON: values are already decoded
+	headers []header // all headers of an event parsed from JSON
 }
 
 type header struct {
@@ -105,12 +104,12 @@ func (e *Event) Parse(body []byte) error {
 	return nil
 }
 
-// isBlank says whether line, without its line feed, is empty.
+// isBlank reports whether line, without its line feed, is empty.
 func isBlank(line []byte) bool {
 	return len(line) == 0 || len(line) == 1 && line[0] == '\r'
 }
 
-// valueOf returns what line says of the header name; ok is false when it is another header's line.
+// valueOf returns the value of the header name in line; ok is false for other headers.
 func valueOf(line []byte, name string) (value []byte, ok bool) {
 	n := len(name)
 	if len(line) <= n || line[n] != ':' || string(line[:n]) != name {
@@ -126,8 +125,8 @@ func valueOf(line []byte, name string) (value []byte, ok bool) {
 	return value, true
 }
 
-// Get returns the decoded value of header i of the Fields: nil where the event has no such header, or has it without a
-// value ("_undef_" in plain format, "" in JSON). The bytes are whatever a peer sent, and valid until the next Parse.
+// Get returns the decoded value of header i of the Fields: nil if the event has no such header, or one without a value
+// ("_undef_" in plain format, "" in JSON). The bytes are chosen by a peer, and valid until the next Parse.
 func (e *Event) Get(i int) []byte {
 	v := e.values[i]
 	if e.decoded {
@@ -144,8 +143,8 @@ func (e *Event) Get(i int) []byte {
 	return e.text[from:len(e.text):len(e.text)]
 }
 
-// Headers gives all headers of the event in their order, those that the Fields do not have and those that come twice too:
-// the name, and the value as Get returns it. It is for looking at what there is; Get costs less.
+// Headers yields the name and the value, as Get returns it, of all headers of the event in order, including duplicates and
+// those not in the Fields. It is meant for inspection; Get costs less.
 func (e *Event) Headers() iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
 		for _, h := range e.headers {
@@ -183,8 +182,8 @@ func orNil(v []byte) []byte {
 // Body returns the event's own body, empty for most.
 func (e *Event) Body() []byte { return e.body }
 
-// appendUnescaped appends v with its %XX escapes resolved. What is no escape stays as it is: FreeSWITCH leaves such
-// sequences of a peer unencoded, so they are text.
+// appendUnescaped appends v with its %XX escapes resolved. Other sequences stay unchanged: FreeSWITCH leaves such sequences of
+// a peer unencoded, so they are text.
 func appendUnescaped(dst, v []byte) []byte {
 	for {
 		i := bytes.IndexByte(v, '%')
@@ -215,9 +214,9 @@ func unhex(c byte) int {
 // A Log is one line of FreeSWITCH's log, from a log/data frame. Its slices are valid until the next frame.
 type Log struct {
 	Level int    // 0 (console) to 7 (debug), 4 is warning
-	File  []byte // the source file that printed it: FreeSWITCH's own word, not the sender's
+	File  []byte // the source file that printed it: set by FreeSWITCH, not by the sender
 	Func  []byte
-	Text  []byte // may hold whatever a peer sent, whole forged lines included
+	Text  []byte // may contain any text of a peer, whole forged lines included
 }
 
 // ParseLog reads a log/data frame.

@@ -27,11 +27,11 @@ func TestValuesAreDecoded(t *testing.T) {
 		{"a%2541", "a%41"},                       // decoded once
 		{"a%0Ab%0D", "a\nb\r"},                   // a line break of the peer's is data
 		{"gr%C3%BC%c3%9f", "grüß"},               // either case
-		{"%FF%00", "\xff\x00"},                   // whatever the peer sent
-		{"50% off %zz %4 %", "50% off %zz %4 %"}, // what is no escape is text
+		{"%FF%00", "\xff\x00"},                   // arbitrary bytes of a peer
+		{"50% off %zz %4 %", "50% off %zz %4 %"}, // not an escape: text
 		{"%%41%", "%A%"},
 		{"_undef_x", "_undef_x"},
-		{"_undef%5F", "_undef_"}, // what a peer calls itself, not FreeSWITCH's mark
+		{"_undef%5F", "_undef_"}, // text of a peer, not the mark of FreeSWITCH
 		{" two spaces", " two spaces"},
 		{"trailing ", "trailing "},
 		{"a: b", "a: b"},

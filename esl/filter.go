@@ -6,26 +6,26 @@ import (
 	"strings"
 )
 
-// A Filtered is a native event of which only some are wanted, like the CHANNEL_HANGUP_COMPLETE of calls that were refused:
-// FreeSWITCH looks, and the others never leave it. It is sent when any of Only holds.
+// A Filtered is a native event of which only some are wanted, like the CHANNEL_HANGUP_COMPLETE of refused calls: FreeSWITCH
+// filters, and does not send the others. An event is sent if any of Only matches.
 //
-// A filter belongs to the connection, not to its event: what one Filtered lets pass, passes for all of them. Events and
-// Subclasses are sent whole all the same, and so is a Filtered that is among Events too.
+// A filter applies to the connection, not to its event: an event that matches one Filtered passes for all of them. Events and
+// Subclasses are sent without a filter nevertheless, and so is a Filtered that is also in Events.
 //
-// One that FreeSWITCH does not filter, or that Validate refuses, is not asked for at all, and is in State.Denied.
+// A Filtered that FreeSWITCH does not filter, or that Validate refuses, is not subscribed to, and is in State.Denied.
 type Filtered struct {
 	Event string
 	Only  []Filter
 }
 
-// A Filter holds for events that have the header with that value. Case does not matter to FreeSWITCH, in neither.
+// A Filter matches events that have the header with that value. FreeSWITCH ignores case in both.
 type Filter struct {
 	Header string // ASCII letters, digits, '-', '_' and '.'
 	Value  string // the whole value, decoded: not empty, without control characters, not starting with '+', '-', '/' or a space
 }
 
-// Validate says what is wrong with f, if anything. What it refuses means something else to FreeSWITCH than what it says:
-// a pattern, a filter that keeps events out, an end of all filters.
+// Validate returns why f is invalid, or nil. It refuses values with a special meaning to FreeSWITCH: a pattern, a filter that
+// excludes events, the deletion of all filters.
 func (f Filtered) Validate() error {
 	if !consistsOf(f.Event, upper+digits+"_") {
 		return fmt.Errorf("filtered event %q: not the name of an event", f.Event)
@@ -51,7 +51,7 @@ func (f Filter) validate() error {
 	switch strings.ToLower(f.Header) {
 	case "add", "delete": // words of the command
 		return errors.New("no header has this name")
-	case "_body": // is taken, and filters nothing
+	case "_body": // accepted, but filters nothing
 		return errors.New("not a header")
 	}
 	switch {
@@ -69,5 +69,5 @@ func (f Filter) validate() error {
 	return nil
 }
 
-// consistsOf says whether s is not empty and made of chars alone.
+// consistsOf reports whether s is not empty and contains only chars.
 func consistsOf(s, chars string) bool { return s != "" && strings.Trim(s, chars) == "" }

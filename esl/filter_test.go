@@ -208,7 +208,7 @@ func TestAFilterThatWouldMeanSomethingElseIsAnError(t *testing.T) {
 	}
 }
 
-func TestALoginSaysWhatItMaySee(t *testing.T) {
+func TestStateListsTheAllowedEvents(t *testing.T) {
 	for _, test := range []struct {
 		reply string
 		want  []string

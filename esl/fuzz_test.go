@@ -13,7 +13,7 @@ import (
 	"fsban/internal/captures"
 )
 
-// pieces reads from data as many bytes at a time as cuts says, over and over.
+// pieces reads as many bytes of data at a time as cuts says, repeatedly.
 type pieces struct {
 	data, cuts []byte
 	next       int
@@ -31,7 +31,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// FuzzReader: however a stream arrives, it is the same frames, the same error, and never more memory than the bounds.
+// FuzzReader: however a stream is split, the frames and the error are the same, and memory stays within the bounds.
 func FuzzReader(f *testing.F) {
 	for _, name := range captures.Names(f, "*.esl") {
 		f.Add(captures.Read(f, name), []byte{3, 100, 0, 255})
@@ -61,7 +61,7 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// FuzzEvent: Parse and Get agree with the obvious way of reading an event.
+// FuzzEvent: Parse and Get agree with a simple parser.
 func FuzzEvent(f *testing.F) {
 	for _, name := range captures.Names(f, "*.plain*.esl") {
 		r := NewReader(bytes.NewReader(captures.Read(f, name)))
@@ -102,7 +102,7 @@ func FuzzEvent(f *testing.F) {
 	})
 }
 
-// headersAgree checks that the first header of each name is what Get returns.
+// headersAgree checks that Get returns the first header of each name.
 func headersAgree(t *testing.T, e *Event, names []string) {
 	first := make(map[string][]byte)
 	for name, value := range e.Headers() {
@@ -117,8 +117,7 @@ func headersAgree(t *testing.T, e *Event, names []string) {
 	}
 }
 
-// FuzzJSON: ParseJSON takes JSON objects and nothing else, and reads what package json reads, but for bytes that are no
-// UTF-8.
+// FuzzJSON: ParseJSON accepts only JSON objects, and agrees with package json except for bytes that are not UTF-8.
 func FuzzJSON(f *testing.F) {
 	for _, name := range captures.Names(f, "*.json.esl") {
 		r := NewReader(bytes.NewReader(captures.Read(f, name)))
@@ -157,13 +156,13 @@ func FuzzJSON(f *testing.F) {
 	})
 }
 
-// A model is what readEvent makes of an event.
+// A model is the result of readEvent.
 type model struct {
 	headers map[string]string // first of each name, as sent
 	body    string
 }
 
-// readEvent reads an event slowly.
+// readEvent is a simple parser of events.
 func readEvent(text string) (m model, failed bool) {
 	m.headers = make(map[string]string)
 	length := 0

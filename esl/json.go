@@ -10,11 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// ParseJSON reads the body of a text/event-json frame, as recordings hold them. The event is the one that Parse reads in
-// plain format, but for values in which a peer sent escapes of its own: plain format has them decoded, JSON as they came.
+// ParseJSON reads the body of a text/event-json frame, as recordings contain them. The event equals the one that Parse reads in
+// plain format, except for values in which a peer sent escapes of its own: plain format has them decoded, JSON unchanged.
 //
-// The first of names that come twice is kept, and of an array, which plain format has in one piece, the first element.
-// What is no text is left out. Bytes that are no UTF-8 come through. The event keeps nothing of body.
+// Of duplicate names the first is kept, and of an array, which plain format has in one piece, the first element. Values other
+// than text are dropped. Bytes that are not UTF-8 are kept. The event keeps nothing of body.
 func (e *Event) ParseJSON(body []byte) error {
 	_ = e.Parse(nil)
 	e.decoded = true
@@ -44,7 +44,7 @@ func (e *Event) parseJSON(body []byte) error {
 		if err := d.Decode(&raw); err != nil {
 			return inside(err)
 		}
-		name, _ := token.(string) // the Decoder takes nothing else in this place
+		name, _ := token.(string) // the Decoder accepts nothing else here
 		if value, ok := text(raw); ok {
 			e.keep(name, value)
 		}
@@ -69,7 +69,7 @@ func (e *Event) keep(name string, value []byte) {
 	}
 }
 
-// text returns the text that raw, a whole JSON value, is or starts with.
+// text returns the text that the JSON value raw is or starts with.
 func text(raw json.RawMessage) (value []byte, ok bool) {
 	if raw[0] == '[' {
 		var elements []json.RawMessage
@@ -84,7 +84,7 @@ func text(raw json.RawMessage) (value []byte, ok bool) {
 	return unquote(raw[1 : len(raw)-1]), true
 }
 
-// unquote resolves the escapes of a JSON string. Package json does so too, but replaces what is no UTF-8.
+// unquote resolves the escapes of a JSON string. Unlike package json it keeps bytes that are not UTF-8.
 func unquote(s []byte) []byte {
 	value := make([]byte, 0, len(s))
 	for len(s) > 0 {
@@ -129,7 +129,7 @@ func shortEscape(c byte) byte {
 	return c // itself: quote, backslash, slash
 }
 
-// codeUnit returns what the \uXXXX at the start of s stands for.
+// codeUnit returns the code unit of the \uXXXX at the start of s.
 func codeUnit(s []byte) rune {
 	r := rune(0)
 	for _, c := range s[2:6] {

@@ -17,10 +17,10 @@ func TestAnEventInJSON(t *testing.T) {
 		{`{}`, "<nil>", "<nil>", ""},
 		{`{"name":"one","name":"two"}`, "one", "<nil>", ""},
 		{`{"name":"","name":"two"}`, "<nil>", "<nil>", ""},
-		{`{"name":"a%0Ab","other":"_undef_"}`, "a%0Ab", "_undef_", ""}, // what a peer sent
+		{`{"name":"a%0Ab","other":"_undef_"}`, "a%0Ab", "_undef_", ""}, // sent by a peer
 		{`{"name":"\"\\\/\b\f\n\r\t","other":"\u0000\u00e9\u20AC\ud83d\ude00"}`, "\"\\/\b\f\n\r\t", "\x00é€😀", ""},
 		{`{"name":"\ud83d","other":"\ud83d\u0041\ude00"}`, "\ufffd", "\ufffdA\ufffd", ""},
-		{"{\"name\":\"\xff\xc3\"}", "\xff\xc3", "<nil>", ""}, // as it came
+		{"{\"name\":\"\xff\xc3\"}", "\xff\xc3", "<nil>", ""}, // unchanged
 		{`{"name":["one","two"],"other":[]}`, "one", "<nil>", ""},
 		{`{"name":[1,"two"],"other":[["x"]]}`, "<nil>", "<nil>", ""},
 		{`{"name":1,"name":"late","other":{"other":"inner"}}`, "late", "<nil>", ""},
@@ -101,8 +101,8 @@ func TestAnEventCanBeReadInOneFormAfterTheOther(t *testing.T) {
 	}
 }
 
-// TestBothFormsOfARecordingAreOneEvent: two clients listened when the recordings were made. What differs are values with
-// escapes of a peer's own, which plain format passes as they are: decoded there, they stand undecoded in JSON.
+// TestBothFormsOfARecordingAreOneEvent: two clients were connected when the recordings were made. Only values with a peer's own
+// escapes differ: decoded in plain format, not decoded in JSON.
 func TestBothFormsOfARecordingAreOneEvent(t *testing.T) {
 	compared, escaped := 0, 0
 	for _, name := range captures.Names(t, "*.json.esl") {

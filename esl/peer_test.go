@@ -45,7 +45,7 @@ type peer struct {
 	commands chan string // as they come; closed at the end
 }
 
-// scripted is an Options.Dial: each connection is answered by the next script; the last one answers all that follow.
+// scripted is an Options.Dial: the next script answers each connection, the last one all further connections.
 func scripted(t *testing.T, scripts ...func(*peer)) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		if ctx.Err() != nil {
@@ -83,7 +83,7 @@ func (p *peer) expect(want string) {
 	}
 }
 
-// login lets the client in and answers n subscriptions.
+// login accepts the login and answers n subscriptions.
 func (p *peer) login(n int) {
 	p.say("Content-Type: auth/request\n\n")
 	p.expect("auth ClueCon")
@@ -101,7 +101,7 @@ func (p *peer) sleep(d time.Duration) {
 	}
 }
 
-// hold keeps the connection until the client hangs up. Commands are not answered.
+// hold keeps the connection until the client disconnects. Commands are not answered.
 func (p *peer) hold() {
 	for range p.commands {
 	}
@@ -126,7 +126,7 @@ func serveSwitch(t *testing.T, o fakeswitch.Options) *fakeswitch.Switch {
 	return fs
 }
 
-// serve has handle talk to the first client of the address that it returns.
+// serve runs handle for the first client of the returned address.
 func serve(tb testing.TB, handle func(net.Conn)) (addr string) {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -159,7 +159,7 @@ func greet(conn net.Conn) {
 	}
 }
 
-// readCommand reads one command and its blank line, and nothing of what follows.
+// readCommand reads one command and its blank line, and no further byte.
 func readCommand(conn net.Conn) (text string) {
 	for !strings.HasSuffix(strings.ReplaceAll(text, "\r", ""), "\n\n") {
 		var c [1]byte
@@ -171,7 +171,7 @@ func readCommand(conn net.Conn) (text string) {
 	return strings.TrimSpace(text)
 }
 
-// eventFrame is the frame of an event with nothing but a name.
+// eventFrame returns the frame of an event with only a name.
 func eventFrame(name string) string {
 	body := "Event-Name: " + name + "\n\n"
 	return fmt.Sprintf("Content-Length: %d\nContent-Type: text/event-plain\n\n%s", len(body), body)

@@ -1,11 +1,11 @@
 // Package esl reads FreeSWITCH's event socket: frames, events, log lines and replies.
 //
-// A Client keeps one connection for as long as its Run lasts: it dials, logs in, subscribes, reads, notices a dead peer
-// and comes back by itself. A Reader cuts any byte stream of an event socket, live or recorded, into frames. The package
-// knows nothing of SIP: what an event means is for its caller to say.
+// A Client keeps one connection for as long as its Run lasts: it dials, logs in, subscribes, reads, detects a dead peer and
+// reconnects by itself. A Reader splits any byte stream of an event socket, live or recorded, into frames. The package does not
+// interpret events: it has no knowledge of SIP.
 //
-// Reading never waits for the consumer. A client that leaves its socket unread can freeze FreeSWITCH as a whole, so
-// whoever takes events from here must take them at once and drop what it cannot keep.
+// Reading never waits for the consumer. A client that leaves its socket unread can freeze FreeSWITCH as a whole, so a consumer
+// of events must take them at once and drop those that it cannot keep.
 package esl
 
 import (
@@ -16,7 +16,7 @@ import (
 	"strconv"
 )
 
-// A FrameType says what a frame is. Types that this package does not know are Unknown: their body is skipped.
+// A FrameType is the content type of a frame. Frames of other types are Unknown; their body is skipped.
 type FrameType uint8
 
 // The content types that FreeSWITCH sends to an inbound client (mod_event_socket.c).
@@ -28,8 +28,8 @@ const (
 	EventPlain                 // text/event-plain
 	LogData                    // log/data: one line of FreeSWITCH's log
 	DisconnectNotice           // text/disconnect-notice: the connection is about to end
-	RudeRejection              // text/rude-rejection: the event socket's ACL does not like our address
-	EventJSON                  // text/event-json: not what a Client asks for, but recordings have it
+	RudeRejection              // text/rude-rejection: the event socket's ACL denies our address
+	EventJSON                  // text/event-json: not requested by a Client, but in recordings
 )
 
 // The bounds of a Reader. FreeSWITCH's own header blocks stay under 1 KiB and its replies to a login under 600 bytes;
@@ -42,8 +42,8 @@ const (
 
 const firstBuffer = 64 << 10
 
-// ErrProtocol is wrapped by every error that says: what arrived is not the event socket protocol, or breaks a bound of
-// this package. The stream cannot be read on after it.
+// ErrProtocol is wrapped by every error for bytes that are not the event socket protocol or exceed a bound of this package. The
+// stream cannot be read further.
 var ErrProtocol = errors.New("event socket protocol error")
 
 // A Frame is one message of the event socket. Its slices are the Reader's own memory: valid until the next call to Next.
@@ -59,8 +59,8 @@ func (f *Frame) Get(name string) string {
 	return string(v)
 }
 
-// A Reader cuts a byte stream into frames, in order. It holds at most MaxHeader+MaxBody bytes, and not much more than
-// what really arrived: a lie in Content-Length costs nothing.
+// A Reader splits a byte stream into frames, in order. It holds at most MaxHeader+MaxBody bytes, and not much more than the
+// bytes received: a wrong Content-Length costs nothing.
 type Reader struct {
 	src        io.Reader
 	buf        []byte
@@ -74,7 +74,7 @@ func NewReader(src io.Reader) *Reader {
 }
 
 // Next returns the next frame. The error is io.EOF at an end between two frames, io.ErrUnexpectedEOF inside one, wraps
-// ErrProtocol for bytes that are no frame, and is the source's own otherwise.
+// ErrProtocol for invalid bytes, and is the source's own otherwise.
 func (r *Reader) Next() (*Frame, error) {
 	r.shrink()
 	blank, err := r.skipBlankLines()
@@ -98,7 +98,7 @@ func (r *Reader) Next() (*Frame, error) {
 	return f, nil
 }
 
-// skipBlankLines consumes what some FreeSWITCH replies leave behind: an empty line too many.
+// skipBlankLines consumes the extra blank line that follows some replies of FreeSWITCH.
 func (r *Reader) skipBlankLines() (skipped int, err error) {
 	for ; skipped < MaxHeader; skipped++ {
 		if err := r.fill(1); err != nil {
@@ -117,8 +117,8 @@ var (
 	contentLength = []byte("Content-Length")
 )
 
-// header reads the header block that starts at r.start. It returns the block's length, the blank line that ends it
-// included and limit at most, and the length of the body after it.
+// header reads the header block at r.start. It returns the block's length, including the blank line that ends it and at most
+// limit, and the length of the following body.
 func (r *Reader) header(limit int) (head, body int, err error) {
 	for {
 		line, err := r.line(head, limit-head)
@@ -142,8 +142,7 @@ func (r *Reader) header(limit int) (head, body int, err error) {
 	}
 }
 
-// line returns the line that starts from bytes after r.start, its end included. left is what the header block may still
-// have.
+// line returns the line at r.start+from, including its end. left is the number of bytes left for the header block.
 func (r *Reader) line(from, left int) ([]byte, error) {
 	for {
 		window := r.buf[r.start+from : r.end]
@@ -152,7 +151,7 @@ func (r *Reader) line(from, left int) ([]byte, error) {
 		if !whole {
 			size = len(window) + 1 // at least
 		}
-		// The nearer of the two bounds is the one that is broken first, however the bytes arrive.
+		// The tighter of the two bounds is exceeded first, however the bytes arrive.
 		switch {
 		case size > left && left < MaxLine:
 			return nil, fmt.Errorf("%w: header block of more than %d bytes", ErrProtocol, MaxHeader)
@@ -197,7 +196,7 @@ func frameType(value []byte) FrameType {
 	return Unknown
 }
 
-// fill reads until n bytes stand at r.start, moving or growing the buffer as it must.
+// fill reads until buf has n bytes at r.start, moving or growing the buffer as necessary.
 func (r *Reader) fill(n int) error {
 	for r.end-r.start < n {
 		if r.start > 0 && (r.start == r.end || r.start+n > len(r.buf)) {
@@ -218,7 +217,7 @@ func (r *Reader) fill(n int) error {
 	return nil
 }
 
-// shrink gives the memory of one huge frame back.
+// shrink releases the memory of a very large frame.
 func (r *Reader) shrink() {
 	if len(r.buf) > 16*firstBuffer && r.end-r.start <= firstBuffer {
 		small := make([]byte, firstBuffer)
@@ -227,7 +226,7 @@ func (r *Reader) shrink() {
 	}
 }
 
-// inside turns an end of the stream into one inside a frame, or inside a JSON text.
+// inside turns the end of the stream into io.ErrUnexpectedEOF.
 func inside(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -235,7 +234,7 @@ func inside(err error) error {
 	return err
 }
 
-// cutHeader cuts a line at its colon. A line without one comes back as the name, with ok false.
+// cutHeader splits a line at its colon. A line without one is returned as the name, with ok false.
 func cutHeader(line []byte) (name, value []byte, ok bool) {
 	line = trimEnd(line)
 	i := bytes.IndexByte(line, ':')
@@ -249,7 +248,7 @@ func cutHeader(line []byte) (name, value []byte, ok bool) {
 	return line[:i], value, true
 }
 
-// trimEnd takes a line's end off: a line feed, or a carriage return and one.
+// trimEnd removes the end of a line: a line feed, or a carriage return and a line feed.
 func trimEnd(line []byte) []byte {
 	if n := len(line); n > 0 && line[n-1] == '\n' {
 		line = line[:n-1]

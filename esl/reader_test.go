@@ -10,7 +10,7 @@ import (
 	"testing/iotest"
 )
 
-// readAll returns what a Reader makes of src, a line for each frame, and the error at its end.
+// readAll returns the frames of src, a line for each, and the final error.
 func readAll(src io.Reader) (frames []string, err error) {
 	r := NewReader(src)
 	for {
@@ -63,8 +63,8 @@ func TestAReaderCutsFrames(t *testing.T) {
 	}
 }
 
-func TestAReaderSaysWhichBoundWasBroken(t *testing.T) {
-	line := "X: " + strings.Repeat("x", MaxLine-4) + "\n" // the longest that there may be
+func TestErrorsNameTheExceededBound(t *testing.T) {
+	line := "X: " + strings.Repeat("x", MaxLine-4) + "\n" // the longest permitted
 	for _, test := range []struct {
 		name, stream, want string
 	}{

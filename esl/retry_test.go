@@ -50,7 +50,7 @@ func TestTheFirstRetryAfterAGoodConnectionComesSoon(t *testing.T) {
 		end := make(chan struct{})
 		scripts := slices.Repeat([]func(*peer){func(*peer) {}}, 10)
 		scripts = append(scripts, func(p *peer) { p.login(0); <-end }, func(p *peer) { p.login(0); p.hold() })
-		_, states := start(t, "fs:8021", esl.Options{Silence: time.Hour, Dial: scripted(t, scripts...)})
+		_, states := start(t, "fs:8021", esl.Options{IdleTimeout: time.Hour, Dial: scripted(t, scripts...)})
 		for range 10 {
 			if s := <-states; s.Up {
 				t.Fatalf("state %+v", s)
@@ -85,7 +85,7 @@ func TestADialThatTakesTooLongIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestRunEndsWithItsContextWhateverItDoes(t *testing.T) {
+func TestRunEndsWithItsContextInEveryState(t *testing.T) {
 	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
 	for name, dial := range map[string]func(*testing.T) func(context.Context, string, string) (net.Conn, error){
 		"dialling": func(*testing.T) func(context.Context, string, string) (net.Conn, error) {
@@ -177,7 +177,7 @@ func TestChangeConnectsElsewhereAtOnce(t *testing.T) {
 				return dial(ctx, network, addr)
 			}
 		}
-		opts := esl.Options{Silence: time.Hour, RetryRefused: time.Hour, Dial: to(func(p *peer) { p.login(0); p.hold() })}
+		opts := esl.Options{IdleTimeout: time.Hour, RetryRefused: time.Hour, Dial: to(func(p *peer) { p.login(0); p.hold() })}
 		client, states := start(t, "fs:8021", opts)
 		if s := <-states; !s.Up {
 			t.Fatalf("state %+v", s)
@@ -191,17 +191,17 @@ func TestChangeConnectsElsewhereAtOnce(t *testing.T) {
 			p.expect("auth wrong")
 			p.reply("-ERR invalid")
 		})
-		client.Change("other:8021", opts)
+		client.Reconfigure("other:8021", opts)
 		if s := <-states; s.Up || s.Err != nil || s.Peer != nil {
 			t.Errorf("the old connection ended with %+v", s)
 		}
 		if s := <-said; s.Up || s.Err == nil || s.Err.Reason != esl.ReasonPassword {
 			t.Fatalf("state %+v", s)
 		}
-		// It waits for an hour now. What is right is tried at once.
+		// The pause is an hour now. A corrected password is tried at once.
 		opts.Password = "ClueCon"
 		opts.Dial = to(func(p *peer) { p.login(0); p.hold() })
-		client.Change("other:8021", opts)
+		client.Reconfigure("other:8021", opts)
 		if s := <-said; s.Up || s.Err != nil {
 			t.Errorf("the pause ended with %+v", s)
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/percipia/eslgo/command"
 )
 
-// A session is one connection: login, subscription, then reading for as long as it lasts.
+// A session is one connection: login, subscription, then reading until its end.
 type session struct {
 	addr     string
 	conn     net.Conn
@@ -28,9 +28,9 @@ type session struct {
 	onSkip func()
 
 	loginEnds time.Time // zero once up
-	whole     bool      // a whole frame came since lastFrame was set
-	lastFrame time.Time // set by the read that follows a whole frame
-	asked     bool      // an idle peer has been asked and has not answered
+	whole     bool      // a complete frame has arrived since lastFrame was set
+	lastFrame time.Time // set by the read that follows a complete frame
+	asked     bool      // an idle peer was probed and has not answered
 	goodbye   string
 	allowed   []string // nil: everything
 	denied    []string
@@ -43,7 +43,7 @@ func newSession(addr string, conn net.Conn, opts *Options) *session {
 	s := &session{addr: addr, conn: conn, opts: opts, event: NewEvent(opts.Fields), lastFrame: time.Now()}
 	s.loginEnds = s.lastFrame.Add(opts.LoginTimeout)
 	s.reader = NewReader(s)
-	s.commands.conn, s.commands.patience = conn, opts.Silence
+	s.commands.conn, s.commands.patience = conn, opts.IdleTimeout
 	return s
 }
 
@@ -67,20 +67,20 @@ func (s *session) run() *Error {
 	}
 }
 
-// Read reads for the Reader: it bounds every wait, and asks a peer that has been silent for a while whether it is alive.
+// Read reads for the Reader: it bounds every wait, and probes a silent peer.
 func (s *session) Read(p []byte) (int, error) {
 	for {
 		now := time.Now()
 		if s.whole {
 			s.whole, s.lastFrame = false, now
 		}
-		deadline := now.Add(s.opts.Silence)
+		deadline := now.Add(s.opts.IdleTimeout)
 		if !s.loginEnds.IsZero() {
 			deadline = s.loginEnds
-		} else if now.Sub(s.lastFrame) > 6*s.opts.Silence {
-			return 0, fmt.Errorf("%w: bytes, but no whole frame for %v", errSilent, 6*s.opts.Silence)
+		} else if now.Sub(s.lastFrame) > 6*s.opts.IdleTimeout {
+			return 0, fmt.Errorf("%w: bytes, but no whole frame for %v", errSilent, 6*s.opts.IdleTimeout)
 		}
-		_ = s.conn.SetReadDeadline(deadline) // fails on a closed connection, of which the read says more
+		_ = s.conn.SetReadDeadline(deadline) // fails on a closed connection, for which Read returns a better error
 		n, err := s.conn.Read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.asked = false
@@ -90,10 +90,10 @@ func (s *session) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("%w to the login within %v", errSilent, s.opts.LoginTimeout)
 		}
 		if s.asked {
-			return 0, fmt.Errorf("%w for %v", errSilent, 2*s.opts.Silence)
+			return 0, fmt.Errorf("%w for %v", errSilent, 2*s.opts.IdleTimeout)
 		}
-		// Any answer proves life, a refusal too. This command changes nothing and is known to every FreeSWITCH; while
-		// others wait for an answer there is no need for it.
+		// Any answer, even a refusal, proves that the peer is alive. This command changes nothing and every FreeSWITCH has it.
+		// It is unnecessary while other commands wait for a reply.
 		s.asked = true
 		if s.commands.unanswered() > 0 {
 			continue
@@ -139,8 +139,8 @@ func (s *session) login() *Error {
 	return nil
 }
 
-// allowedEvents splits what FreeSWITCH says of a least-privilege login as FreeSWITCH splits it: at spaces, or at commas
-// where there is no space. A login without limits has no such header, or "all".
+// allowedEvents splits the list of events in the reply to a least-privilege login as FreeSWITCH does: at spaces, or at commas
+// if there is no space. A login without limits has no such header, or "all".
 func allowedEvents(value string) []string {
 	if value == "" || value == "all" {
 		return nil
@@ -157,7 +157,7 @@ func (s *session) take(f *Frame) *Error {
 	switch f.Type {
 	case EventPlain:
 		if err := s.event.Parse(f.Body); err != nil {
-			s.onSkip() // the frames around it stand, and what is in an event may be a peer's doing
+			s.onSkip() // the surrounding frames are intact, and a peer may have caused the content of the event
 			return nil
 		}
 		if s.opts.OnEvent != nil {
@@ -179,7 +179,7 @@ func (s *session) take(f *Frame) *Error {
 	return nil
 }
 
-// answer gives a reply to the command that it belongs to.
+// answer assigns a reply to its command.
 func (s *session) answer(f *Frame) *Error {
 	e, ok := s.commands.next()
 	if !ok {
@@ -231,7 +231,7 @@ func (s *session) api(ctx context.Context, name, arguments string) ([]byte, erro
 	}
 }
 
-// firstLine returns the first line of a notice, for a log line or a terminal: "Disconnected, goodbye."
+// firstLine returns the first line of a notice, for a log line or a terminal: "Disconnected, goodbye.".
 func firstLine(body []byte) string {
 	line, _, _ := bytes.Cut(body, []byte("\n"))
 	return strings.Map(func(r rune) rune {

@@ -7,8 +7,8 @@ import (
 	"github.com/percipia/eslgo/command"
 )
 
-// subscribe has FreeSWITCH filter, if that is asked for, and waits for what it says to that before it asks for any event:
-// no event is lost to half of the filters, and none is sent unfiltered.
+// subscribe adds the filters, if any, and waits for the replies before it subscribes to any event: no event is lost to an
+// incomplete set of filters, and none is sent unfiltered.
 func (s *session) subscribe() error {
 	filters := s.filters()
 	if len(filters) == 0 {
@@ -24,8 +24,7 @@ func (s *session) subscribe() error {
 	return nil
 }
 
-// filters returns what lets all events pass that are wanted whole, and of the Filtered those that hold; nothing when there
-// is nothing to narrow.
+// filters returns the filters for all unfiltered events and for the valid Filtered; none if there is nothing to filter.
 func (s *session) filters() []Filter {
 	if slices.Contains(s.opts.Events, "ALL") {
 		return nil
@@ -51,8 +50,8 @@ func (s *session) filters() []Filter {
 	return append(whole, only...)
 }
 
-// filtersAnswered asks for the events, now that FreeSWITCH has said of each filter whether it holds. Unless all of them do,
-// none shall, and the Filtered are not asked for: any one of them missing would let nothing pass, or too much.
+// filtersAnswered subscribes to the events after FreeSWITCH has answered every filter. If one was refused, all are deleted, and
+// the Filtered are not subscribed to: a missing filter would block every event, or pass too many.
 func (s *session) filtersAnswered() error {
 	if s.unfit {
 		if err := s.commands.send(command.Filter{Delete: true, EventHeader: "all"}, expectation{}); err != nil {
@@ -63,8 +62,8 @@ func (s *session) filtersAnswered() error {
 	return s.ask()
 }
 
-// ask sends a command for each event: FreeSWITCH stops at the first name that a login may not see, and forgets the names
-// after it.
+// ask sends a command for each event: FreeSWITCH stops at the first name that a login may not see, and ignores the names after
+// it.
 func (s *session) ask() error {
 	var names [][]string
 	for _, e := range s.opts.Events {

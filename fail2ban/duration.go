@@ -39,7 +39,7 @@ func init() {
 		"mo mon month months":        year / 12,
 		"y yy ye yea year years":     year,
 	} {
-		for _, name := range strings.Fields(names) {
+		for name := range strings.FieldsSeq(names) {
 			durationUnits[name] = seconds
 		}
 	}

@@ -11,29 +11,34 @@ import (
 const (
 	keyFactor     = "policy.escalation.factor"
 	keyMaxBanTime = "policy.escalation.max_bantime"
+
+	optionIncrement = "bantime.increment"
 )
 
-// escalation makes policy.escalation. Without a word from the jail bans grow all the same: they do in fsban, and do not in
-// fail2ban.
+// escalation makes policy.escalation. If the jail sets nothing, bans grow in fsban and do not in fail2ban.
 func (t *translator) escalation() {
 	e := &t.defaults.Policy.Escalation
-	switch o, set := t.jail.Option("bantime.increment"); {
+	switch o, set := t.jail.Option(optionIncrement); {
 	case !set:
-		t.item("bantime.increment", Option{Text: "false"}, Changed,
-			"in fsban each further ban of an address lasts %s times as long, up to %v; %s: 1 makes them all alike", decimal(e.Factor), e.MaxBanTime, keyFactor)
+		t.plan.grows = true
+		t.item(optionIncrement, Option{Text: "false"}, Changed,
+			"in fsban each further ban of an address lasts %s times as long, up to %v; %s: 1 makes them all alike", decimal(e.Factor), e.MaxBanTime,
+			keyFactor)
 	case !parseBool(o.Text):
-		t.set("bantime.increment", o, keyFactor, "1", decimal(e.Factor), "")
+		t.set(optionIncrement, o, keyFactor, "1", decimal(e.Factor), "")
 	default:
-		t.item("bantime.increment", o, Changed,
-			"bans grow in fsban too, with policy.escalation.jitter %s on top; fail2ban also bans who was banned before after fewer failures, fsban after maxretry", decimal(e.Jitter))
+		t.item(optionIncrement, o, Changed,
+			"bans grow in fsban too, with policy.escalation.jitter %s on top; fail2ban also bans who was banned before after fewer failures, fsban "+
+				"after maxretry", decimal(e.Jitter))
 		t.growth()
 	}
 }
 
-// growth says by how much bans grow. fail2ban doubles them, as fsban does, unless it has multipliers or a formula.
+// growth translates the growth of bans. fail2ban doubles them, as fsban does, unless it has multipliers or a formula.
 func (t *translator) growth() {
 	e := &t.defaults.Policy.Escalation
-	notOurs := fmt.Sprintf("in fsban each ban of an address lasts so many times as long as the one before: %s stays %s", keyFactor, decimal(e.Factor))
+	notOurs := fmt.Sprintf("in fsban each ban of an address lasts so many times as long as the one before: %s stays %s", keyFactor,
+		decimal(e.Factor))
 	limit, limitFrom := math.Inf(1), Option{}
 	plain := true
 	if o, set := t.jail.Option("bantime.factor"); set {
@@ -68,7 +73,7 @@ func (t *translator) growth() {
 func (t *translator) maxBanTime(limit float64, list Option) {
 	byDefault := t.defaults.Policy.Escalation.MaxBanTime.String()
 	name, o := "bantime.multipliers", list
-	if most, set := t.jail.Option("bantime.maxtime"); set && most.Text != "" || t.jail.broken["bantime.maxtime"] {
+	if most, set := t.jail.Option("bantime.maxtime"); set && most.Text != "" {
 		switch seconds, _, err := t.jail.Seconds("bantime.maxtime", 0); {
 		case err != nil || seconds <= 0:
 			t.unusable("bantime.maxtime", most, err, keyMaxBanTime, byDefault)
@@ -94,7 +99,7 @@ func (t *translator) maxBanTime(limit float64, list Option) {
 // nobody: it would be that of the first ban.
 func multipliers(text string) (factor, last float64, ok bool) {
 	var list []float64
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		n, err := strconv.Atoi(word)
 		if err != nil || n < 1 || n > 1e9 {
 			return 0, 0, false

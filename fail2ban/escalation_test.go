@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"fsban/config"
+	"fsban/internal/testenv"
 	"fsban/policy"
 )
 
-// What is taken over of bantime.increment and its kin makes bans as long as in fail2ban, one after the other. Jitter, which
-// fail2ban does not have, is off.
+// Bans with the imported settings of bantime.increment are as long as in fail2ban, one after another. Jitter, which fail2ban
+// does not have, is off.
 func TestBansGrowAsInFail2ban(t *testing.T) {
+	t.Parallel()
 	for name, lines := range map[string][]string{
 		"not at all":                {"increment = false"},
 		"not at all, as it says":    {"increment = false", "multipliers = 1 5 25", "maxtime = 2h"},
@@ -45,7 +47,7 @@ func TestBansGrowAsInFail2ban(t *testing.T) {
 	}
 }
 
-// What means something else is said.
+// Options with another meaning are reported.
 func TestGrowthThatIsNotFsbansIsNotTaken(t *testing.T) {
 	items, _ := grown(t, []string{"increment = true", "maxtime = 40m"})
 	if !slices.ContainsFunc(items, func(i Item) bool { return i.Option == "bantime.maxtime" && i.Verdict == Changed }) {
@@ -70,7 +72,7 @@ func TestGrowthThatIsNotFsbansIsNotTaken(t *testing.T) {
 
 const bantime = time.Hour
 
-// grown returns how long the bans of one address last that come of lines, and what is said of them.
+// grown returns the lengths of one address's bans by the translated lines, and the items about them.
 func grown(t *testing.T, lines []string) (items []Item, lengths []time.Duration) {
 	t.Helper()
 	dir := t.TempDir()
@@ -83,7 +85,7 @@ func grown(t *testing.T, lines []string) (items []Item, lengths []time.Duration)
 		t.Fatal(err)
 	}
 	plan := Translate(c.Jails)
-	cfg, err := config.Parse("config.yaml", plan.YAML())
+	cfg, err := config.Parse("config.yaml", plan.YAML(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,8 @@ func grown(t *testing.T, lines []string) (items []Item, lengths []time.Duration)
 
 func grownInFail2ban(t *testing.T, lines []string) (lengths []time.Duration) {
 	t.Helper()
-	// What fail2ban's observer does with the number of bans that the database has.
+	testenv.System(t, "/usr/bin/python3")
+	// The calculation of fail2ban's observer with the number of bans in the database.
 	const python = `import sys
 from fail2ban.server.jail import Jail
 from fail2ban.server.observer import ObserverThread
@@ -120,7 +123,7 @@ for bans in range(8):
 	if err != nil {
 		t.Fatalf("this test needs fail2ban (Debian package fail2ban), and fails without it: %v", err)
 	}
-	for _, word := range strings.Fields(string(out)) {
+	for word := range strings.FieldsSeq(string(out)) {
 		seconds, err := strconv.ParseFloat(word, 64)
 		if err != nil {
 			t.Fatal(err)

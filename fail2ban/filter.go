@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// A filter is a file of filter.d, with what a jail sets in it: filter = NAME[OPTION=VALUE].
+// A filter is a file of filter.d with the settings of a jail: filter = NAME[OPTION=VALUE].
 type filter struct {
-	*reader
-	own      map[string]string // what the jail sets, and [Init]
+	files    *reader
+	own      map[string]string // settings of the jail, and [Init]
 	jail     map[string]string // the jail's options
 	combined map[string]string // of [Definition], [Init] and jail, tags replaced
 }
@@ -19,8 +19,8 @@ var filterOptions = []string{"usedns", "prefregex", "ignoreregex", "failregex", 
 
 var errNoFilter = errors.New("there is no such file in filter.d: fail2ban skips this jail")
 
-// filter reads a filter for a jail with the given options. all: with everything in [Definition], not only what fail2ban
-// reads in any case.
+// filter reads a filter for a jail with the given options. all: with every option of [Definition], not only those that fail2ban
+// always reads.
 func (s *store) filter(name string, own, jail map[string]string, all bool) (*filter, error) {
 	r, err := s.load("filter.d/" + name)
 	if err != nil {
@@ -29,7 +29,7 @@ func (s *store) filter(name string, own, jail map[string]string, all bool) (*fil
 	if len(r.files) == 0 {
 		return nil, errNoFilter
 	}
-	f := &filter{reader: r, own: maps.Clone(own), jail: jail}
+	f := &filter{files: r, own: maps.Clone(own), jail: jail}
 	if _, set := r.sections["Definition"]["logtype"]; !set && own["logtype"] == "" {
 		f.own["logtype"] = "file"
 		if strings.HasPrefix(jail["backend"], "systemd") {
@@ -51,7 +51,7 @@ func (f *filter) combine(all bool) error {
 			return err
 		}
 	}
-	for name := range f.sections["Init"] {
+	for name := range f.files.sections["Init"] {
 		if strings.HasPrefix(name, "known/") {
 			continue
 		}
@@ -62,7 +62,7 @@ func (f *filter) combine(all bool) error {
 			f.own[name] = f.own["known/"+name]
 		}
 	}
-	for name := range f.sections["Definition"] {
+	for name := range f.files.sections["Definition"] {
 		if _, set := opts[name]; set || !all {
 			continue
 		}
@@ -84,14 +84,14 @@ func (f *filter) combine(all bool) error {
 
 // take puts an option into a map, if it is set.
 func (f *filter) take(into map[string]string, as, section, name string, vars map[string]string) error {
-	o, err := f.get(section, name, vars)
+	o, err := f.files.get(section, name, vars)
 	if err == nil {
 		into[as] = o.Text
 	}
 	return orNotSet(err)
 }
 
-// orNotSet returns nil where err says that something is not set.
+// orNotSet returns nil if err means that an option is not set.
 func orNotSet(err error) error {
 	if errors.Is(err, errNoOption) || errors.Is(err, errNoSection) {
 		return nil
@@ -99,8 +99,8 @@ func orNotSet(err error) error {
 	return err
 }
 
-// more is what a tag stands for that no option has the name of: known/NAME is what NAME was before a later file, SECTION/NAME
-// that of another section.
+// more resolves a tag that no option has the name of: known/NAME is the value of NAME before a later file changed it,
+// SECTION/NAME that of another section.
 func (f *filter) more(name string, over map[string]string) (string, bool, error) {
 	if sect, option, ok := strings.Cut(name, "/"); ok {
 		in := []string{sect}
@@ -111,7 +111,7 @@ func (f *filter) more(name string, over map[string]string) (string, bool, error)
 			in = []string{defaultSection}
 		}
 		for _, sect := range in {
-			o, err := f.get(sect, option, nil)
+			o, err := f.files.get(sect, option, nil)
 			if err == nil {
 				return o.Text, true, nil
 			}
@@ -120,6 +120,6 @@ func (f *filter) more(name string, over map[string]string) (string, bool, error)
 			}
 		}
 	}
-	o, err := f.get("Definition", name, over)
+	o, err := f.files.get("Definition", name, over)
 	return o.Text, err == nil, orNotSet(err)
 }

@@ -11,7 +11,7 @@ import (
 	"fsban/config"
 )
 
-// Whatever a configuration of fail2ban's holds, it is refused, or what comes out is a configuration of fsban's.
+// Every configuration of fail2ban's is refused, or translated into a valid configuration of fsban's.
 func FuzzTranslate(f *testing.F) {
 	for _, pattern := range []string{"testdata/*/jail.*", "testdata/refused/*/jail.*"} {
 		files, _ := filepath.Glob(pattern)
@@ -44,7 +44,7 @@ func FuzzTranslate(f *testing.F) {
 			t.Fatalf("%v, and not the first time", err)
 		}
 		plan := Translate(c.Jails)
-		yaml := plan.YAML(strings.Join(names, ""))
+		yaml := plan.YAML(c.Problems, strings.Join(names, ""))
 		if _, err := config.Parse("config.yaml", yaml); err != nil {
 			t.Errorf("%v\n%s", err, yaml)
 		}
@@ -63,26 +63,17 @@ func FuzzSeconds(f *testing.F) {
 	})
 }
 
-// Whatever is in a file, it is refused or read to its end, and who is banned is banned at that time.
-func FuzzDatabase(f *testing.F) {
-	data, err := os.ReadFile("testdata/old.sqlite3")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	path := filepath.Join(f.TempDir(), "db")
-	jails := []*Jail{{Name: "cti"}, {Name: "sshd"}}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+// An answer is refused, or every ban in it has a valid prefix and is in force.
+func FuzzBans(f *testing.F) {
+	f.Add("192.0.2.7 \t2026-11-22 18:00:00 + 600 = 2026-11-22 18:10:00\nuser 7 \t2026-11-22 18:00:00 + -1 = 9999-12-31 23:59:59\n")
+	f.Fuzz(func(t *testing.T, text string) {
 		now := time.Unix(1_700_000_300, 0)
-		bans, _, err := ReadBans(path, jails, now)
+		bans, _, err := ParseBans(strings.NewReader(text), "cti", now)
 		if err != nil {
 			return
 		}
 		for _, b := range bans {
-			if !b.Prefix.IsValid() || !b.Until.IsZero() && !b.Until.After(now) || b.Jail != "cti" && b.Jail != "sshd" {
+			if !b.Prefix.IsValid() || !b.Until.IsZero() && !b.Until.After(now) || b.Jail != "cti" {
 				t.Errorf("%+v", b)
 			}
 		}

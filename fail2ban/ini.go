@@ -45,7 +45,7 @@ const defaultSection = "DEFAULT"
 var errNotText = errors.New("is not UTF-8 text")
 
 // parseINI reads a file as Python's configparser does, with fail2ban's settings for it: ";" begins a comment also behind
-// a value, an indented line continues one, and what is said twice in one file is an error.
+// a value, an indented line continues one, and a repeated option in one file is an error.
 func parseINI(name string, data []byte) (*ini, error) {
 	if !utf8.Valid(data) {
 		return nil, fmt.Errorf("%s %w", name, errNotText)
@@ -154,5 +154,5 @@ func indentOf(line string) int {
 	return n
 }
 
-// isSpace is what Python calls space.
+// isSpace reports whether Python takes r for a space.
 func isSpace(r rune) bool { return unicode.IsSpace(r) || r >= 0x1c && r <= 0x1f }

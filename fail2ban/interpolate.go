@@ -1,6 +1,7 @@
 package fail2ban
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,7 +9,7 @@ import (
 	"strings"
 )
 
-// Bounds of what replacing may take: Python's depth, and ours for what a few lines could grow to.
+// Bounds of replacing references: Python's depth, and ours for the growth of a few lines.
 const (
 	maxDepth = 10
 	maxText  = 1 << 20 // bytes of one value
@@ -20,14 +21,14 @@ var (
 	errNoOption  = errors.New("no such option")
 )
 
-// get returns an option of a section, or of [DEFAULT], with everything in it replaced that has a name. vars come before
-// both.
+// get returns an option of a section, or of [DEFAULT], with every reference in it replaced. vars come before both. If a
+// reference cannot be replaced, it stays in the text as written, and get returns the text with the first error.
 func (r *reader) get(name, option string, vars map[string]string) (Option, error) {
 	sect, ok := r.sections[name]
 	if !ok && name != defaultSection {
 		return Option{}, errNoSection
 	}
-	s := scope{reader: r, name: name, section: sect, over: make(map[string]string, len(vars))}
+	s := scope{files: r, name: name, section: sect, over: make(map[string]string, len(vars))}
 	for k, v := range vars {
 		s.over[strings.ToLower(k)] = v
 	}
@@ -37,15 +38,18 @@ func (r *reader) get(name, option string, vars map[string]string) (Option, error
 	}
 	e := expansion{}
 	if err := e.expand(o.Text, s, 1); err != nil {
-		return o, fmt.Errorf("%s (%v): %w", option, o.From, err)
+		e.fail(o.Text, err)
 	}
-	o.Text = e.out.String()
+	o.Text = string(e.out)
+	if e.err != nil {
+		return o, fmt.Errorf("%s (%v): %w", option, o.From, e.err)
+	}
 	return o, nil
 }
 
-// A scope is where the names of one value are looked up: what is over it, its section, [DEFAULT].
+// A scope resolves the names in one value: overrides, its section, [DEFAULT].
 type scope struct {
-	*reader
+	files   *reader
 	name    string
 	section section
 	over    map[string]string
@@ -58,16 +62,24 @@ func (s *scope) lookup(option string) (Option, bool) {
 	if o, ok := s.section[option]; ok {
 		return o, true
 	}
-	o, ok := s.defaults[option]
+	o, ok := s.files.defaults[option]
 	return o, ok
 }
 
 // An expansion replaces %(name)s in one value, as Python's configparser does.
 type expansion struct {
-	out  strings.Builder
+	out  []byte
 	work int
+	err  error // the first reference that could not be replaced
 }
 
+// fail keeps text as written and remembers the first error.
+func (e *expansion) fail(text string, err error) {
+	e.out = append(e.out, text[:min(len(text), maxText)]...)
+	e.err = cmp.Or(e.err, err)
+}
+
+// expand appends the expanded text. An error means that nothing was appended.
 func (e *expansion) expand(text string, s scope, depth int) error {
 	if depth > maxDepth {
 		return errors.New("values refer to each other more than 10 deep, or in a circle")
@@ -78,30 +90,33 @@ func (e *expansion) expand(text string, s scope, depth int) error {
 	s.over = maps.Clone(s.over)
 	s.over["__name__"] = s.name
 	s.addSectionOptions(text)
+	start := len(e.out)
 	for {
 		before, rest, found := strings.Cut(text, "%")
-		if e.out.WriteString(before); e.out.Len() > maxText {
+		if e.out = append(e.out, before...); len(e.out) > maxText {
+			e.out = e.out[:start]
 			return errors.New("the value grows too large")
 		}
 		switch {
 		case !found:
 			return nil
 		case strings.HasPrefix(rest, "%"):
-			e.out.WriteByte('%')
+			e.out = append(e.out, '%')
 			text = rest[1:]
 			continue
 		}
 		m := reference.FindStringSubmatch(rest)
 		if m == nil {
-			return fmt.Errorf("%.40q: write %%%% for a percent sign", "%"+rest)
+			e.fail("%", fmt.Errorf("%.40q: write %%%% for a percent sign", "%"+rest))
+			text = rest
+			continue
 		}
 		text = rest[len(m[0]):]
 		o, ok := s.lookup(strings.ToLower(m[1]))
 		if !ok {
-			return fmt.Errorf("%%(%.60s)s is set nowhere", m[1])
-		}
-		if err := e.expand(o.Text, s, depth+1); err != nil {
-			return err
+			e.fail("%"+m[0], fmt.Errorf("%%(%.60s)s is set nowhere", m[1]))
+		} else if err := e.expand(o.Text, s, depth+1); err != nil {
+			e.fail("%"+m[0], err)
 		}
 	}
 }
@@ -112,26 +127,26 @@ var (
 )
 
 // addSectionOptions puts the options of other sections that text names, like %(sshd/port)s, over the others: known/NAME is
-// what NAME was before a later file, or what the filter has; default/NAME is that of [DEFAULT].
+// the value of NAME before a later file, or the filter's; default/NAME is that of [DEFAULT].
 func (s *scope) addSectionOptions(text string) {
 	for _, m := range sectionReference.FindAllStringSubmatch(text, -1) {
 		whole, name, option := m[1], m[2], m[3]
 		if _, there := s.lookup(whole); there {
 			continue
 		}
-		from := s.defaults
+		from := s.files.defaults
 		switch lower := strings.ToLower(name); {
 		case lower == "known":
-			from = s.sections[knownPrefix+s.name]
+			from = s.files.sections[knownPrefix+s.name]
 		case lower != "default":
 			var ok bool
-			if from, ok = s.sections[name]; !ok {
+			if from, ok = s.files.sections[name]; !ok {
 				continue
 			}
 		}
 		o, ok := from[option]
 		if !ok {
-			o, ok = s.defaults[option]
+			o, ok = s.files.defaults[option]
 		}
 		if ok {
 			s.over[whole] = o.Text

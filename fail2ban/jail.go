@@ -1,25 +1,25 @@
-// Package fail2ban reads fail2ban's configuration and database, and says what of it fsban does too.
+// Package fail2ban translates fail2ban's configuration into fsban's, and takes over its bans.
 //
 // Read reads the directory as fail2ban 1.0 does, with its order of files, includes and two ways to name a value in another
-// one. Translate turns jails into settings of fsban. ReadBans reads who is banned, without fail2ban, Python or
-// SQLite. Nothing is ever changed.
+// one. Translate turns jails into settings of fsban. AskBans asks the running fail2ban, ParseBans reads a saved answer. Nothing
+// of fail2ban's is changed.
 package fail2ban
 
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// A Configuration is what a directory like /etc/fail2ban says.
+// A Configuration is the content of a directory like /etc/fail2ban.
 type Configuration struct {
 	Files    []string // of which the jails are made, in order
 	Jails    []*Jail  // in order
-	DBFile   string   // of the database; "" for none
-	Problems []string // what fail2ban complains of too, and goes on
+	Problems []string // complaints of fail2ban's that do not stop it
 }
 
 // A Jail is one jail as it is in force.
@@ -32,10 +32,19 @@ type Jail struct {
 	Actions     []Action
 	Problems    []string // why parts of it cannot be read; fail2ban has the same trouble
 	options     map[string]Option
-	broken      map[string]bool // options that are set and cannot be read: one of Problems says why
+	broken      map[string]brokenOption
 }
 
-// An Action is what fail2ban does to ban.
+// A brokenOption is set to a value with references that cannot be replaced. fail2ban refuses it.
+type brokenOption struct {
+	Option // with these references as written
+	err    error
+}
+
+// partial lists options read word by word or line by line, so that the readable parts of a broken value count.
+var partial = []string{"ignoreip", "logpath"}
+
+// An Action is an action of a jail.
 type Action struct {
 	Name    string
 	Options map[string]string
@@ -50,10 +59,7 @@ var jailOptions = []string{
 	"usedns", "failregex", "ignoreregex",
 }
 
-// defaultDBFile is where fail2ban keeps its database when it is not told otherwise.
-const defaultDBFile = "/var/lib/fail2ban/fail2ban.sqlite3"
-
-// Read reads the configuration in dir, and the jails that are named as if they were enabled. What fail2ban refuses is an
+// Read reads the configuration in dir, and the jails that are named as if they were enabled. A configuration that fail2ban refuses is an
 // error.
 func Read(dir string, named ...string) (*Configuration, error) {
 	s := newStore(dir)
@@ -78,9 +84,6 @@ func Read(dir string, named ...string) (*Configuration, error) {
 			c.Jails = append(c.Jails, s.jail(r, name, slices.Contains(named, name)))
 		}
 	}
-	if c.DBFile, err = s.dbFile(); err != nil {
-		return nil, fmt.Errorf("fail2ban's configuration: %w", err)
-	}
 	c.Problems = s.problems
 	return c, nil
 }
@@ -95,25 +98,10 @@ func (c *Configuration) Jail(name string) *Jail {
 	return nil
 }
 
-func (s *store) dbFile() (string, error) {
-	r, err := s.load("fail2ban")
-	if err != nil {
-		return "", err
-	}
-	o, err := r.get("Definition", "dbfile", nil)
-	if err != nil {
-		return defaultDBFile, orNotSet(err)
-	}
-	if strings.EqualFold(o.Text, "none") || o.Text == ":memory:" {
-		return "", nil
-	}
-	return o.Text, nil
-}
-
-// jail reads one jail. What is wrong with it is a problem of it alone. Of one that is not enabled only its filter and log
+// jail reads one jail. Its errors are problems of it alone. Of one that is not enabled only its filter and log
 // are read, unless it is wanted.
 func (s *store) jail(r *reader, name string, wanted bool) *Jail {
-	j := &Jail{Name: name, options: make(map[string]Option), broken: make(map[string]bool)}
+	j := &Jail{Name: name, options: make(map[string]Option), broken: make(map[string]brokenOption)}
 	texts := make(map[string]string) // of the options so far
 	take := func(option string) {
 		o, err := r.get(name, option, nil)
@@ -121,21 +109,22 @@ func (s *store) jail(r *reader, name string, wanted bool) *Jail {
 		case err == nil:
 			j.options[option], texts[option] = o, o.Text
 		case orNotSet(err) != nil:
-			j.broken[option] = true
-			j.Problems = append(j.Problems, err.Error())
+			j.broken[option] = brokenOption{o, err}
+			if slices.Contains(partial, option) {
+				j.options[option], texts[option] = o, o.Text
+			}
 		}
 	}
 	for _, option := range []string{"enabled", "backend", "filter"} {
 		take(option)
 	}
-	for _, p := range j.Problems {
-		s.problems = append(s.problems, fmt.Sprintf("[%s]: %s: fail2ban refuses everything for this", name, p))
+	for _, option := range slices.Sorted(maps.Keys(j.broken)) {
+		s.problems = append(s.problems, fmt.Sprintf("[%s]: %v: fail2ban refuses everything for this", name, j.broken[option].err))
 	}
 	j.Enabled = parseBool(texts["enabled"])
 	if !j.Enabled && !wanted {
 		take("logpath")
 		j.Filter, _, _ = options(texts["filter"])
-		j.Problems = nil
 		return j
 	}
 	var own map[string]string
@@ -172,14 +161,14 @@ func (s *store) jail(r *reader, name string, wanted bool) *Jail {
 	return j
 }
 
-// regexes finds what the jail looks for: its own expressions, or its filter's.
+// regexes finds the expressions of the jail: its own, or its filter's.
 func (s *store) regexes(j *Jail, own, texts map[string]string) {
 	if j.Filter != "" {
 		f, err := s.filter(j.Filter, own, texts, false)
 		if err == nil {
 			for _, name := range []string{"failregex", "ignoreregex"} {
 				if _, set := j.options[name]; !set && f.combined[name] != "" {
-					j.options[name] = Option{f.combined[name], f.sections["Definition"][name].From}
+					j.options[name] = Option{f.combined[name], f.files.sections["Definition"][name].From}
 				}
 			}
 		} else if text := fmt.Sprintf("filter %s: %v", j.Filter, err); !slices.Contains(j.Problems, text) {
@@ -190,7 +179,7 @@ func (s *store) regexes(j *Jail, own, texts map[string]string) {
 		name string
 		to   *[]string
 	}{{"failregex", &j.FailRegex}, {"ignoreregex", &j.IgnoreRegex}} {
-		for _, line := range strings.Split(j.options[x.name].Text, "\n") {
+		for line := range strings.SplitSeq(j.options[x.name].Text, "\n") {
 			if line != "" {
 				*x.to = append(*x.to, line)
 			}
@@ -204,11 +193,11 @@ func (j *Jail) Option(name string) (Option, bool) {
 	return o, ok
 }
 
-// Seconds returns a duration, or what fail2ban takes where no file says it.
+// Seconds returns a duration, or fail2ban's default if no file sets it.
 func (j *Jail) Seconds(name string, builtin float64) (float64, Option, error) {
 	o, ok := j.options[name]
-	if j.broken[name] {
-		return 0, o, errBroken
+	if b, broken := j.broken[name]; broken {
+		return 0, b.Option, errors.Unwrap(b.err)
 	}
 	if !ok {
 		return builtin, Option{Text: strconv.FormatFloat(builtin, 'f', -1, 64)}, nil
@@ -217,9 +206,7 @@ func (j *Jail) Seconds(name string, builtin float64) (float64, Option, error) {
 	return v, o, err
 }
 
-var errBroken = errors.New("it cannot be read")
-
-// What fail2ban takes where no file says it.
+// fail2ban's defaults for options that no file sets.
 const (
 	builtinFindTime = 600
 	builtinBanTime  = 600
@@ -229,8 +216,8 @@ const (
 // MaxRetry returns the number of failures that ban.
 func (j *Jail) MaxRetry() (int, Option, error) {
 	o, ok := j.options["maxretry"]
-	if j.broken["maxretry"] {
-		return 0, o, errBroken
+	if b, broken := j.broken["maxretry"]; broken {
+		return 0, b.Option, errors.Unwrap(b.err)
 	}
 	if !ok {
 		return builtinMaxRetry, Option{Text: strconv.Itoa(builtinMaxRetry)}, nil
@@ -245,9 +232,21 @@ func (j *Jail) MaxRetry() (int, Option, error) {
 	return int(n), o, nil
 }
 
-// IgnoreIP returns the words of ignoreip.
-func (j *Jail) IgnoreIP() []string {
-	return strings.FieldsFunc(j.options["ignoreip"].Text, func(r rune) bool { return r == ',' || isSpace(r) })
+// An ignoreWord is a word of ignoreip.
+type ignoreWord struct {
+	text string
+	hash bool // it follows a # in its line, which is no comment for fail2ban
+}
+
+func (j *Jail) ignoreWords() (words []ignoreWord) {
+	for line := range strings.Lines(j.options["ignoreip"].Text) {
+		hash := false
+		for _, word := range strings.FieldsFunc(line, func(r rune) bool { return r == ',' || isSpace(r) }) {
+			hash = hash || strings.HasPrefix(word, "#")
+			words = append(words, ignoreWord{word, hash})
+		}
+	}
+	return words
 }
 
 // LogPaths returns the files, or patterns of files, that the jail reads. None with backend systemd.
@@ -256,10 +255,10 @@ func (j *Jail) LogPaths() []string {
 		return nil
 	}
 	var paths []string
-	for _, line := range strings.Split(j.options["logpath"].Text, "\n") {
+	for line := range strings.SplitSeq(j.options["logpath"].Text, "\n") {
 		path := line
 		if space := strings.LastIndexByte(line, ' '); space > 0 {
-			path = line[:space] // the rest says where in the file to begin
+			path = line[:space] // the rest is the position in the file to begin at
 		}
 		if path != "" {
 			paths = append(paths, path)
@@ -268,7 +267,7 @@ func (j *Jail) LogPaths() []string {
 	return paths
 }
 
-// parseBool reads what fail2ban takes for true. All else is false.
+// parseBool reports whether fail2ban takes s for true.
 func parseBool(s string) bool {
 	switch strings.ToLower(s) {
 	case "1", "on", "true", "yes":

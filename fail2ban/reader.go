@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// What one configuration may take, against files that are not what they seem.
+// The bounds of one configuration.
 const (
 	maxFile     = 4 << 20 // bytes of one file
 	maxFiles    = 2000    // read, includes repeated
@@ -24,8 +24,8 @@ const (
 type store struct {
 	dir      string
 	files    map[string]*ini     // nil: there is none, or fail2ban goes on without it
-	included map[string][]string // what a list of files stands for, with their includes
-	problems []string            // what fail2ban itself complains of, and goes on
+	included map[string][]string // files with their includes, by the list that names them
+	problems []string            // complaints of fail2ban's that do not stop it
 }
 
 func newStore(dir string) *store {
@@ -43,11 +43,12 @@ func (s *store) read(path string) (*ini, error) {
 		name = path
 	}
 	data, err := readFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	}
-	if err != nil {
-		return nil, err
+	case err != nil:
+		s.problems = append(s.problems, fmt.Sprintf("%s: %v: fsban goes on without this file", name, err))
+		return nil, nil
 	}
 	f, err := parseINI(name, data)
 	if errors.Is(err, errNotText) {
@@ -82,7 +83,7 @@ func readFile(path string) (data []byte, err error) {
 	return data, err
 }
 
-// includes returns the files to read for a list of them: each with its .local, and with what it includes, in order. within
+// includes returns the files to read for a list of them: each with its .local and its own includes, in order. within
 // are the files that include this list.
 func (s *store) includes(list, within []string) ([]string, error) {
 	if len(within) > maxIncluded {
@@ -114,7 +115,7 @@ func (s *store) includes(list, within []string) ([]string, error) {
 	return all, nil
 }
 
-// includesOf returns the file at path and what it includes. Nothing where there is no such file.
+// includesOf returns the file at path and its includes, or nothing if it does not exist.
 func (s *store) includesOf(path string, within []string) ([]string, error) {
 	f, err := s.read(path)
 	if f == nil || err != nil {
@@ -130,7 +131,7 @@ func (s *store) includesOf(path string, within []string) ([]string, error) {
 			} else if err != nil {
 				return nil, err
 			}
-			for _, name := range strings.Split(o.Text, "\n") {
+			for name := range strings.SplitSeq(o.Text, "\n") {
 				if !filepath.IsAbs(name) {
 					name = path[:strings.LastIndexByte(path, '/')+1] + name // not cleaned: fail2ban compares names as they are written
 				}
@@ -156,7 +157,7 @@ type reader struct {
 	files    []string // that it is made of, in order
 }
 
-// knownPrefix begins the name of the section that holds what an option was before a later file changed it.
+// knownPrefix begins the name of the section that holds the values of options before a later file changed them.
 const knownPrefix = "KNOWN/"
 
 var conditional = regexp.MustCompile(`^(\w+)(\?.+)$`)
@@ -170,8 +171,8 @@ func (s *store) load(name string) (*reader, error) {
 			list = append(list, base+suffix)
 		}
 		entries, err := os.ReadDir(base + ".d")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && suffix == ".conf" {
+			s.problems = append(s.problems, fmt.Sprintf("%v: fsban goes on without this directory", err))
 		}
 		for _, e := range entries { // sorted
 			if strings.HasSuffix(e.Name(), suffix) && e.Name()[0] != '.' {
@@ -197,7 +198,7 @@ func (s *store) load(name string) (*reader, error) {
 	return r, nil
 }
 
-// add puts a file over what is there.
+// add lets a file override the files before it.
 func (r *reader) add(f *ini) {
 	maps.Copy(r.defaults, f.defaults)
 	for _, name := range f.order {

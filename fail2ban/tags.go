@@ -14,8 +14,7 @@ const maxReplaced = 25
 
 var tag = regexp.MustCompile(`<([^ <>]+)>`)
 
-// replaceTags replaces <name> in values by the value of that name, or by what more says of it. What nobody knows, like
-// <HOST>, stays.
+// replaceTags replaces <name> in values by the value of that name, or by the result of more. Unknown names, like <HOST>, stay.
 func replaceTags(values map[string]string, ignore map[string]bool, more func(string) (string, bool, error)) (map[string]string, error) {
 	values = maps.Clone(values)
 	counts := make(map[string]map[string]int)

@@ -1,7 +1,9 @@
 package fail2ban
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -15,14 +17,17 @@ import (
 	"fsban/policy"
 )
 
-// A Plan is what becomes of some jails.
+// A Plan is the translation of some jails.
 type Plan struct {
-	Jails    []string  `json:"jails"` // taken, the one whose rule holds first
+	Jails    []string  `json:"jails"` // translated; the first makes the rule
 	Items    []Item    `json:"items"`
 	Settings []Setting `json:"-"`
+
+	made  bool // the first jail makes the rule auth
+	grows bool // bans grow in fsban and not in the jail
 }
 
-// An Item is what becomes of one option of a jail.
+// An Item is the verdict on one option of a jail.
 type Item struct {
 	Jail    string  `json:"jail"`
 	Option  string  `json:"option,omitempty"` // none: something is wrong with the jail
@@ -30,12 +35,18 @@ type Item struct {
 	From    string  `json:"from,omitempty"`
 	Verdict Verdict `json:"verdict"`
 	Text    string  `json:"text"`
+	Look    bool    `json:"look,omitempty"` // a value, or a part of it, could not be read: an operator must look at it
 }
 
-// A Verdict says whether an option means the same in fsban.
+// NeedsLook reports whether some value could not be read.
+func (p *Plan) NeedsLook() bool {
+	return slices.ContainsFunc(p.Items, func(i Item) bool { return i.Look })
+}
+
+// A Verdict compares the meaning of an option in fail2ban and fsban.
 type Verdict string
 
-// Same needs no setting: fsban does it without one. Changed means something else than in fail2ban, and its text says what.
+// Same needs no setting: fsban does it by default. Changed differs from fail2ban, as its text explains.
 const (
 	Taken    Verdict = "taken"
 	Same     Verdict = "same"
@@ -43,13 +54,13 @@ const (
 	NotTaken Verdict = "not taken"
 )
 
-// What a jail can watch that fsban watches too.
+// Subjects of jails that fsban guards too.
 const (
 	modCTI     = "mod_cti's log"
 	freeSWITCH = "FreeSWITCH"
 )
 
-// Guards says what a jail watches that fsban watches too, in words: modCTI, freeSWITCH, or "" for neither.
+// Guards returns the subject of a jail, if fsban guards it too: modCTI, freeSWITCH, or "".
 func (j *Jail) Guards() string {
 	paths := strings.Join(j.LogPaths(), "\n")
 	switch {
@@ -61,10 +72,10 @@ func (j *Jail) Guards() string {
 	return ""
 }
 
-// isModCTI tells whether an expression is the one for mod_cti's lines: ^ip\[<HOST>\].*
+// isModCTI reports whether an expression is the one for mod_cti's lines: ^ip\[<HOST>\].*.
 func isModCTI(regex string) bool { return strings.HasPrefix(regex, `^ip\[<HOST>\]`) }
 
-// onlyChallenges tells whether a jail counts challenges and no failures; both, whether it counts both.
+// onlyChallenges reports whether a jail counts challenges and no failures; both, whether it counts both.
 func (j *Jail) onlyChallenges() bool {
 	return j.mentions("challenge") && !j.mentions("failure") && !j.mentions("find user")
 }
@@ -75,7 +86,7 @@ func (j *Jail) mentions(word string) bool {
 	return slices.ContainsFunc(j.FailRegex, func(r string) bool { return strings.Contains(r, word) })
 }
 
-// Translate says what becomes of jails. There is one rule for failed logins: that of mod_cti's jail, or else of the first
+// Translate translates jails. There is one rule for failed logins: that of mod_cti's jail, or else of the first
 // one that does not count challenges alone.
 func Translate(jails []*Jail) Plan {
 	rank := func(j *Jail) int {
@@ -97,9 +108,12 @@ func Translate(jails []*Jail) Plan {
 	for i, j := range jails {
 		t.jail = j
 		for _, p := range j.Problems {
-			t.item("", Option{}, NotTaken, "%s", p)
+			t.look("", Option{}, NotTaken, "%s", p)
 		}
-		if i == 0 && !j.onlyChallenges() {
+		isRule := i == 0 && !j.onlyChallenges()
+		t.unreadable(isRule)
+		if isRule {
+			t.plan.made = true
 			t.rule()
 		} else {
 			t.otherRule(jails[0])
@@ -125,7 +139,7 @@ type translator struct {
 	never    []netip.Prefix
 	hosts    []string // of ignoreip, by name
 	comments []string // on ignoreip
-	odd      bool     // ignoreip had what fsban does not take
+	odd      bool     // ignoreip had words that fsban does not take
 	logged   bool     // cti_log.path is set
 }
 
@@ -137,7 +151,25 @@ func (t *translator) item(option string, o Option, v Verdict, format string, arg
 	t.plan.Items = append(t.plan.Items, i)
 }
 
-// set makes a setting of an option, unless that is fsban's default. why says what was changed on the way, if anything.
+// look adds an item that an operator must look at.
+func (t *translator) look(option string, o Option, v Verdict, format string, args ...any) {
+	t.item(option, o, v, format, args...)
+	t.plan.Items[len(t.plan.Items)-1].Look = true
+}
+
+// ruleOptions are reported by rule, with the setting that they would make.
+var ruleOptions = []string{"findtime", "maxretry", "bantime"}
+
+// unreadable reports options with values that fail2ban refuses. rule, ignoreIP and log report their own.
+func (t *translator) unreadable(isRule bool) {
+	for _, name := range slices.Sorted(maps.Keys(t.jail.broken)) {
+		if b := t.jail.broken[name]; !slices.Contains(partial, name) && (!isRule || !slices.Contains(ruleOptions, name)) {
+			t.look(name, b.Option, NotTaken, "%v", errors.Unwrap(b.err))
+		}
+	}
+}
+
+// set makes a setting of an option, unless that is fsban's default. why describes a change of the value, if any.
 func (t *translator) set(name string, o Option, key, value, byDefault, why string) {
 	verdict := Taken
 	if why != "" {
@@ -164,7 +196,7 @@ func (t *translator) origin(name string, o Option) string {
 	return fmt.Sprintf("%s = %s (%v)", name, o.Text, o.From)
 }
 
-// What fsban takes; package config says so too.
+// The limits of fsban's settings, as in package config.
 const (
 	maxFindTime = 365 * 24 * time.Hour
 	maxBanTime  = 3650 * 24 * time.Hour
@@ -217,13 +249,13 @@ func (t *translator) maxRetry() {
 	t.set("maxretry", o, "policy.maxretry", strconv.Itoa(n), strconv.Itoa(p.MaxRetry), strings.Join(why, "; "))
 }
 
-// unusable reports an option that means nothing.
+// unusable reports an option without a usable value.
 func (t *translator) unusable(name string, o Option, err error, key, byDefault string) {
 	why := "it bans nobody"
 	if err != nil {
 		why = err.Error()
 	}
-	t.item(name, o, NotTaken, "%s; %s stays %s", why, key, byDefault)
+	t.look(name, o, NotTaken, "%s; %s stays %s", why, key, byDefault)
 }
 
 // bounded turns seconds into a duration that fsban takes.
@@ -245,37 +277,48 @@ func (t *translator) otherRule(first *Jail) {
 			continue
 		}
 		if t.jail.onlyChallenges() {
-			t.item(name, o, NotTaken, "this jail counts challenges, which every phone gets; fsban counts those that nobody answers: policy.rules.challenge")
+			t.item(name, o, NotTaken, "this jail counts challenges, which every phone gets; fsban counts those that nobody answers: "+
+				"policy.rules.challenge")
 		} else {
 			t.item(name, o, NotTaken, "the rule for failed logins is made of jail [%s]; others can be written into policy.rules", first.Name)
 		}
 	}
 }
 
-// ignoreIP collects the addresses that are never banned, of all jails.
+// ignoreIP collects the addresses that are never banned, of all jails. Words that cannot be read are reported, the others
+// are taken.
 func (t *translator) ignoreIP() {
 	o, ok := t.jail.Option("ignoreip")
-	if !ok || len(t.jail.IgnoreIP()) == 0 || slices.Contains(t.comments, t.origin("ignoreip", o)) {
+	words := t.jail.ignoreWords()
+	if !ok || len(words) == 0 || slices.Contains(t.comments, t.origin("ignoreip", o)) {
 		return
 	}
 	var odd []string
-	for _, word := range t.jail.IgnoreIP() {
-		entry := config.Policy{IgnoreIP: config.IgnoreList{word}}
-		if p, err := parseNetwork(word); err == nil {
+	for _, word := range words {
+		entry := config.Policy{IgnoreIP: config.IgnoreList{word.text}}
+		hosts := entry.IgnoreHosts()
+		if p, err := parseNetwork(word.text); err == nil {
 			t.never = with(t.never, p)
-		} else if hosts := entry.IgnoreHosts(); len(hosts) == 1 && len(with(t.hosts, hosts[0])) <= maxHosts {
+		} else if len(hosts) == 1 && !word.hash && len(with(t.hosts, hosts[0])) <= maxHosts {
 			t.hosts = with(t.hosts, hosts[0])
 		} else {
-			odd = append(odd, word)
+			odd = append(odd, word.text)
 		}
 	}
 	t.comments = append(t.comments, t.origin("ignoreip", o))
 	switch known := t.defaults.Policy.IgnoreIP; {
 	case len(odd) > 0:
-		why := fmt.Sprintf("fsban takes addresses, networks and %d host names, so not: %s; write what they stand for", maxHosts, strings.Join(odd, " "))
-		t.item("ignoreip", o, Changed, "%s", why)
+		why := fmt.Sprintf("not taken: %s; fsban takes addresses, networks and %d host names: write those that are meant", strings.Join(odd, " "),
+			maxHosts)
+		if b, broken := t.jail.broken["ignoreip"]; broken {
+			why += fmt.Sprintf(" (%v)", errors.Unwrap(b.err))
+		}
+		t.look("ignoreip", o, Changed, "%s", why)
 		t.odd = true
-		t.comments = append(t.comments, why)
+		for part := range slices.Chunk(odd, 10) { // a comment is bounded
+			t.comments = append(t.comments, "not taken: "+strings.Join(part, " "))
+		}
+		t.comments = append(t.comments, fmt.Sprintf("fsban takes addresses, networks and %d host names: write those that are meant", maxHosts))
 	case len(t.never)+len(t.hosts) == len(known):
 		t.item("ignoreip", o, Same, "never banned by default too")
 	default:
@@ -326,14 +369,19 @@ func parseNetwork(word string) (netip.Prefix, error) {
 func (t *translator) log() {
 	o, ok := t.jail.Option("logpath")
 	paths := t.jail.LogPaths()
+	b, broken := t.jail.broken["logpath"]
+	if broken {
+		paths = slices.DeleteFunc(paths, func(p string) bool { return strings.Contains(p, "%") })
+		t.look("logpath", o, NotTaken, "%v", errors.Unwrap(b.err))
+	}
 	switch {
 	case !ok || len(paths) == 0:
 	case t.jail.Guards() != modCTI:
-		t.item("logpath", o, NotTaken, "fsban reads no log of FreeSWITCH's: it hears the failures from the event socket (freeswitch.password)")
+		t.item("logpath", o, NotTaken, "fsban reads no log of FreeSWITCH's: the event socket reports the failures (freeswitch.password)")
 	case t.logged:
 		t.item("logpath", o, NotTaken, "fsban follows one log of mod_cti's")
 	case strings.ContainsAny(paths[0], "*?[") || !filepath.IsAbs(paths[0]):
-		t.item("logpath", o, NotTaken, "fsban takes one file with its whole name: set cti_log.path, if it is not where fsban looks by default")
+		t.look("logpath", o, NotTaken, "fsban takes one file with its whole name: set cti_log.path, if it is not where fsban looks by default")
 	default:
 		t.logged = true
 		why := ""
@@ -344,7 +392,7 @@ func (t *translator) log() {
 	}
 }
 
-// regexes reports what the jail looks for.
+// regexes reports the expressions of the jail.
 func (t *translator) regexes() {
 	o, _ := t.jail.Option("failregex")
 	switch list := t.jail.FailRegex; {
@@ -359,7 +407,7 @@ func (t *translator) regexes() {
 	}
 }
 
-// actions reports what the jail does to ban.
+// actions reports the actions of the jail.
 func (t *translator) actions() {
 	o, _ := t.jail.Option("action")
 	for _, a := range t.jail.Actions {
@@ -369,26 +417,28 @@ func (t *translator) actions() {
 		switch {
 		case !a.bans():
 			t.item("action", o, NotTaken, "fsban runs no programs: see its metrics for alerts")
-		case (strings.Contains(a.Name, "allports") || slices.Contains([]string{"all", "any", "0:65535", "1:65535", "0-65535"}, port)) && protocol == "all":
+		case (strings.Contains(a.Name, "allports") || slices.Contains([]string{"all", "any", "0:65535", "1:65535", "0-65535"}, port)) &&
+			protocol == "all":
 			t.item("action", o, Same, "all ports and protocols are closed to whom fsban bans")
 		case strings.Contains(a.Name, "allports"):
 			t.item("action", o, Changed, "fsban closes all protocols, not only %s", orElse(protocol, "tcp"))
 		case limited:
-			t.item("action", o, Changed, "fsban closes all ports and protocols, not only %s of %s: firewall.ports narrows it", port, orElse(protocol, "tcp"))
+			t.item("action", o, Changed, "fsban closes all ports and protocols, not only %s of %s: firewall.ports narrows it", port,
+				orElse(protocol, "tcp"))
 		default:
 			t.item("action", o, Changed, "fsban closes all ports and protocols, whatever this one closes")
 		}
 	}
 }
 
-// bans tells whether an action closes something to an address, as far as its name says.
+// bans reports by its name whether an action blocks an address.
 func (a *Action) bans() bool {
 	return slices.ContainsFunc([]string{
 		"iptables", "nftables", "firewallcmd", "ipset", "ufw", "shorewall", "ipfw", "apf", "route", "hostsdeny", "npf", "pf",
 	}, func(s string) bool { return strings.HasPrefix(a.Name, s) })
 }
 
-// rest reports what else the jail sets.
+// rest reports the other options of the jail.
 func (t *translator) rest() {
 	for _, x := range []struct{ name, unless, text string }{
 		{"ignorecommand", "", "fsban runs no programs to decide: put the addresses that are meant into policy.ignoreip"},

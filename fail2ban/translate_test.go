@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "write the files of what is wanted anew")
 
-// Each testdata/NAME becomes what its want.txt says: the configuration, and what is said of each option. So does each
+// Each testdata/NAME gives its want.txt: the verdict on each option, and the configuration. So does each
 // testdata/hurt/NAME, of which fail2ban takes nothing.
 func TestJailsBecomeSettings(t *testing.T) {
 	for _, name := range append(accepted(t), hurt(t)...) {
@@ -37,9 +37,13 @@ func TestJailsBecomeSettings(t *testing.T) {
 			}
 			plan := Translate(guards)
 			for _, i := range plan.Items {
-				fmt.Fprintf(&b, "[%s] %s: %s = %q (%s): %s\n", i.Jail, i.Verdict, i.Option, i.Value, i.From, i.Text)
+				look := ""
+				if i.Look {
+					look = " (look at it)"
+				}
+				fmt.Fprintf(&b, "[%s] %s%s: %s = %q (%s): %s\n", i.Jail, i.Verdict, look, i.Option, i.Value, i.From, i.Text)
 			}
-			yaml := plan.YAML("The head.")
+			yaml := plan.YAML(c.Problems, "The head.")
 			if _, err := config.Parse("config.yaml", yaml); err != nil {
 				t.Error(err)
 			}
@@ -64,12 +68,12 @@ func TestNoMoreNamesAreTakenThanFsbanLooksUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := Translate(c.Jails)
-	cfg, err := config.Parse("config.yaml", plan.YAML())
+	cfg, err := config.Parse("config.yaml", plan.YAML(nil))
 	if err != nil || len(cfg.Policy.IgnoreHosts()) != maxHosts {
 		t.Error(err, len(cfg.Policy.IgnoreHosts()))
 	}
 	if !slices.ContainsFunc(plan.Items, func(i Item) bool {
-		return i.Verdict == Changed && strings.Contains(i.Text, "so not: pbx1000.example.net;")
+		return i.Verdict == Changed && strings.Contains(i.Text, "not taken: pbx1000.example.net;")
 	}) {
 		t.Errorf("the name too many is not reported: %+v", plan.Items)
 	}

@@ -17,8 +17,9 @@ type Setting struct {
 	Comments []string
 }
 
-// YAML writes the configuration that the plan stands for. head are lines of comment at its top.
-func (p *Plan) YAML(head ...string) []byte {
+// YAML writes the configuration that the plan stands for, with the head and the problems of fail2ban's configuration as
+// comments. Options that are not taken follow at the end, each with the reason.
+func (p *Plan) YAML(problems []string, head ...string) []byte {
 	var b bytes.Buffer
 	for _, line := range head {
 		b.WriteString(strings.TrimRight("# "+comment(line), " ") + "\n")
@@ -52,7 +53,33 @@ func (p *Plan) YAML(head ...string) []byte {
 			fmt.Fprintf(&b, "%s%s: %s\n", in, key, s.Value)
 		}
 	}
+	p.writeNotTaken(&b, problems)
 	return b.Bytes()
+}
+
+// writeNotTaken keeps problems, and options that are not taken, as comments.
+func (p *Plan) writeNotTaken(b *bytes.Buffer, problems []string) {
+	lines := slices.Clone(problems)
+	for _, i := range p.Items {
+		if i.Verdict != NotTaken {
+			continue
+		}
+		text := "[" + i.Jail + "] "
+		if i.Option != "" {
+			text += i.Option + " = " + comment(i.Value)
+			if i.From != "" {
+				text += " (" + i.From + ")"
+			}
+			text += ": "
+		}
+		lines = append(lines, text+i.Text)
+	}
+	if len(lines) > 0 {
+		b.WriteString("\n# Not taken from fail2ban, and why:\n")
+	}
+	for _, line := range lines {
+		fmt.Fprintf(b, "#   %s\n", comment(line))
+	}
 }
 
 func indent(depth int) string { return strings.Repeat("  ", depth) }
@@ -60,7 +87,8 @@ func indent(depth int) string { return strings.Repeat("  ", depth) }
 // sorted returns the settings section by section, in the order of config.example.yaml.
 func (p *Plan) sorted() []Setting {
 	order := func(s Setting) int {
-		return slices.IndexFunc([]string{"policy.escalation.", "policy.", "cti_log."}, func(in string) bool { return strings.HasPrefix(s.Key, in) })
+		return slices.IndexFunc([]string{"policy.rules.", "policy.escalation.", "policy.", "cti_log."},
+			func(in string) bool { return strings.HasPrefix(s.Key, in) })
 	}
 	list := slices.Clone(p.Settings)
 	slices.SortStableFunc(list, func(a, b Setting) int { return order(b) - order(a) })
@@ -68,9 +96,9 @@ func (p *Plan) sorted() []Setting {
 }
 
 // maxComment bounds a comment, in bytes.
-const maxComment = 400
+const maxComment = 800
 
-// comment makes one line of whatever a value was.
+// comment turns a value into one printable line.
 func comment(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -85,7 +113,7 @@ func comment(s string) string {
 	return s
 }
 
-// yamlString quotes what YAML could take for something else.
+// yamlString quotes text that YAML could misread.
 func yamlString(s string) string {
 	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" && s != "" {
 		return s

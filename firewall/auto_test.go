@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"os"
@@ -8,6 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"fsban/firewall"
+	"fsban/firewall/backend"
+	"fsban/firewall/xtables"
+	"fsban/internal/kerneltest"
 	"fsban/internal/netns"
 )
 
@@ -20,7 +24,7 @@ func TestAutoTakesWhatWorks(t *testing.T) {
 		"a broken match": {"match", "nftables", "nftables works here; iptables with ipset does not: ipv4: try a rule in raw/FSBAN-TRY"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onKernel(t, func(t *testing.T) {
+			kerneltest.OnKernel(t, func(t *testing.T) {
 				nft, _ := exec.LookPath("nft")
 				ipset, _ := exec.LookPath("ipset")
 				switch test.broken {
@@ -29,13 +33,13 @@ func TestAutoTakesWhatWorks(t *testing.T) {
 				case "match":
 					t.Setenv("XTABLES_LIBDIR", t.TempDir())
 				}
-				b, why, err := Auto(t.Context(), Options{})
+				b, why, err := backend.Open(t.Context(), firewall.Auto, firewall.Options{})
 				if err != nil || b.Name() != test.want || !strings.HasPrefix(why, test.why) {
 					t.Fatalf("%v, %q, %v", b, why, err)
 				}
 				defer func() { _ = b.Close() }()
 				_ = os.Unsetenv("XTABLES_LIBDIR")
-				if got := command(t, nft+" list ruleset") + command(t, ipset+" list -n"); strings.Contains(strings.ToLower(got), "fsban") {
+				if got := kerneltest.Command(t, nft+" list ruleset") + kerneltest.Command(t, ipset+" list -n"); strings.Contains(strings.ToLower(got), "fsban") {
 					t.Errorf("the trial left\n%s", got)
 				}
 			})
@@ -44,7 +48,7 @@ func TestAutoTakesWhatWorks(t *testing.T) {
 }
 
 func TestAutoSaysWhyNothingWorks(t *testing.T) {
-	parallel(t)
+	kerneltest.Parallel(t)
 	netns.Run(t, func(t *testing.T) {
 		// Outside its own namespaces it may do nothing: this process keeps its capabilities, the next one has none.
 		out, err := exec.CommandContext(t.Context(), "setpriv", "--bounding-set=-net_admin,-net_raw", os.Args[0], "-test.run=^TestAutoWithoutPermission$", "-test.v").CombinedOutput()
@@ -59,28 +63,28 @@ func TestAutoWithoutPermission(t *testing.T) {
 	if !netns.Inside() {
 		return
 	}
-	_, _, err := Auto(t.Context(), Options{})
+	_, _, err := backend.Open(t.Context(), firewall.Auto, firewall.Options{})
 	if err == nil || strings.Count(err.Error(), "not permitted: fsban needs CAP_NET_ADMIN") < 3 || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v", err)
 	}
 }
 
-func TestAbandonedBackendIsTakenAway(t *testing.T) {
-	onKernel(t, func(t *testing.T) {
-		old, fresh := openKind(t, "nft", Options{}), openKind(t, "nftables", Options{})
+func TestAbandonedBackendIsRemoved(t *testing.T) {
+	kerneltest.OnKernel(t, func(t *testing.T) {
+		old, fresh := openKind(t, "nft", firewall.Options{}), openKind(t, "nftables", firewall.Options{})
 		for range 2 {
-			for _, b := range []Backend{old, fresh} {
+			for _, b := range []firewall.Backend{old, fresh} {
 				if _, err := setUp(b); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if removed, err := Abandoned(fresh); err != nil || !slices.Contains(removed, "set fsban4") {
+			if removed, err := backend.Abandoned(fresh); err != nil || !slices.Contains(removed, "set fsban4") {
 				t.Errorf("removed %q, %v", removed, err)
 			}
 			if got := ruleset(t); strings.Contains(got, "table ip raw {\n\tchain FSBAN") || !strings.Contains(got, "table inet fsban") {
 				t.Errorf("it left\n%s", got)
 			}
-			if removed, err := Abandoned(old); err != nil || !slices.Equal(removed, []string{"table inet fsban"}) {
+			if removed, err := backend.Abandoned(old); err != nil || !slices.Equal(removed, []string{"table inet fsban"}) {
 				t.Errorf("removed %q, %v", removed, err)
 			}
 		}
@@ -88,40 +92,40 @@ func TestAbandonedBackendIsTakenAway(t *testing.T) {
 }
 
 func TestTeardownKnowsEveryBackend(t *testing.T) {
-	onKernel(t, func(t *testing.T) {
+	kerneltest.OnKernel(t, func(t *testing.T) {
 		for _, kind := range []string{"nft", "nftables", "rules nft"} {
-			if _, err := setUp(openKind(t, kind, Options{})); err != nil {
+			if _, err := setUp(openKind(t, kind, firewall.Options{})); err != nil {
 				t.Fatal(err)
 			}
 		}
-		removed, err := Teardown()
-		if got := ruleset(t) + command(t, "ipset list -n"); err != nil || len(removed) < 5 || strings.Contains(strings.ToLower(got), "fsban") {
+		removed, _, err := backend.Teardown()
+		if got := ruleset(t) + kerneltest.Command(t, "ipset list -n"); err != nil || len(removed) < 5 || strings.Contains(strings.ToLower(got), "fsban") {
 			t.Errorf("removed %q, %v, and left\n%s", removed, err, got)
 		}
 		t.Setenv("PATH", t.TempDir())
-		if removed, err := Teardown(); err != nil || len(removed) > 0 {
+		if removed, _, err := backend.Teardown(); err != nil || len(removed) > 0 {
 			t.Errorf("without iptables it removed %q, %v", removed, err)
 		}
 	})
 }
 
-func TestSurroundingsAreSaid(t *testing.T) {
-	onKernel(t, func(t *testing.T) {
-		if _, err := setUp(open(t, Options{})); err != nil {
+func TestSurroundings(t *testing.T) {
+	kerneltest.OnKernel(t, func(t *testing.T) {
+		if _, err := setUp(open(t, firewall.Options{})); err != nil {
 			t.Fatal(err)
 		}
-		if got := Surroundings(t.Context()); len(got) > 0 {
+		if got := xtables.Surroundings(t.Context()); len(got) > 0 {
 			t.Errorf("alone: %q", got)
 		}
 		for _, line := range []string{
 			"iptables-legacy -t raw -N FSBAN", "iptables -N f2b-sshd", "ip6tables -N DOCKER-USER", "nft add table inet firewalld",
 			"iptables -N ufw-before-input", "nft add table ip crowdsec", "iptables -t nat -N KUBE-SERVICES",
 		} {
-			command(t, line)
+			kerneltest.Command(t, line)
 		}
-		got := Surroundings(t.Context())
+		got := xtables.Surroundings(t.Context())
 		for _, begin := range []string{
-			"iptables is iptables-nft here, and there are rules of iptables-legacy too", "chain FSBAN is among the rules of iptables-legacy",
+			"iptables is iptables-nft here, and there are rules of iptables-legacy too", "iptables-legacy has a chain FSBAN from before a change of variant",
 			"firewalld makes", "ufw makes", "docker makes", "kubernetes makes", "fail2ban makes", "crowdsec makes",
 		} {
 			if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, begin) }) {
@@ -136,5 +140,5 @@ func TestSurroundingsAreSaid(t *testing.T) {
 
 func TestSurroundingsWithoutAnyPrograms(t *testing.T) {
 	t.Setenv("PATH", filepath.Join(t.TempDir(), "empty"))
-	_ = Surroundings(t.Context())
+	_ = xtables.Surroundings(t.Context())
 }

@@ -1,7 +1,6 @@
-package firewall
+package firewall_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -10,25 +9,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
 // The benchmarks run in namespaces of their own, on this machine's kernel:
 //
 //	go test -run '^$' -bench . ./firewall
 
-// quiet starts an enforcer that nothing disturbs, and returns the channel on which it reports what it applied.
-func quiet(b *testing.B, kind string) (*Enforcer, <-chan time.Duration) {
+// quiet starts an enforcer without disturbances, and returns the channel on which it reports applied orders.
+func quiet(b *testing.B, kind string) (*firewall.Enforcer, <-chan time.Duration) {
 	b.Helper()
 	if kind != "nftables" {
-		useIPTables(b, kind)
+		kerneltest.UseIPTables(b, kind)
 	}
 	applied := make(chan time.Duration, 200_000)
 	book := newBook()
-	backend := openKind(b, kind, Options{})
-	e := NewEnforcer(backend, EnforcerOptions{
+	k := openKind(b, kind, firewall.Options{})
+	e := firewall.NewEnforcer(k, firewall.EnforcerOptions{
 		Bans:    book.all,
-		Applied: func(_ bool, took time.Duration, _ Cause) { applied <- took },
+		Applied: func(_ bool, took time.Duration, _ firewall.Cause) { applied <- took },
 		Check:   time.Hour,
 	})
 	ctx, cancel := context.WithCancel(b.Context())
@@ -40,7 +40,7 @@ func quiet(b *testing.B, kind string) (*Enforcer, <-chan time.Duration) {
 	b.Cleanup(func() {
 		cancel()
 		<-done
-		_, _ = backend.Teardown()
+		_, _ = k.Teardown()
 	})
 	for !e.Status().Enforcing {
 		time.Sleep(time.Millisecond)
@@ -61,7 +61,7 @@ func BenchmarkBan(b *testing.B) {
 			var all []time.Duration
 			for i := 0; b.Loop(); i++ {
 				now := time.Now()
-				e.Ban(nth(i%1_000_000), now.Add(time.Hour), Cause{Read: now})
+				e.Ban(nth(i%1_000_000), now.Add(time.Hour), firewall.Cause{Read: now})
 				all = append(all, <-applied)
 			}
 			slices.Sort(all)
@@ -80,47 +80,14 @@ func BenchmarkBans(b *testing.B) {
 				e, applied := quiet(b, kind)
 				for b.Loop() {
 					b.StopTimer()
-					command(b, flush)
+					kerneltest.Command(b, flush)
 					b.StartTimer()
 					now := time.Now()
 					for i := range n {
-						e.Ban(nth(i), now.Add(time.Hour), Cause{Read: now})
+						e.Ban(nth(i), now.Add(time.Hour), firewall.Cause{Read: now})
 					}
 					for range n {
 						<-applied
-					}
-				}
-			})
-		}
-	}
-}
-
-// BenchmarkElements is what the kernel itself takes for the elements of a set of nftables, with a counter for each, as
-// fsban's have one, and without.
-func BenchmarkElements(b *testing.B) {
-	for _, counters := range []string{"with", "without"} {
-		for _, n := range []int{100_000, 1_000_000} {
-			b.Run(fmt.Sprintf("%s/%d", counters, n), func(b *testing.B) {
-				k := filled(b, "nftables", 0).(*NFTables)
-				set := &nftables.Set{Table: fsbanTable, Name: "measured", KeyType: nftables.TypeIPAddr, HasTimeout: true, Counter: counters == "with"}
-				if err := cmp.Or(k.conn.AddSet(set, nil), k.conn.Flush()); err != nil {
-					b.Fatal(err)
-				}
-				elements := make([]nftables.SetElement, n)
-				for i := range elements {
-					elements[i] = nftables.SetElement{Key: nth(i).Addr().AsSlice(), Timeout: time.Hour}
-				}
-				for b.Loop() {
-					b.StopTimer()
-					command(b, "nft flush set inet fsban measured")
-					b.StartTimer()
-					for part := range slices.Chunk(elements, batch) {
-						b.StopTimer()
-						err := k.conn.SetAddElements(set, part)
-						b.StartTimer()
-						if err = cmp.Or(err, k.conn.Flush()); err != nil {
-							b.Fatal(err)
-						}
 					}
 				}
 			})
@@ -138,7 +105,7 @@ func BenchmarkBanWhileListing(b *testing.B) {
 			var listing sync.WaitGroup
 			listing.Go(func() {
 				for ctx.Err() == nil {
-					if _, err := k.entries(); err != nil {
+					if _, err := k.Entries(); err != nil {
 						b.Error(err)
 						return
 					}
@@ -149,7 +116,7 @@ func BenchmarkBanWhileListing(b *testing.B) {
 			var all []time.Duration
 			for i := 0; b.Loop(); i++ {
 				now := time.Now()
-				e.Ban(nth(2_000_000+i%100_000), now.Add(time.Hour), Cause{Read: now})
+				e.Ban(nth(2_000_000+i%100_000), now.Add(time.Hour), firewall.Cause{Read: now})
 				all = append(all, <-applied)
 			}
 			slices.Sort(all)
@@ -181,7 +148,7 @@ func BenchmarkList(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) {
 				k := filled(b, kind, n)
 				for b.Loop() {
-					if list, err := k.entries(); err != nil || len(list) != n {
+					if list, err := k.Entries(); err != nil || len(list) != n {
 						b.Fatal(len(list), err)
 					}
 				}
@@ -192,32 +159,32 @@ func BenchmarkList(b *testing.B) {
 
 // BenchmarkFull is a batch of bans that all find their set full.
 func BenchmarkFull(b *testing.B) {
-	useIPTables(b, "nft")
-	k := open(b, Options{MaxBans: 16})
+	kerneltest.UseIPTables(b, "nft")
+	k := open(b, firewall.Options{MaxBans: 16})
 	if _, err := k.Teardown(); err != nil {
 		b.Fatal(err)
 	}
 	if _, err := setUp(k); err != nil {
 		b.Fatal(err)
 	}
-	ops := make([]op, 0, 10_016)
+	ops := make([]firewall.Order, 0, 10_016)
 	for i := range cap(ops) {
-		ops = append(ops, op{prefix: nth(i), add: true})
+		ops = append(ops, firewall.Order{Prefix: nth(i), Add: true})
 	}
 	for b.Loop() {
-		if failed, err := k.apply(ops); len(failed) != 10_000 {
+		if failed, err := k.Apply(ops); len(failed) != 10_000 {
 			b.Fatal(len(failed), err)
 		}
 	}
 }
 
 // filled returns a backend that is set up, with n bans in force.
-func filled(b *testing.B, kind string, n int) Backend {
+func filled(b *testing.B, kind string, n int) firewall.Backend {
 	b.Helper()
 	if kind != "nftables" {
-		useIPTables(b, kind)
+		kerneltest.UseIPTables(b, kind)
 	}
-	k := openKind(b, kind, Options{})
+	k := openKind(b, kind, firewall.Options{})
 	if _, err := k.Teardown(); err != nil {
 		b.Fatal(err)
 	}
@@ -225,11 +192,11 @@ func filled(b *testing.B, kind string, n int) Backend {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _, _ = k.Teardown() })
-	ops := make([]op, 0, n)
+	ops := make([]firewall.Order, 0, n)
 	for i := range n {
-		ops = append(ops, op{prefix: nth(i), add: true, until: time.Now().Add(time.Hour)})
+		ops = append(ops, firewall.Order{Prefix: nth(i), Add: true, Until: time.Now().Add(time.Hour)})
 	}
-	if _, err := k.apply(ops); err != nil {
+	if _, err := k.Apply(ops); err != nil {
 		b.Fatal(err)
 	}
 	return k

@@ -1,194 +1,247 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// A comparison of the kernel's entries with the bans that should be in force counts them, which costs nothing in the
-// kernel, and goes through them one by one the first time, when the counts differ, and once an hour or more seldom.
+// A comparison of the kernel's entries with the bans that should be in force counts them at each check, which costs the kernel
+// nothing, and goes through them one by one at the start, when the counts differ, and now and then: see pause.
 //
-// Bans are right about what should be in the kernel, and the kernel about the rest: an entry that is missing there is put
-// back, one that Bans does not know is adopted, and so is an end that somebody has changed by hand.
+// Bans decides on the bans that it yields: an entry that is missing in the kernel is restored. The owner decides on an entry that
+// Bans does not yield, by Adopt. An end that somebody has changed by hand is taken over.
 //
-// Entries are listed beside Run's goroutine, so that orders do not wait for it. What the listing says of a prefix that an
-// order has changed meanwhile may be of before or after, and counts for nothing: the order does.
+// Entries are listed in another goroutine than Run's, so that orders do not wait. The listing may be older or newer than an order
+// that is applied meanwhile, so it is ignored for the prefix of that order.
 type comparison struct {
-	last time.Time     // when the entries were last gone through
-	took time.Duration // how long their listing took
-	due  int           // bans that were to end before the next check
-	// ended are the prefixes that were unbanned since the last check, and not banned again: Bans may yield them for a moment
-	// still.
-	ended   map[netip.Prefix]struct{}
-	changed map[netip.Prefix]struct{} // by orders, since the listing under way began; nil when there is none
+	last  time.Time     // when the last listing began
+	took  time.Duration // its duration
+	due   int           // bans that were to end before the next check
+	steps uint64        // of the clock, as of the last complete comparison
+	again bool          // the last comparison was discarded
+	// ended are the prefixes that were unbanned since the last check, and not banned again: Bans may still yield them for a
+	// moment.
+	ended      map[netip.Prefix]struct{}
+	changed    map[netip.Prefix]struct{} // by orders, since the listing under way began; nil if there is none
+	unbansLost bool                      // orders were dropped before the listing began, unbans among them
+	exceptions int                       // in the kernel, by the last listing
+	notes      struct{ rules, entries []string }
 }
 
-// A listing is what the kernel held at some moment between two times, which is another one for each entry.
+// A listing is the result of Backend.Entries. Each entry is as of another moment between began and ended.
 type listing struct {
 	entries      []Entry
 	began, ended time.Time
+	steps        uint64 // of the clock, at began
 	err          error
 }
 
-const (
-	// compareEvery is how often a change that leaves the number of entries as it is comes to light: where there are so many
-	// that bans would wait for the listing, less often, but well before a ban that is longer than the kernel can hold would
-	// end there.
-	compareEvery, compareAtLeast = time.Hour, 24 * time.Hour
-	// expiring is how little may be left of an entry that is about to end by itself, here and in the kernel, which throws
-	// away what has ended a second or two later.
-	expiring = 3 * time.Second
-	// drift is how much the end of a ban may differ here and in the kernel.
-	drift = time.Minute
-)
+// drift is how much the end of a ban may differ here and in the kernel, unless the clock was stepped.
+const drift = time.Minute
 
-// pause is how long after one listing the next is due: an hour after one of 30 ms, a day after one of a second.
+// Entries are listed once in compareEvery, or more seldom so that listings take a thousandth of the time, but at least once in
+// compareAtLeast: well before a ban that is longer than MaxTimeout would end in the kernel.
+const compareEvery, compareAtLeast = time.Minute, 24 * time.Hour
+
+// pause is the time from one listing to the next if the counts agree.
 func (c *comparison) pause() time.Duration {
-	return min(max(compareEvery, 100_000*c.took), compareAtLeast)
+	return min(max(compareEvery, 1000*c.took), compareAtLeast)
 }
 
-// look has the kernel's entries listed where there is reason to. What comes of it is for reconcile.
+// look has the kernel's entries listed if there is reason to. The result goes to reconcile.
 func (e *Enforcer) look() {
 	if e.compare.changed != nil {
 		return // a listing is under way
 	}
-	if now := time.Now(); e.setUp && now.Sub(e.compare.last) < e.compare.pause() {
-		intact, err := e.backend.intact(func(size int) bool { return e.plausible(size, now) })
+	lost := e.queue.losses()
+	now, steps := e.opts.clock()
+	if e.setUp && lost == (loss{}) && !e.compare.again && steps == e.compare.steps && time.Since(e.compare.last) < e.compare.pause() {
+		intact, err := e.backend.Intact(func(size int) bool { return e.plausible(size-e.compare.exceptions, now) })
 		if err != nil || intact {
-			e.unlisted = err
+			e.faults.entries = err
 			e.note(nil, 0, err)
 			clear(e.compare.ended)
 			return
 		}
 	}
+	e.compare.unbansLost = e.compare.unbansLost || lost.unbans
 	e.compare.changed = make(map[netip.Prefix]struct{})
 	e.helpers.Go(func() {
 		l := listing{began: time.Now()}
+		_, l.steps = e.opts.clock()
 		l.entries, l.err = e.Entries()
 		l.ended = time.Now()
 		e.listed <- l
 	})
 }
 
-// reconcile orders the bans that the kernel lacks, or holds with another end, and gives away those that it holds without
-// order. It returns why there is no telling.
+// reconcile restores the bans that are missing in the kernel or have another end there, and reports unknown entries to Adopt.
 func (e *Enforcer) reconcile(l listing) error {
 	changed := e.compare.changed
-	e.compare.changed, e.unlisted = nil, l.err
+	e.compare.changed = nil
 	defer clear(e.compare.ended)
 	if l.err != nil {
+		e.faults.entries = l.err
 		e.note(nil, 0, l.err)
 		return l.err
 	}
-	now, first, restored := time.Now(), e.compare.last.IsZero(), 0
-	e.compare.last, e.compare.took = l.began, l.ended.Sub(l.began)
-	inKernel := make(map[netip.Prefix]time.Duration, len(l.entries))
-	for _, entry := range l.entries {
-		inKernel[entry.Prefix] = entry.Left
-	}
+	inKernel := e.compare.index(l.entries)
 	for prefix := range changed {
 		delete(inKernel, prefix)
 	}
-	var amended []Entry
+	age, took := time.Since(l.began), l.ended.Sub(l.began)
+	now, steps := e.opts.clock()
+	c := contrast{first: e.compare.last.IsZero(), stepped: steps != e.compare.steps}
 	for prefix, until := range e.opts.Bans() {
 		kernelLeft, there := inKernel[prefix]
-		delete(inKernel, prefix)
+		over := !until.IsZero() && !until.After(now)
+		if !over || !c.stepped { // else the step has revived the entry: nobody claims it
+			delete(inKernel, prefix)
+		}
 		_, ended := e.compare.ended[prefix]
 		_, ordered := changed[prefix]
-		over := !until.IsZero() && !until.After(now)
-		want := left(until, l.began)
+		want := Left(until, now.Add(-age))
 		switch {
-		case over || ended || ordered || there && agree(kernelLeft, want, e.compare.took):
-		case there && e.opts.Amend != nil && byHand(kernelLeft, want, first):
-			amended = append(amended, Entry{Prefix: prefix, Left: kernelLeft})
-		case e.putBack(op{prefix: prefix, add: true, until: until}) && !there:
-			restored++
+		case over || ended || ordered || !CanBan(prefix) || there && agree(kernelLeft, want, c.within()+took):
+		case there && e.opts.Amend != nil && c.byHand(kernelLeft, want):
+			c.amended = append(c.amended, Entry{Prefix: prefix, Left: kernelLeft, Expected: until})
+		case there:
+			c.differ = append(c.differ, Order{Prefix: prefix, Add: true, Until: deadline(until, now)})
+		default:
+			c.missing = append(c.missing, Order{Prefix: prefix, Add: true, Until: deadline(until, now)})
 		}
 	}
-	e.adopt(l.entries, inKernel, now.Sub(l.began))
-	e.amend(amended)
+	_, after := e.opts.clock()
+	if e.compare.again = l.steps%2 != 0 || l.steps != after; e.compare.again { // the clock was stepped: this means nothing
+		e.schedule.soon()
+		return nil
+	}
+	e.compare.last, e.compare.took, e.compare.steps, e.faults.entries = l.began, took, steps, nil
+	e.queue.restore(c.differ)
+	restored := e.queue.restore(c.missing)
+	e.adopt(l.entries, inKernel, age, c.stepped)
+	e.amend(c.amended)
 	e.note(nil, restored, nil)
+	e.compare.unbansLost = false
 	return nil
 }
 
-// byHand tells whether an end that does not agree has been changed in the kernel. Of a ban that the kernel cannot hold long
-// enough it has just come closer. At the start an earlier end can be that of an order which a run before this one could not
-// carry out any more.
-func byHand(kernel, want time.Duration, first bool) bool {
-	later := want != Forever && (kernel == Forever || kernel > want)
-	return later || !first && (want == Forever || want <= maxTimeout)
+// A contrast is the result of a comparison.
+type contrast struct {
+	first   bool // comparison of this process
+	stepped bool // the clock was, since the comparison before
+	amended []Entry
+	differ  []Order // bans with another end in the kernel
+	missing []Order // bans that the kernel lacks
 }
 
-// amend gives away the entries whose end has been changed, unless something newer is ordered.
+// index returns the bans among entries, and counts and notes the exceptions.
+func (c *comparison) index(entries []Entry) map[netip.Prefix]time.Duration {
+	inKernel := make(map[netip.Prefix]time.Duration, len(entries))
+	c.exceptions, c.notes.entries = 0, nil
+	var one netip.Prefix
+	for i := range entries {
+		if entries[i].Exception {
+			c.exceptions++
+			one = entries[i].Prefix
+			continue
+		}
+		inKernel[entries[i].Prefix] = entries[i].Left
+	}
+	if c.exceptions > 0 {
+		c.notes.entries = []string{fmt.Sprintf("the kernel's sets hold exceptions from bans (nomatch) that fsban did not make, %d of them, one "+
+			"for %v: use fsban allow instead, and delete them", c.exceptions, one)}
+	}
+	return inKernel
+}
+
+// CanBan reports whether a backend can hold a ban of prefix as such. IPv4-mapped addresses are IPv4 addresses for fsban, and
+// never the source of a packet.
+func CanBan(prefix netip.Prefix) bool {
+	return prefix.IsValid() && prefix.Bits() > 0 && prefix == prefix.Masked() && !prefix.Overlaps(mapped)
+}
+
+// mapped are the IPv4-mapped addresses of IPv6.
+var mapped = netip.PrefixFrom(netip.AddrFrom16([16]byte{10: 0xff, 11: 0xff}), 96)
+
+// byHand reports whether an end that does not agree has been changed in the kernel. The end of a ban that the kernel cannot hold
+// long enough only comes closer. At the start an earlier end can be that of an order which an earlier run did not carry out. A
+// backend whose rules end by the system's clock has other ends after a step.
+func (c *contrast) byHand(kernel, want time.Duration) bool {
+	later := want != Forever && (kernel == Forever || kernel > want)
+	return !c.stepped && (later || !c.first && (want == Forever || want <= MaxTimeout))
+}
+
+// amend reports the entries with a changed end to Amend, except those with a newer order.
 func (e *Enforcer) amend(entries []Entry) {
-	e.mu.Lock()
-	entries = slices.DeleteFunc(entries, func(entry Entry) bool { return e.ordered(entry.Prefix) })
-	e.mu.Unlock()
+	entries = slices.DeleteFunc(entries, func(entry Entry) bool { return e.queue.has(entry.Prefix) })
 	if len(entries) > 0 {
 		e.opts.Amend(entries)
 	}
 }
 
-// agree tells whether an entry ends when it should, if a listing that took some time says so. One that the kernel cannot hold
-// long enough is renewed at half time.
-func agree(kernel, want, took time.Duration) bool {
+// within returns by how much the end of a ban may differ here and in the kernel.
+func (c *contrast) within() time.Duration {
+	if c.stepped {
+		return Expiring // a small step shows once only
+	}
+	return drift
+}
+
+// agree reports whether an entry ends when it should. An entry that the kernel cannot hold long enough is renewed at half of its
+// time.
+func agree(kernel, want, within time.Duration) bool {
 	switch {
 	case kernel == Forever || want == Forever:
 		return kernel == want
-	case want > maxTimeout:
-		return kernel > maxTimeout/2
+	case want > MaxTimeout:
+		return kernel > MaxTimeout/2
 	default:
-		return (kernel - want).Abs() < drift+took
+		return (kernel - want).Abs() < within
 	}
 }
 
-// putBack orders o, unless something newer is ordered.
-func (e *Enforcer) putBack(o op) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ordered(o.prefix) {
-		return false
-	}
-	e.restoring[o.prefix] = o
-	return true
-}
-
-// ordered tells whether a change of prefix has not reached the kernel. The caller holds the lock.
-func (e *Enforcer) ordered(prefix netip.Prefix) bool {
-	_, pending := e.pending[prefix]
-	_, restoring := e.restoring[prefix]
-	_, stuck := e.stuck[prefix]
-	return pending || restoring || stuck
-}
-
-// adopt gives away the entries that nobody has claimed. They are as old as the listing.
-func (e *Enforcer) adopt(entries []Entry, unclaimed map[netip.Prefix]time.Duration, age time.Duration) {
-	var unknown []Entry
-	e.mu.Lock()
+// adopt reports the entries that Bans does not yield to Adopt, and removes those that cannot be bans. After a loss of unbans it
+// removes all of them: one may be a ban that has been lifted. After a step of the clock it removes those that end by that clock: one
+// may be a ban that is over. They are as old as the listing.
+func (e *Enforcer) adopt(entries []Entry, unclaimed map[netip.Prefix]time.Duration, age time.Duration, stepped bool) {
+	var unknown, rejected []Entry
 	for _, entry := range entries {
 		_, free := unclaimed[entry.Prefix]
-		if free && !e.ordered(entry.Prefix) && (entry.Left == Forever || entry.Left-age > expiring) {
+		switch {
+		case !free || e.queue.has(entry.Prefix):
+			continue
+		case !CanBan(entry.Prefix) || e.compare.unbansLost || stepped && entry.ByWall:
+			rejected = append(rejected, entry)
+		case entry.Left == Forever || entry.Left-age > Expiring:
 			unknown = append(unknown, entry)
-			delete(unclaimed, entry.Prefix) // a listing can tell of it twice
 		}
+		delete(unclaimed, entry.Prefix) // a listing can name it twice
 	}
-	e.mu.Unlock()
 	if len(unknown) > 0 && e.opts.Adopt != nil {
 		e.opts.Adopt(unknown)
 	}
+	if len(rejected) == 0 {
+		return
+	}
+	if e.opts.Rejected != nil {
+		e.opts.Rejected(rejected)
+	}
+	for i := range rejected {
+		e.queue.putIfNone(Order{Prefix: rejected[i].Prefix}) // a newer order holds
+	}
 }
 
-// plausible tells whether size is what the kernel should hold now, give or take the bans that are about to end, that have
-// just ended, and the changes under way.
+// plausible reports whether size is the number of entries that the kernel should hold now. Bans that are about to end or have just
+// ended, and orders in the queue, may count or not.
 func (e *Enforcer) plausible(size int, now time.Time) bool {
-	all, ending, due := e.opts.Tally(now.Add(expiring), now.Add(e.opts.Check+expiring))
+	all, ending, due := e.opts.Tally(now.Add(Expiring), now.Add(e.opts.Check+Expiring))
 	sure := all - ending
 	ended := e.compare.due
 	e.compare.due = due
-	e.mu.Lock()
-	unsure := len(e.pending) + len(e.restoring) + len(e.stuck)
-	e.mu.Unlock()
+	unsure, _, _, _ := e.queue.counts()
 	return sure-unsure <= size && size <= sure+ending+ended+unsure
 }
 

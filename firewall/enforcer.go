@@ -4,72 +4,83 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
 	"sync"
 	"time"
 )
 
-// EnforcerOptions connect an Enforcer with those who know what should be banned.
+// EnforcerOptions connect an Enforcer with the owner of the bans.
 type EnforcerOptions struct {
 	// Bans yields every ban that should be in force, with its end (zero: without end). It is called from Run's goroutine.
 	Bans func() iter.Seq2[netip.Prefix, time.Time]
-	// Tally returns how many bans Bans yields, and how many of them end by soon, and by later. It is called from Run's
-	// goroutine; nil: they are counted one by one.
+	// Tally returns the number of bans that Bans yields, and how many of them end by soon, and by later. It is called from
+	// Run's goroutine; nil: they are counted one by one.
 	Tally func(soon, later time.Time) (all, bySoon, byLater int)
-	// Adopt is given the entries that the kernel holds and Bans does not know: what an earlier run left, or somebody
-	// added by hand. They stay in force. Called from Run's goroutine; nil: they are left alone.
+	// Adopt receives the entries that the kernel holds and Bans does not yield: left by an earlier run, restored from a file,
+	// or added by hand. The owner makes Bans yield an entry, or orders an unban. Until then the entry stays, and a later
+	// comparison reports it again. Called from Run's goroutine; nil: all of them are left alone.
 	Adopt func([]Entry)
-	// Amend is given the entries that the kernel holds until another time than Bans says, because somebody has changed them
-	// by hand. Their end is that of the kernel from then on: let Bans yield it. Called from Run's goroutine; nil: ends are
-	// put right in the kernel.
+	// Rejected receives the entries that Run removes by itself instead of calling Adopt: entries that cannot be bans, and after
+	// a loss of unbans all that Bans does not yield. It is called before they are removed, from Run's goroutine.
+	Rejected func([]Entry)
+	// Amend receives the entries that end at another time in the kernel than Bans says, because somebody has changed them by
+	// hand. Bans should yield the kernel's end from then on, unless the ban no longer ends at Entry.Expected: then it has
+	// changed since Bans yielded it. Called from Run's goroutine; nil: ends are restored in the kernel.
 	Amend func([]Entry)
-	// Applied is called for each ban and unban that the kernel took, from Run's goroutine, with what caused it and the time
-	// that went by since that was read. Bans that were put back after a start or a repair are not reported.
+	// Applied is called from Run's goroutine for each ban and unban that the kernel took, with its cause and the time since
+	// that was read. Restored bans are not reported.
 	Applied func(ban bool, took time.Duration, cause Cause)
-	// Operated is called after each operation on the kernel, from any goroutine, with what it took.
+	// Operated is called after each operation on the kernel, from any goroutine, with its duration.
 	Operated func(op Operation, took time.Duration, err error)
-	// Changed is called when bans come into force or are no longer, with another reason why not, and after a repair. It is
-	// called from Run's goroutine.
+	// Changed is called from Run's goroutine when enforcement begins or ends, when its error changes, and after a repair.
 	Changed func(Status)
 
-	Check    time.Duration // how often the kernel is compared with what should be there, unasked; default 10s
-	RetryMin time.Duration // the pause after a failure, doubled each time; default 200ms
+	// Clock returns the time that the ends of Bans, Tally and Ban are given in, and a number that differs when the system's clock
+	// was stepped in between: odd until Bans has followed. The kernel's timeouts are monotonic, and so is all that Run remembers.
+	// Nil: the system's clock, which is never stepped.
+	Clock func() (now time.Time, steps uint64)
+
+	Check    time.Duration // interval between checks; default 10s
+	RetryMin time.Duration // pause after a failure, doubled each time; default 200ms
 	RetryMax time.Duration // default 10s
 }
 
 // An Enforcer owns the kernel: one goroutine, in Run. The other methods may be called from any goroutine.
 type Enforcer struct {
-	backend Backend
-	opts    EnforcerOptions
-	wake    chan struct{} // there are orders
-	noticed chan struct{} // somebody else has changed what is ours
-	guarded chan guarded  // what a look at the rules has found
-	listed  chan listing  // what a look at the entries has
-	changes chan change   // of what Run goes by
+	opts     EnforcerOptions
+	queue    *queue
+	wake     chan struct{}     // there are orders
+	noticed  chan struct{}     // another program has changed fsban's objects
+	verified chan Verification // results of verifications
+	listed   chan listing      // results of listings
+	changes  chan change       // of settings, or of the backend
 
-	// A prefix is in one of the three maps at most, with the newest order for it.
-	mu        sync.Mutex
-	pending   map[netip.Prefix]op
-	restoring map[netip.Prefix]op // bans that are put back, some at a time
-	stuck     map[netip.Prefix]op // orders that failed, and wait for the next try
-	taken     int                 // orders that are being applied
-	status    Status
+	mu      sync.Mutex // guards the following
+	backend Backend    // replaced by Run's goroutine alone
+	status  Status
 
-	// What follows is for Run's goroutine alone.
-	helpers  sync.WaitGroup
-	setUp    bool       // once, at least
-	guarding bool       // a look at the rules is under way
-	unmade   error      // why the sets are not what they should be, as of the last check
-	unlisted error      // why their entries are not known
-	unruled  error      // why the rules are not what they should be
-	refused  error      // why orders are stuck
-	told     Status     // what Changed was last told
-	schedule schedule   // see schedule.go
-	compare  comparison // see compare.go
+	// The following is for Run's goroutine alone.
+	helpers   sync.WaitGroup
+	unlisten  context.CancelFunc // ends listen
+	setUp     bool               // everything was in force once, at least
+	verifying bool               // a verification is under way
+	faults    faults
+	reported  Status // the last argument of Changed
+	schedule  schedule
+	compare   comparison
 }
 
-// errNotYet stands until the rules, or the entries, have been looked at for the first time.
+// faults are the reasons why bans are not in force.
+type faults struct {
+	sets    error // of the last set-up
+	entries error // of the last listing
+	rules   error // of the last verification
+	orders  error // of the last order that failed
+}
+
+// errNotYet stands for the result of the first verification, and of the first listing.
 var errNotYet = errors.New("not set up yet")
 
 // NewEnforcer returns an Enforcer for b. It starts nothing.
@@ -81,65 +92,50 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 	opts.RetryMin = cmp.Or(opts.RetryMin, 200*time.Millisecond)
 	opts.RetryMax = cmp.Or(opts.RetryMax, 10*time.Second)
 	return &Enforcer{
-		backend: b, opts: opts,
-		wake:    make(chan struct{}, 1),
-		noticed: make(chan struct{}, 1),
-		guarded: make(chan guarded, 1),
-		listed:  make(chan listing, 1),
-		changes: make(chan change),
-		pending: make(map[netip.Prefix]op), restoring: make(map[netip.Prefix]op), stuck: make(map[netip.Prefix]op),
-		status:  Status{Backend: b.Name(), Err: errNotYet},
-		unruled: errNotYet, unlisted: errNotYet,
-		compare: comparison{ended: make(map[netip.Prefix]struct{})},
+		backend: b, opts: opts, queue: newQueue(),
+		wake:     make(chan struct{}, 1),
+		noticed:  make(chan struct{}, 1),
+		verified: make(chan Verification, 1),
+		listed:   make(chan listing, 1),
+		changes:  make(chan change),
+		status:   Status{Backend: b.Name(), Err: errNotYet},
+		faults:   faults{rules: errNotYet, entries: errNotYet},
+		compare:  comparison{ended: make(map[netip.Prefix]struct{})},
 	}
 }
 
-// Ban orders a ban of prefix that ends at until, or never if until is zero. Call it when Bans yields the ban already: Run takes
-// an entry that Bans does not know for somebody else's.
+// Ban orders a ban of prefix that ends at until, or never if until is zero. Bans should yield the ban at about the same time: Run
+// reports an entry that Bans does not yield to Adopt, and a ban of a replaced entry that Bans yields with its old end to Amend.
 func (e *Enforcer) Ban(prefix netip.Prefix, until time.Time, cause Cause) {
-	e.order(op{prefix: prefix, add: true, until: until, cause: cause})
-}
-
-// Unban orders the end of a ban. Call it before the ban leaves whatever Bans yields, and let it leave at once: Run adopts
-// an entry that Bans does not know, and by the next check but one restores a ban that it still knows.
-func (e *Enforcer) Unban(prefix netip.Prefix, cause time.Time) {
-	e.order(op{prefix: prefix, cause: Cause{Read: cause}})
-}
-
-// A change is what Set asks for.
-type change struct {
-	check   time.Duration
-	maxBans int
-	done    chan struct{}
-}
-
-// Set changes EnforcerOptions.Check, and the Options.MaxBans of the backend, while Run runs. It returns when the kernel has
-// been looked at with both, or when ctx ends. A set that holds more entries than it may have stays as large as it is.
-func (e *Enforcer) Set(ctx context.Context, check time.Duration, maxBans int) error {
-	c := change{check, maxBans, make(chan struct{})}
-	select {
-	case e.changes <- c:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-c.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (e *Enforcer) order(o op) {
-	e.mu.Lock()
-	e.pending[o.prefix] = o
-	delete(e.restoring, o.prefix)
-	delete(e.stuck, o.prefix)
-	e.mu.Unlock()
+	now, _ := e.opts.clock()
+	e.queue.put(Order{Prefix: prefix, Add: true, Until: deadline(until, now), Cause: cause})
 	signal(e.wake)
 }
 
-// signal leaves a sign on a channel that holds one.
+// deadline returns until, which is by the clock that shows now, with a monotonic reading.
+func deadline(until, now time.Time) time.Time {
+	if until.IsZero() {
+		return until
+	}
+	return time.Now().Add(until.Sub(now))
+}
+
+// clock is Clock with its default.
+func (o *EnforcerOptions) clock() (time.Time, uint64) {
+	if o.Clock == nil {
+		return time.Now(), 0
+	}
+	return o.Clock()
+}
+
+// Unban orders the end of a ban. Call it right before Bans ceases to yield the ban: Run reports an entry that Bans does not
+// yield to Adopt, and the next check but one restores a ban that Bans still yields.
+func (e *Enforcer) Unban(prefix netip.Prefix, cause time.Time) {
+	e.queue.put(Order{Prefix: prefix, Cause: Cause{Read: cause}})
+	signal(e.wake)
+}
+
+// signal leaves a value in a channel of capacity one.
 func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -149,56 +145,45 @@ func signal(c chan<- struct{}) {
 
 // Status returns whether bans are in force.
 func (e *Enforcer) Status() Status {
-	dropped, sizes := e.backend.Dropped(), e.backend.sizes()
+	backend := e.Backend()
+	dropped, sizes := backend.Dropped(), backend.Sizes()
+	pending, _, expired, overflows := e.queue.counts()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.status
-	s.Pending = len(e.pending) + len(e.restoring) + len(e.stuck) + e.taken
+	s.Pending, s.Expired, s.Overflows = pending, expired, overflows
 	s.Dropped, s.Sets = dropped, sizes
 	return s
 }
 
-// Entries lists what the kernel holds, with what it counted for each. It holds up neither bans nor packets, and takes
-// about 2 µs an entry.
+// Entries lists the kernel's entries with their counters. It holds up neither bans nor packets, and takes about 2 µs an entry.
 func (e *Enforcer) Entries() (entries []Entry, err error) {
+	backend := e.Backend()
 	err = e.timed(List, func() error {
-		entries, err = e.backend.entries()
+		entries, err = backend.Entries()
 		return err
 	})
 	return entries, err
 }
 
-// Run sets the kernel up, restores what should be in it, and applies orders until ctx ends. What is pending then is tried
-// once more. It leaves every ban in force.
+// Run sets the kernel up, restores missing bans, and applies orders until ctx ends. Then it tries pending orders once more,
+// and unbans for up to stopPatience while another program holds a lock. It leaves every ban in force. It returns an error
+// that does not wrap ctx.Err() if unbans have not reached the kernel.
 //
-// Rules are looked at in a goroutine of their own, because another program can make that wait, and so are entries, because
-// there can be many. Orders wait for neither.
+// Rules are verified in a goroutine of their own, because another program can make that wait, and entries are listed in
+// another one, because there can be many. Orders wait for neither.
 func (e *Enforcer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer e.helpers.Wait()
 	defer cancel()
-	e.helpers.Go(func() { e.listen(ctx) })
+	e.startListening(ctx)
 	e.schedule = newSchedule(e.opts)
 	defer e.schedule.Stop()
-	round := func() {
-		err := e.check()
-		if !e.guarding {
-			e.guarding = true
-			e.helpers.Go(func() { e.guarded <- e.guard(ctx) })
-		}
-		e.schedule.next(err)
-	}
-	round()
+	e.round(ctx)
 	for {
 		select {
 		case <-ctx.Done():
-			e.unstick()
-			_ = e.drain()
-			if e.compare.changed != nil {
-				_ = e.reconcile(<-e.listed)
-				_ = e.drain()
-			}
-			return ctx.Err()
+			return cmp.Or(e.finish(), ctx.Err())
 		case <-e.wake:
 			if e.drain() != nil {
 				e.schedule.hurry()
@@ -206,15 +191,19 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.noticed:
 			e.schedule.soon()
 		case c := <-e.changes:
-			e.opts.Check, e.schedule.opts.Check = c.check, c.check
-			e.backend.limit(c.maxBans)
-			round()
-			close(c.done)
-		case g := <-e.guarded:
-			if ctx.Err() != nil {
-				continue // the look was broken off, which says nothing of the rules
+			if c.backend != nil {
+				e.replace(ctx, c.backend)
+			} else {
+				e.opts.Check, e.schedule.opts.Check = c.check, c.check
+				e.backend.Resize(c.maxBans)
 			}
-			if e.finish(g) != nil {
+			e.round(ctx)
+			close(c.done)
+		case v := <-e.verified:
+			if ctx.Err() != nil {
+				continue // interrupted: the result means nothing
+			}
+			if e.conclude(v) != nil {
 				e.schedule.hurry()
 			}
 		case l := <-e.listed:
@@ -223,23 +212,71 @@ func (e *Enforcer) Run(ctx context.Context) error {
 				e.schedule.hurry()
 			}
 		case <-e.schedule.C:
-			round()
+			e.round(ctx)
 		}
 	}
 }
 
-func (e *Enforcer) guard(ctx context.Context) (g guarded) {
-	_ = e.timed(Guard, func() error {
-		g = e.backend.guard(ctx)
-		return g.err
-	})
-	return g
+// round checks sets and entries, and begins a verification of the rules.
+func (e *Enforcer) round(ctx context.Context) {
+	err := e.check()
+	if !e.verifying {
+		e.verifying = true
+		b := e.backend
+		e.helpers.Go(func() { e.verified <- e.verify(ctx, b) })
+	}
+	e.schedule.next(err)
 }
 
-// listen hears of what others change in the kernel. Where it cannot, the next check will find it.
-func (e *Enforcer) listen(ctx context.Context) {
+// stopPatience is the time for which Run retries unbans at its end: without the unban, the next start would find the address in
+// the kernel and adopt it.
+const stopPatience = 45 * time.Second
+
+// finish applies the last orders.
+func (e *Enforcer) finish() error {
+	deadline := time.Now().Add(stopPatience)
+	e.queue.unstick()
+	_ = e.drain()
+	if _, steps := e.opts.clock(); steps != e.compare.steps { // entries that end by the clock must not be found so by the next start
+		e.look()
+	}
+	if e.compare.changed != nil {
+		_ = e.reconcile(<-e.listed)
+		_ = e.drain()
+	}
+	for attempt := 0; ; attempt++ {
+		n, one := e.queue.unbans()
+		if n == 0 {
+			return nil
+		}
+		if attempt > 0 && !errors.Is(e.faults.orders, ErrLocked) || time.Now().After(deadline) {
+			return fmt.Errorf("%d unbans have not reached the kernel, one of them of %v: %w", n, one, e.faults.orders)
+		}
+		time.Sleep(e.opts.RetryMin)
+		_, _ = e.backend.Setup()
+		e.queue.unstick()
+		_ = e.drain()
+	}
+}
+
+func (e *Enforcer) verify(ctx context.Context, b Backend) (v Verification) {
+	_ = e.timed(Verify, func() error {
+		v = b.Verify(ctx)
+		return v.Err
+	})
+	return v
+}
+
+func (e *Enforcer) startListening(ctx context.Context) {
+	b := e.backend
+	ctx, e.unlisten = context.WithCancel(ctx)
+	e.helpers.Go(func() { e.listen(ctx, b) })
+}
+
+// listen watches for changes by other programs. If it cannot, the next check finds them.
+func (e *Enforcer) listen(ctx context.Context, b Backend) {
 	for ctx.Err() == nil {
-		_ = e.backend.watch(ctx, func() { signal(e.noticed) })
+		_ = b.Watch(ctx, func() { signal(e.noticed) })
 		select {
 		case <-ctx.Done():
 		case <-time.After(e.opts.RetryMax):
@@ -247,39 +284,37 @@ func (e *Enforcer) listen(ctx context.Context) {
 	}
 }
 
-// check makes the sets what they should be, has their entries listed if it must, and tries again what failed. Where it
-// cannot do everything it does the rest. It returns what is wrong, as far as it is known by now.
+// check repairs the sets, has their entries listed if necessary, and retries failed orders. A failure of one step does not
+// prevent the others. It returns the first known fault.
 func (e *Enforcer) check() error {
 	var made []string
 	err := e.timed(Setup, func() (err error) {
-		made, err = e.backend.setup()
+		made, err = e.backend.Setup()
 		return err
 	})
-	e.unmade = err
+	e.faults.sets = err
 	e.note(made, 0, err)
 	e.look()
-	e.unstick()
-	for _, known := range []error{e.drain(), e.unmade, e.unlisted, e.unruled} {
-		if known != nil && known != errNotYet { //nolint:errorlint // this very one
+	e.queue.unstick()
+	for _, known := range []error{e.drain(), e.faults.sets, e.faults.entries, e.faults.rules} {
+		if known != nil && known != errNotYet { //nolint:errorlint // this value itself
 			return known
 		}
 	}
 	return nil
 }
 
-// finish takes in what a look at the rules has found.
-func (e *Enforcer) finish(g guarded) error {
-	e.guarding = false
-	e.unruled = g.err
-	e.mu.Lock()
-	e.status.Notes = g.notes
-	e.mu.Unlock()
-	e.note(g.made, 0, g.err)
-	e.conclude()
-	return g.err
+// conclude takes over the result of a verification.
+func (e *Enforcer) conclude(v Verification) error {
+	e.verifying = false
+	e.faults.rules = v.Err
+	e.compare.notes.rules = v.Notes
+	e.note(v.Made, 0, v.Err)
+	e.report()
+	return v.Err
 }
 
-// note counts what has been repaired, and what has failed.
+// note counts repairs and failures.
 func (e *Enforcer) note(made []string, restored int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -292,89 +327,51 @@ func (e *Enforcer) note(made []string, restored int, err error) {
 	}
 }
 
-// unstick puts what failed back among what is pending. No order is among both: a newer one replaces the one that failed.
-func (e *Enforcer) unstick() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for p, o := range e.stuck {
-		e.pending[p] = o
-	}
-	clear(e.stuck)
-}
-
-// drain applies what is pending. What fails is kept for the next try.
+// drain applies the orders in the queue. Those that fail are kept for the next try.
 func (e *Enforcer) drain() error {
 	var first error
 	for more := true; more; {
-		var orders map[netip.Prefix]op
-		if orders, more = e.take(); len(orders) > 0 {
+		var orders map[netip.Prefix]Order
+		if orders, more = e.queue.take(time.Now()); len(orders) > 0 {
 			first = cmp.Or(first, e.apply(orders))
 		}
 	}
-	e.conclude()
+	e.report()
 	return first
 }
 
-// restoreAtOnce is how many bans are put back at once. It takes 20 to 100 ms, for which a new ban may have to wait.
-const restoreAtOnce = 10_000
-
-// take returns what is pending, and with it some of the bans to put back, and tells whether there are more of those.
-func (e *Enforcer) take() (orders map[netip.Prefix]op, more bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	orders, e.pending = e.pending, make(map[netip.Prefix]op)
-	room := restoreAtOnce
-	for p, o := range e.restoring {
-		if room--; room < 0 {
-			break
-		}
-		orders[p] = o
-		delete(e.restoring, p)
-	}
-	if room < restoreAtOnce && len(e.restoring) == 0 {
-		e.restoring = make(map[netip.Prefix]op) // one that was large stays so
-	}
-	e.taken = len(orders)
-	return orders, len(e.restoring) > 0
-}
-
-func (e *Enforcer) apply(taken map[netip.Prefix]op) error {
-	ops := make([]op, 0, len(taken))
+func (e *Enforcer) apply(taken map[netip.Prefix]Order) error {
+	orders := make([]Order, 0, len(taken))
 	for _, o := range taken {
-		ops = append(ops, o)
+		orders = append(orders, o)
 	}
 	if e.compare.changed != nil {
 		for p := range taken {
 			e.compare.changed[p] = struct{}{}
 		}
 	}
-	var failed []op
+	var failed []Order
 	err := e.timed(Apply, func() (err error) {
-		failed, err = e.backend.apply(ops)
+		failed, err = e.backend.Apply(orders)
 		return err
 	})
 	now := time.Now()
-	e.mu.Lock()
-	e.taken = 0
+	e.queue.done(failed)
 	for _, o := range failed {
-		delete(taken, o.prefix)
-		if _, newer := e.pending[o.prefix]; !newer {
-			e.stuck[o.prefix] = o
-		}
+		delete(taken, o.Prefix)
 	}
 	if err != nil {
-		e.refused = err
-		e.status.Failures++
+		e.faults.orders = err
+		e.note(nil, 0, err)
 	}
-	e.mu.Unlock()
 	for _, o := range taken {
-		if o.add {
-			delete(e.compare.ended, o.prefix)
+		if o.Add {
+			delete(e.compare.ended, o.Prefix)
 		} else {
-			e.compare.ended[o.prefix] = struct{}{}
+			e.compare.ended[o.Prefix] = struct{}{}
 		}
-		if e.opts.Applied != nil && !o.cause.Read.IsZero() {
-			e.opts.Applied(o.add, now.Sub(o.cause.Read), o.cause)
+		if e.opts.Applied != nil && !o.Cause.Read.IsZero() {
+			e.opts.Applied(o.Add, now.Sub(o.Cause.Read), o.Cause)
 		}
 	}
 	return err

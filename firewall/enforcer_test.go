@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"context"
@@ -13,6 +13,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
 // A kernel is a backend that can be told to fail. Its entries end by themselves, two seconds late, and it cannot hold
@@ -23,16 +26,17 @@ type kernel struct {
 	setups   []time.Time // when setup was called
 	limits   []int
 	listings int
-	batches  [][]op
-	lacks    []string // what setup will have to make
+	batches  [][]firewall.Order
+	lacks    []string // objects that Setup makes next
 	noSetup  error
 	noApply  error
 	noRules  error
 	noList   error
-	slow     time.Duration // how long guard takes
-	guards   []time.Time   // when guard was called
+	slow     time.Duration // duration of Verify
+	verified []time.Time   // times of calls of Verify
 	notes    []string
-	events   chan struct{}          // somebody else changes something
+	byWall   bool                   // entries end by the system's clock
+	events   chan struct{}          // another program changes something
 	refuses  map[netip.Prefix]error // bans
 	during   func()                 // called once, while a batch is applied
 	listed   func()                 // called once, when a listing has been made, before it is handed over
@@ -51,11 +55,13 @@ func (k *kernel) change(f func()) {
 
 func (*kernel) Name() string { return "kernel" }
 
-func (*kernel) Dropped() map[string]Dropped { return nil }
+func (*kernel) Dropped() map[string]firewall.Dropped { return nil }
 
-func (*kernel) sizes() map[string]SetSize { return nil }
+func (*kernel) Capacity() (bans int, shared bool) { return 0, false }
 
-func (k *kernel) setup() (made []string, err error) {
+func (*kernel) Sizes() map[string]firewall.SetSize { return nil }
+
+func (k *kernel) Setup() (made []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.setups = append(k.setups, time.Now())
@@ -66,11 +72,11 @@ func (k *kernel) setup() (made []string, err error) {
 	return made, nil
 }
 
-func (k *kernel) limit(bans int) {
+func (k *kernel) Resize(bans int) {
 	k.change(func() { k.limits = append(k.limits, bans) })
 }
 
-func (k *kernel) apply(ops []op) (failed []op, err error) {
+func (k *kernel) Apply(orders []firewall.Order) (failed []firewall.Order, err error) {
 	k.mu.Lock()
 	during := k.during
 	k.during = nil
@@ -80,34 +86,34 @@ func (k *kernel) apply(ops []op) (failed []op, err error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.batches = append(k.batches, slices.Clone(ops))
+	k.batches = append(k.batches, slices.Clone(orders))
 	if k.noApply != nil {
-		return ops, k.noApply
+		return orders, k.noApply
 	}
-	for _, o := range ops {
-		switch refused := k.refuses[o.prefix]; {
-		case o.add && refused != nil:
-			failed, err = append(failed, o), fmt.Errorf("add %v: %w", o.prefix, refused)
-		case o.add && !o.until.IsZero():
-			k.holds[o.prefix] = time.Now().Add(min(time.Until(o.until), maxTimeout))
-		case o.add:
-			k.holds[o.prefix] = time.Time{}
+	for _, o := range orders {
+		switch refused := k.refuses[o.Prefix]; {
+		case o.Add && refused != nil:
+			failed, err = append(failed, o), fmt.Errorf("add %v: %w", o.Prefix, refused)
+		case o.Add && !o.Until.IsZero():
+			k.holds[o.Prefix] = time.Now().Add(min(time.Until(o.Until), firewall.MaxTimeout))
+		case o.Add:
+			k.holds[o.Prefix] = time.Time{}
 		default:
-			delete(k.holds, o.prefix)
+			delete(k.holds, o.Prefix)
 		}
 	}
 	return failed, err
 }
 
-func (k *kernel) entries() ([]Entry, error) {
+func (k *kernel) Entries() ([]firewall.Entry, error) {
 	k.mu.Lock()
 	k.listings++
 	err, listed := k.noList, k.listed
 	k.listed = nil
-	var list []Entry
+	var list []firewall.Entry
 	for p, until := range k.holds {
 		if until.IsZero() || until.After(time.Now()) {
-			list = append(list, Entry{Prefix: p, Left: left(until, time.Now())})
+			list = append(list, firewall.Entry{Prefix: p, Left: firewall.Left(until, time.Now()), ByWall: k.byWall})
 		}
 	}
 	k.mu.Unlock()
@@ -120,7 +126,7 @@ func (k *kernel) entries() ([]Entry, error) {
 	return list, nil
 }
 
-func (k *kernel) intact(plausible func(int) bool) (bool, error) {
+func (k *kernel) Intact(plausible func(int) bool) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.holds, func(_ netip.Prefix, until time.Time) bool {
@@ -129,23 +135,23 @@ func (k *kernel) intact(plausible func(int) bool) (bool, error) {
 	return plausible(len(k.holds)), nil
 }
 
-// guard finds what setup would, and takes as long as it is told to.
-func (k *kernel) guard(ctx context.Context) guarded {
+// Verify takes k.slow.
+func (k *kernel) Verify(ctx context.Context) firewall.Verification {
 	k.mu.Lock()
 	slow := k.slow
-	k.guards = append(k.guards, time.Now())
+	k.verified = append(k.verified, time.Now())
 	k.mu.Unlock()
 	select {
 	case <-ctx.Done():
-		return guarded{err: ctx.Err()}
+		return firewall.Verification{Err: ctx.Err()}
 	case <-time.After(slow):
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return guarded{notes: k.notes, err: k.noRules}
+	return firewall.Verification{Notes: k.notes, Err: k.noRules}
 }
 
-func (k *kernel) watch(ctx context.Context, notice func()) error {
+func (k *kernel) Watch(ctx context.Context, notice func()) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -174,7 +180,7 @@ func (k *kernel) held() string {
 func (k *kernel) until(p string) time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.holds[prefix(p)]
+	return k.holds[kerneltest.Prefix(p)]
 }
 
 func (k *kernel) count() (holds, setups, listings int) {
@@ -189,10 +195,10 @@ func TestEveryOperationIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		k.slow = time.Second
-		k.refuses[prefix("192.0.2.9")] = errBroken
+		k.refuses[kerneltest.Prefix("192.0.2.9")] = errBroken
 		var mu sync.Mutex
 		told := make(map[string]int)
-		r := enforce(t, k, newBook(), EnforcerOptions{Operated: func(op Operation, took time.Duration, err error) {
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{Operated: func(op firewall.Operation, took time.Duration, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			told[fmt.Sprintf("%s %v %v", op, took, err)]++
@@ -202,7 +208,7 @@ func TestEveryOperationIsReported(t *testing.T) {
 		synctest.Wait()
 		r.ban("192.0.2.9", time.Hour)
 		synctest.Wait()
-		want := map[string]int{"setup 0s <nil>": 1, "list 0s <nil>": 1, "guard 1s <nil>": 1, "apply 0s <nil>": 1, "apply 0s add 192.0.2.9/32: broken": 1}
+		want := map[string]int{"setup 0s <nil>": 1, "list 0s <nil>": 1, "verify 1s <nil>": 1, "apply 0s <nil>": 1, "apply 0s add 192.0.2.9/32: broken": 1}
 		mu.Lock()
 		defer mu.Unlock()
 		if !maps.Equal(told, want) {
@@ -211,20 +217,20 @@ func TestEveryOperationIsReported(t *testing.T) {
 	})
 }
 
-func TestBansInForceAreSaidSo(t *testing.T) {
+func TestStatusReportsEnforcing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		if s := NewEnforcer(k, EnforcerOptions{}).Status(); s.Enforcing || s.Err == nil {
+		if s := firewall.NewEnforcer(k, firewall.EnforcerOptions{}).Status(); s.Enforcing || s.Err == nil {
 			t.Errorf("before the first set-up: %+v", s)
 		}
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		began := time.Now()
 		if s := r.Status(); !s.Enforcing || s.Err != nil || !s.Since.Equal(began) || s.Backend != "kernel" {
 			t.Errorf("after it: %+v", s)
 		}
 		r.ban("192.0.2.7", time.Hour)
-		r.ban("192.0.2.8", Forever)
+		r.ban("192.0.2.8", firewall.Forever)
 		synctest.Wait()
 		r.unban("192.0.2.7")
 		synctest.Wait()
@@ -235,8 +241,8 @@ func TestBansInForceAreSaidSo(t *testing.T) {
 			t.Errorf("%d bans and %d unbans were reported, want 2 and 1", bans, unbans)
 		}
 		time.Sleep(time.Hour)
-		if s := r.Status(); !s.Since.Equal(began) || s.Repairs+s.Restored+s.Failures != 0 || len(r.told()) != 1 {
-			t.Errorf("after a quiet hour: %+v, told %d times", s, len(r.told()))
+		if s := r.Status(); !s.Since.Equal(began) || s.Repairs+s.Restored+s.Failures != 0 || len(r.reported()) != 1 {
+			t.Errorf("after a quiet hour: %+v, reported %d times", s, len(r.reported()))
 		}
 	})
 }
@@ -244,7 +250,7 @@ func TestBansInForceAreSaidSo(t *testing.T) {
 func TestOrdersOutliveAKernelThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		k.change(func() { k.noApply = errBroken })
 		for i := range 100 {
@@ -274,7 +280,7 @@ func TestOrdersOutliveAFailedSetUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		k.noSetup, k.noApply = errBroken, errors.New("no set")
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		r.ban("192.0.2.7", time.Hour)
 		time.Sleep(time.Second)
 		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, errBroken) || s.Pending != 1 {
@@ -291,7 +297,7 @@ func TestOrdersOutliveAFailedSetUp(t *testing.T) {
 func TestSetsAreFilledWhileRulesFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		k.change(func() { k.noSetup = errBroken })
 		time.Sleep(time.Minute)
@@ -306,7 +312,7 @@ func TestSetsAreFilledWhileRulesFail(t *testing.T) {
 func TestNewerOrderWinsOverTheOneThatFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		k.change(func() { k.noApply = errBroken })
 		r.ban("192.0.2.1", time.Hour)
@@ -327,7 +333,7 @@ func TestNewerOrderWinsOverTheOneThatFailed(t *testing.T) {
 		}
 		r.stop()
 		for _, o := range slices.Concat(k.batches...) {
-			if o.prefix == prefix("192.0.2.2") && o.add || o.prefix == prefix("192.0.2.1") && !o.until.Equal(want) {
+			if o.Prefix == kerneltest.Prefix("192.0.2.2") && o.Add || o.Prefix == kerneltest.Prefix("192.0.2.1") && !o.Until.Equal(want) {
 				t.Errorf("an order that was replaced came through: %+v", o)
 			}
 		}
@@ -337,15 +343,15 @@ func TestNewerOrderWinsOverTheOneThatFailed(t *testing.T) {
 func TestOrderGivenWhileAnOlderOneFailsIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		k.change(func() {
-			k.refuses[prefix("192.0.2.1")] = errBroken
+			k.refuses[kerneltest.Prefix("192.0.2.1")] = errBroken
 			k.during = func() { r.unban("192.0.2.1") }
 		})
 		r.ban("192.0.2.1", time.Hour)
 		synctest.Wait()
-		k.change(func() { delete(k.refuses, prefix("192.0.2.1")) })
+		k.change(func() { delete(k.refuses, kerneltest.Prefix("192.0.2.1")) })
 		time.Sleep(time.Minute)
 		if s := r.Status(); !s.Enforcing || s.Pending != 0 || k.held() != "" {
 			t.Errorf("%+v, the kernel holds %q, want nothing", s, k.held())
@@ -356,9 +362,9 @@ func TestOrderGivenWhileAnOlderOneFailsIsKept(t *testing.T) {
 func TestRefusedBanHoldsUpNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
-		k.change(func() { k.refuses[prefix("192.0.2.2")] = ErrSetFull })
+		k.change(func() { k.refuses[kerneltest.Prefix("192.0.2.2")] = firewall.ErrSetFull })
 		for i := range 5 {
 			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
 		}
@@ -366,12 +372,12 @@ func TestRefusedBanHoldsUpNoOther(t *testing.T) {
 		if got := k.held(); got != "192.0.2.0 192.0.2.1 192.0.2.3 192.0.2.4" {
 			t.Errorf("the kernel holds %q", got)
 		}
-		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetFull) || s.Pending != 1 {
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, firewall.ErrSetFull) || s.Pending != 1 {
 			t.Errorf("%+v", s)
 		}
 		r.ban("192.0.2.9", time.Hour)
 		synctest.Wait()
-		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, ErrSetFull) {
+		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, firewall.ErrSetFull) {
 			t.Errorf("a success hides that another ban is refused: %+v", s)
 		}
 		k.change(func() { clear(k.refuses) })
@@ -385,9 +391,9 @@ func TestRefusedBanHoldsUpNoOther(t *testing.T) {
 func TestRefusedBansPutNoCheckOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
-		k.change(func() { k.noApply = ErrSetFull })
+		k.change(func() { k.noApply = firewall.ErrSetFull })
 		for i := range 600 { // a minute of an attack on a full set
 			r.ban(fmt.Sprintf("192.0.%d.%d", i/256, i%256), time.Hour)
 			time.Sleep(97 * time.Millisecond) // never at the instant of a check: a ban that is written and not yet ordered looks like one that is lost
@@ -395,8 +401,8 @@ func TestRefusedBansPutNoCheckOff(t *testing.T) {
 		if _, n, _ := k.count(); n < 6 {
 			t.Errorf("%d checks in a minute", n)
 		}
-		if n := len(r.told()); n > 2 {
-			t.Errorf("the same reason was told %d times", n)
+		if n := len(r.reported()); n > 2 {
+			t.Errorf("the same reason was reported %d times", n)
 		}
 	})
 }
@@ -406,7 +412,7 @@ func TestTriesSlowDownToRetryMax(t *testing.T) {
 		k := newKernel()
 		k.noSetup = errBroken
 		began := time.Now()
-		r := enforce(t, k, newBook(), EnforcerOptions{RetryMin: time.Second, RetryMax: 4 * time.Second})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{RetryMin: time.Second, RetryMax: 4 * time.Second})
 		time.Sleep(16 * time.Second)
 		k.change(func() { k.noSetup = nil })
 		time.Sleep(30 * time.Second)
@@ -424,15 +430,15 @@ func TestTriesSlowDownToRetryMax(t *testing.T) {
 func TestStartRestoresAndAdopts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		k.holds[prefix("192.0.2.1")] = time.Now().Add(time.Hour)       // known
-		k.holds[prefix("192.0.2.2")] = time.Now().Add(time.Hour)       // of an earlier run
-		k.holds[prefix("192.0.2.3")] = time.Time{}                     // by hand
-		k.holds[prefix("192.0.2.4")] = time.Now().Add(2 * time.Second) // almost over
+		k.holds[kerneltest.Prefix("192.0.2.1")] = time.Now().Add(time.Hour)       // known
+		k.holds[kerneltest.Prefix("192.0.2.2")] = time.Now().Add(time.Hour)       // of an earlier run
+		k.holds[kerneltest.Prefix("192.0.2.3")] = time.Time{}                     // by hand
+		k.holds[kerneltest.Prefix("192.0.2.4")] = time.Now().Add(2 * time.Second) // almost over
 		b := newBook()
-		b.write(prefix("192.0.2.1"), time.Now().Add(time.Hour))
-		b.write(prefix("192.0.2.5"), time.Now().Add(time.Hour)) // lost with a reboot
-		b.write(prefix("192.0.2.6"), time.Now())                // over
-		r := enforce(t, k, b, EnforcerOptions{})
+		b.write(kerneltest.Prefix("192.0.2.1"), time.Now().Add(time.Hour))
+		b.write(kerneltest.Prefix("192.0.2.5"), time.Now().Add(time.Hour)) // lost with a reboot
+		b.write(kerneltest.Prefix("192.0.2.6"), time.Now())                // over
+		r := enforce(t, k, b, firewall.EnforcerOptions{})
 		synctest.Wait()
 		if got := k.held(); got != "192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4 192.0.2.5" {
 			t.Errorf("the kernel holds %q", got)
@@ -454,12 +460,73 @@ func TestStartRestoresAndAdopts(t *testing.T) {
 	})
 }
 
-func TestWhatSomebodyRemovedIsPutBack(t *testing.T) {
+// An entry that its owner unbans is removed and reported each time that it is found, and Bans never yields it.
+func TestRejectedEntriesAreRemovedEachTime(t *testing.T) {
+	for name, end := range map[string]time.Duration{"endless": firewall.Forever, "for an hour": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k, b := newKernel(), newBook()
+				put := func() {
+					k.change(func() {
+						until := time.Time{}
+						if end != firewall.Forever {
+							until = time.Now().Add(end)
+						}
+						k.holds[kerneltest.Prefix("192.0.2.1")] = until
+					})
+				}
+				put()
+				k.holds[kerneltest.Prefix("192.0.2.2")] = time.Now().Add(time.Hour)
+				r := rejecting(t, k, b, firewall.EnforcerOptions{}, func(p netip.Prefix) bool { return p == kerneltest.Prefix("192.0.2.1") })
+				for n := range 5 {
+					synctest.Wait()
+					if got := k.held(); got != "192.0.2.2" {
+						t.Errorf("the kernel holds %q", got)
+					}
+					if s := r.Status(); !s.Enforcing || s.Pending != 0 {
+						t.Errorf("%+v", s)
+					}
+					if _, there := b.bans[kerneltest.Prefix("192.0.2.1")]; there || r.removals() != n+1 || len(r.adopted) != 1 {
+						t.Errorf("banned: %v, removed %d times, adopted %v", there, r.removals(), r.adopted)
+					}
+					put()
+					time.Sleep(11 * time.Second)
+				}
+			})
+		})
+	}
+}
+
+// A ban that the owner orders after the unban of an entry that was found stays.
+func TestABanIsNewerThanARejection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, b := newKernel(), newBook()
+		var r *rig
+		rejected := 0
+		r = rejecting(t, k, b, firewall.EnforcerOptions{}, func(p netip.Prefix) bool {
+			if rejected++; rejected == 1 {
+				time.AfterFunc(0, func() {
+					b.write(p, time.Now().Add(time.Hour))
+					r.Ban(p, time.Now().Add(time.Hour), firewall.Cause{})
+				})
+			}
+			return true
+		})
+		synctest.Wait()
+		k.change(func() { k.holds[kerneltest.Prefix("192.0.2.1")] = time.Time{} })
+		time.Sleep(time.Minute)
+		if got := k.until("192.0.2.1"); got.IsZero() || rejected != 1 {
+			t.Errorf("the kernel holds it until %v, rejected %d times", got, rejected)
+		}
+	})
+}
+
+func TestRemovedEntriesAreRestored(t *testing.T) {
 	for name, test := range map[string]struct {
 		damage            func(*kernel)
 		repairs, restored uint64
 	}{
-		"one entry":   {func(k *kernel) { delete(k.holds, prefix("192.0.2.1")) }, 0, 1},
+		"one entry":   {func(k *kernel) { delete(k.holds, kerneltest.Prefix("192.0.2.1")) }, 0, 1},
 		"all entries": {func(k *kernel) { clear(k.holds) }, 0, 3},
 		"the rules":   {func(k *kernel) { k.lacks = []string{"rule", "jump"} }, 2, 0},
 		"everything":  {func(k *kernel) { clear(k.holds); k.lacks = []string{"set", "rule", "jump"} }, 3, 3},
@@ -467,7 +534,7 @@ func TestWhatSomebodyRemovedIsPutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k := newKernel()
-				r := enforce(t, k, newBook(), EnforcerOptions{})
+				r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 				for i := range 3 {
 					r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
 				}
@@ -480,7 +547,7 @@ func TestWhatSomebodyRemovedIsPutBack(t *testing.T) {
 				if s := r.Status(); s.Repairs != test.repairs || s.Restored != test.restored || !s.Enforcing {
 					t.Errorf("%d repaired and %d restored, want %d and %d: %+v", s.Repairs, s.Restored, test.repairs, test.restored, s)
 				}
-				if told := r.told(); len(told) != 2 || told[1].Repairs != test.repairs || told[1].Restored != test.restored {
+				if told := r.reported(); len(told) != 2 || told[1].Repairs != test.repairs || told[1].Restored != test.restored {
 					t.Errorf("told %+v, want the start and the repair", told)
 				}
 			})
@@ -491,12 +558,12 @@ func TestWhatSomebodyRemovedIsPutBack(t *testing.T) {
 func TestRefusedBansDoNotHideThatOthersAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		for i := range 20 {
 			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
 		}
 		synctest.Wait()
-		k.change(func() { k.refuses[prefix("192.0.2.99")] = errBroken })
+		k.change(func() { k.refuses[kerneltest.Prefix("192.0.2.99")] = errBroken })
 		r.ban("192.0.2.99", time.Hour)
 		synctest.Wait()
 		k.change(func() { clear(k.holds) })
@@ -513,15 +580,15 @@ func TestRefusedBansDoNotHideThatOthersAreGone(t *testing.T) {
 func TestRefusedBansNeedNoListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		k.refuses[prefix("192.0.2.99")] = errBroken
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		k.refuses[kerneltest.Prefix("192.0.2.99")] = errBroken
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		r.ban("192.0.2.99", time.Hour)
 		for i := range 50 {
 			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
 		}
 		time.Sleep(10 * time.Minute)
-		if holds, setups, n := k.count(); n != 1 || setups < 50 || holds != 50 {
-			t.Errorf("%d listings in %d checks, want one; %d bans in force", n, setups, holds)
+		if holds, setups, n := k.count(); n > 10 || setups < 50 || holds != 50 {
+			t.Errorf("%d listings in %d checks, want one a minute; %d bans in force", n, setups, holds)
 		}
 	})
 }
@@ -529,15 +596,15 @@ func TestRefusedBansNeedNoListing(t *testing.T) {
 func TestUnbanIsNotUndoneByACheckRightBehindIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		r.ban("192.0.2.1", time.Hour)
 		r.ban("192.0.2.2", time.Hour)
 		time.Sleep(10*time.Second - time.Nanosecond)
 		// The check comes between the two halves of an unban, and has reason to look closely.
-		r.Unban(prefix("192.0.2.1"), time.Now())
-		k.change(func() { delete(k.holds, prefix("192.0.2.2")) })
+		r.Unban(kerneltest.Prefix("192.0.2.1"), time.Now())
+		k.change(func() { delete(k.holds, kerneltest.Prefix("192.0.2.2")) })
 		time.Sleep(time.Second)
-		r.book.strike(prefix("192.0.2.1"))
+		r.book.strike(kerneltest.Prefix("192.0.2.1"))
 		time.Sleep(time.Minute)
 		if k.held() != "192.0.2.2" || len(r.adopted) != 0 {
 			t.Errorf("the kernel holds %q, adopted %v", k.held(), r.adopted)
@@ -548,7 +615,7 @@ func TestUnbanIsNotUndoneByACheckRightBehindIt(t *testing.T) {
 func TestBanLongerThanTheKernelCanHoldNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{Check: time.Hour})
 		r.ban("192.0.2.1", 100*24*time.Hour)
 		end := time.Now().Add(100 * 24 * time.Hour)
 		for time.Now().Before(end) {
@@ -564,18 +631,18 @@ func TestBanLongerThanTheKernelCanHoldNeverEnds(t *testing.T) {
 	})
 }
 
-func TestWrongEndIsPutRight(t *testing.T) {
+func TestWrongEndIsRepaired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		k.holds[prefix("192.0.2.1")] = time.Now().Add(time.Minute)
-		k.holds[prefix("192.0.2.2")] = time.Time{}
-		k.holds[prefix("192.0.2.3")] = time.Now().Add(time.Hour)
+		k.holds[kerneltest.Prefix("192.0.2.1")] = time.Now().Add(time.Minute)
+		k.holds[kerneltest.Prefix("192.0.2.2")] = time.Time{}
+		k.holds[kerneltest.Prefix("192.0.2.3")] = time.Now().Add(time.Hour)
 		b := newBook()
 		until := time.Now().Add(24 * time.Hour)
-		b.write(prefix("192.0.2.1"), until)
-		b.write(prefix("192.0.2.2"), until)
-		b.write(prefix("192.0.2.3"), time.Time{})
-		enforce(t, k, b, EnforcerOptions{}).stop()
+		b.write(kerneltest.Prefix("192.0.2.1"), until)
+		b.write(kerneltest.Prefix("192.0.2.2"), until)
+		b.write(kerneltest.Prefix("192.0.2.3"), time.Time{})
+		enforce(t, k, b, firewall.EnforcerOptions{}).stop()
 		if !maps.Equal(k.holds, b.bans) {
 			t.Errorf("the kernel holds %v, want %v", k.holds, b.bans)
 		}
@@ -589,45 +656,45 @@ func TestEndChangedByHandIsAdopted(t *testing.T) {
 		amended      bool
 	}{
 		"later":                         {2 * time.Hour, 3 * time.Hour, false, true},
-		"never":                         {2 * time.Hour, Forever, false, true},
+		"never":                         {2 * time.Hour, firewall.Forever, false, true},
 		"earlier":                       {3 * time.Hour, 2 * time.Hour, false, true},
-		"no longer never":               {Forever, 2 * time.Hour, false, true},
+		"no longer never":               {firewall.Forever, 2 * time.Hour, false, true},
 		"a little":                      {3 * time.Hour, 3*time.Hour - 30*time.Second, false, false},
 		"later, before the start":       {2 * time.Hour, 3 * time.Hour, true, true},
-		"never, before the start":       {2 * time.Hour, Forever, true, true},
+		"never, before the start":       {2 * time.Hour, firewall.Forever, true, true},
 		"earlier, before the start":     {3 * time.Hour, 2 * time.Hour, true, false},
-		"too long for the kernel":       {100 * 24 * time.Hour, maxTimeout / 3, false, false},
-		"longer than too long":          {100 * 24 * time.Hour, Forever, false, true},
-		"not ordered yet, at the start": {Forever, 2 * time.Hour, true, false},
+		"too long for the kernel":       {100 * 24 * time.Hour, firewall.MaxTimeout / 3, false, false},
+		"longer than too long":          {100 * 24 * time.Hour, firewall.Forever, false, true},
+		"not ordered yet, at the start": {firewall.Forever, 2 * time.Hour, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				end := func(d time.Duration) time.Time {
-					if d == Forever {
+					if d == firewall.Forever {
 						return time.Time{}
 					}
 					return time.Now().Add(d)
 				}
 				k, b := newKernel(), newBook()
-				b.write(prefix("192.0.2.1"), end(test.book))
+				b.write(kerneltest.Prefix("192.0.2.1"), end(test.book))
 				if test.atStart {
-					k.holds[prefix("192.0.2.1")] = end(test.kernel)
+					k.holds[kerneltest.Prefix("192.0.2.1")] = end(test.kernel)
 				}
-				var amended []Entry
-				r := enforce(t, k, b, EnforcerOptions{Amend: func(entries []Entry) {
+				var amended []firewall.Entry
+				r := enforce(t, k, b, firewall.EnforcerOptions{Amend: func(entries []firewall.Entry) {
 					amended = append(amended, entries...)
 					b.write(entries[0].Prefix, end(entries[0].Left))
 				}})
 				if !test.atStart {
 					time.Sleep(time.Minute)
-					k.change(func() { k.holds[prefix("192.0.2.1")] = end(test.kernel) })
+					k.change(func() { k.holds[kerneltest.Prefix("192.0.2.1")] = end(test.kernel) })
 				}
-				time.Sleep(compareEvery + time.Minute)
+				time.Sleep(firewall.CompareEvery + time.Minute)
 				r.stop()
 				if got := len(amended) == 1; got != test.amended || len(amended) > 1 {
 					t.Errorf("amended %v", amended)
 				}
-				if is, should := k.until("192.0.2.1"), b.bans[prefix("192.0.2.1")]; is.Sub(should).Abs() > drift && time.Until(should) < maxTimeout {
+				if is, should := k.until("192.0.2.1"), b.bans[kerneltest.Prefix("192.0.2.1")]; is.Sub(should).Abs() > firewall.Drift && time.Until(should) < firewall.MaxTimeout {
 					t.Errorf("the kernel holds it until %v, the book until %v", is, should)
 				}
 				if s := r.Status(); s.Restored != 0 || !s.Enforcing {
@@ -638,19 +705,19 @@ func TestEndChangedByHandIsAdopted(t *testing.T) {
 	}
 }
 
-func TestBansGoOnWhileTheRulesTakeTheirTime(t *testing.T) {
+func TestBansDoNotWaitForAVerification(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		k.slow = 3 * time.Minute
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		r.ban("192.0.2.1", time.Hour)
 		synctest.Wait()
-		if s := r.Status(); k.held() != "192.0.2.1" || s.Enforcing || len(r.told()) != 0 {
-			t.Errorf("before the rules were seen: %+v, the kernel holds %q, told %v", s, k.held(), r.told())
+		if s := r.Status(); k.held() != "192.0.2.1" || s.Enforcing || len(r.reported()) != 0 {
+			t.Errorf("before the rules were seen: %+v, the kernel holds %q, told %v", s, k.held(), r.reported())
 		}
 		time.Sleep(k.slow + time.Second)
-		if s := r.Status(); !s.Enforcing || len(r.told()) != 1 {
-			t.Errorf("after it: %+v, told %v", s, r.told())
+		if s := r.Status(); !s.Enforcing || len(r.reported()) != 1 {
+			t.Errorf("after it: %+v, told %v", s, r.reported())
 		}
 		for i := range 60 {
 			r.ban(fmt.Sprintf("198.51.100.%d", i), time.Hour)
@@ -664,43 +731,43 @@ func TestBansGoOnWhileTheRulesTakeTheirTime(t *testing.T) {
 			t.Errorf("%d checks of the sets in four minutes", n)
 		}
 		r.stop() // at once: the look under way is broken off
-		if len(k.guards) > 2 {
-			t.Errorf("the rules were looked at %d times at once", len(k.guards))
+		if len(k.verified) > 2 {
+			t.Errorf("the rules were looked at %d times at once", len(k.verified))
 		}
 	})
 }
 
 func TestBansDoNotWaitForAllThatIsRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 10*restoreAtOnce + 1
+		const n = 10*firewall.RestoreAtOnce + 1
 		k, b := newKernel(), newBook()
 		for i := range n {
 			b.write(nth(i), time.Time{})
 		}
 		begun := make(chan *rig, 1)
 		k.during = func() { (<-begun).ban("192.0.2.1", time.Hour) }
-		r := enforce(t, k, b, EnforcerOptions{Check: time.Hour})
+		r := enforce(t, k, b, firewall.EnforcerOptions{Check: time.Hour})
 		begun <- r
 		synctest.Wait()
 		r.stop()
 		if len(k.batches) != 11 || len(k.holds) != n+1 || r.Status().Pending != 0 {
 			t.Fatalf("%d batches, %d bans: %+v", len(k.batches), len(k.holds), r.Status())
 		}
-		if !slices.ContainsFunc(k.batches[1], func(o op) bool { return o.prefix == prefix("192.0.2.1") }) {
+		if !slices.ContainsFunc(k.batches[1], func(o firewall.Order) bool { return o.Prefix == kerneltest.Prefix("192.0.2.1") }) {
 			t.Error("a ban ordered during the first batch is not in the second")
 		}
 	})
 }
 
-// What orders change while a listing goes on is neither missing nor foreign, whatever the listing says of it.
+// A listing is ignored for prefixes of orders that are applied while it runs: their entries are neither restored nor adopted.
 func TestOrdersDoNotWaitForAListing(t *testing.T) {
 	for name, atStart := range map[string]bool{"the first": true, "a later one": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k, b := newKernel(), newBook()
 				hold := func(p string, until time.Time) {
-					b.write(prefix(p), until)
-					k.holds[prefix(p)] = until
+					b.write(kerneltest.Prefix(p), until)
+					k.holds[kerneltest.Prefix(p)] = until
 				}
 				end := time.Now().Add(time.Hour)
 				hold("192.0.2.1", end)
@@ -713,10 +780,10 @@ func TestOrdersDoNotWaitForAListing(t *testing.T) {
 				if atStart {
 					k.listed = slow
 				}
-				r := enforce(t, k, b, EnforcerOptions{})
+				r := enforce(t, k, b, firewall.EnforcerOptions{})
 				if !atStart {
 					synctest.Wait()
-					k.change(func() { k.listed = slow; k.holds[prefix("192.0.2.99")] = end })
+					k.change(func() { k.listed = slow; k.holds[kerneltest.Prefix("192.0.2.99")] = end })
 				}
 				<-begun
 				// The listing has been made, and is not handed over yet.
@@ -743,7 +810,7 @@ func TestOrdersDoNotWaitForAListing(t *testing.T) {
 					t.Errorf("during the listing enforcing is %v", got)
 				}
 				time.Sleep(29 * time.Second) // more checks, and a ban that is almost over
-				b.strike(prefix("192.0.2.5"))
+				b.strike(kerneltest.Prefix("192.0.2.5"))
 				before := len(k.batches)
 				close(release)
 				synctest.Wait()
@@ -752,11 +819,11 @@ func TestOrdersDoNotWaitForAListing(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				want = strings.Replace(want, "192.0.2.5 ", "", 1)
-				if got := k.held(); got != want || !k.until("192.0.2.3").Equal(b.bans[prefix("192.0.2.3")]) || !k.until("192.0.2.4").Equal(b.bans[prefix("192.0.2.4")]) {
+				if got := k.held(); got != want || !k.until("192.0.2.3").Equal(b.bans[kerneltest.Prefix("192.0.2.3")]) || !k.until("192.0.2.4").Equal(b.bans[kerneltest.Prefix("192.0.2.4")]) {
 					t.Errorf("afterwards the kernel holds %q, want %q, until %v", got, want, k.holds)
 				}
 				for _, entry := range r.adopted {
-					if entry.Prefix != prefix("192.0.2.99") {
+					if entry.Prefix != kerneltest.Prefix("192.0.2.99") {
 						t.Errorf("adopted %v", entry)
 					}
 				}
@@ -768,11 +835,11 @@ func TestOrdersDoNotWaitForAListing(t *testing.T) {
 	}
 }
 
-// What the orders of this time have not touched is put right by the same listing.
-func TestListingIsHeededForTheRest(t *testing.T) {
+// The same listing repairs the entries of all other prefixes.
+func TestListingRepairsOtherEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		for i := range 5 {
 			r.ban(fmt.Sprintf("192.0.2.%d", i), time.Hour)
 		}
@@ -787,7 +854,7 @@ func TestListingIsHeededForTheRest(t *testing.T) {
 		r.ban("192.0.2.3", time.Hour)
 		r.unban("192.0.2.4")
 		synctest.Wait()
-		if told := r.told(); len(told) != 1 {
+		if told := r.reported(); len(told) != 1 {
 			t.Errorf("told %+v before all was repaired", told)
 		}
 		close(release)
@@ -795,18 +862,18 @@ func TestListingIsHeededForTheRest(t *testing.T) {
 		if got := k.held(); got != "192.0.2.0 192.0.2.1 192.0.2.2 192.0.2.3" {
 			t.Errorf("the kernel holds %q", got)
 		}
-		if s, told := r.Status(), r.told(); s.Restored != 3 || s.Repairs != 1 || !s.Enforcing || len(told) != 2 || told[1].Restored != 3 {
+		if s, told := r.Status(), r.reported(); s.Restored != 3 || s.Repairs != 1 || !s.Enforcing || len(told) != 2 || told[1].Restored != 3 {
 			t.Errorf("%+v, told %+v", s, told)
 		}
 	})
 }
 
-func TestListingThatFailsIsSaidAndTriedAgain(t *testing.T) {
+func TestFailedListingIsReportedAndRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, b := newKernel(), newBook()
 		k.noList = errBroken
-		b.write(prefix("192.0.2.1"), time.Time{})
-		r := enforce(t, k, b, EnforcerOptions{})
+		b.write(kerneltest.Prefix("192.0.2.1"), time.Time{})
+		r := enforce(t, k, b, firewall.EnforcerOptions{})
 		r.ban("192.0.2.2", time.Hour)
 		time.Sleep(time.Minute)
 		s := r.Status()
@@ -827,10 +894,10 @@ func TestListingThatFailsIsSaidAndTriedAgain(t *testing.T) {
 func TestEndDuringAListingLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, b := newKernel(), newBook()
-		b.write(prefix("192.0.2.1"), time.Time{}) // lost with a reboot
+		b.write(kerneltest.Prefix("192.0.2.1"), time.Time{}) // lost with a reboot
 		begun, release := make(chan struct{}), make(chan struct{})
 		k.listed = func() { close(begun); <-release }
-		r := enforce(t, k, b, EnforcerOptions{})
+		r := enforce(t, k, b, firewall.EnforcerOptions{})
 		<-begun
 		r.ban("192.0.2.2", time.Hour)
 		time.AfterFunc(time.Second, func() { close(release) })
@@ -841,18 +908,18 @@ func TestEndDuringAListingLosesNothing(t *testing.T) {
 	})
 }
 
-func TestRulesThatFailAreSaidAndTriedAgain(t *testing.T) {
+func TestFailedVerificationIsReportedAndRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		k.noRules = errBroken
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
 		if s := r.Status(); s.Enforcing || !errors.Is(s.Err, errBroken) || s.Failures != 1 {
 			t.Errorf("while they fail: %+v", s)
 		}
 		time.Sleep(time.Second)
 		k.change(func() {
-			if n := len(k.guards); n < 3 {
+			if n := len(k.verified); n < 3 {
 				t.Errorf("tried %d times in a second", n)
 			}
 			k.noRules = nil
@@ -864,24 +931,24 @@ func TestRulesThatFailAreSaidAndTriedAgain(t *testing.T) {
 	})
 }
 
-func TestNotesAreTold(t *testing.T) {
+func TestNotesAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		time.Sleep(time.Minute)
 		k.change(func() { k.notes = []string{"somebody insists"} })
 		time.Sleep(time.Minute)
-		told := r.told()
+		told := r.reported()
 		if s := r.Status(); len(told) != 2 || !slices.Equal(told[1].Notes, k.notes) || !slices.Equal(s.Notes, k.notes) || !s.Enforcing {
 			t.Errorf("%+v, told %+v", s, told)
 		}
 	})
 }
 
-func TestChangesOfOthersAreLookedAtOnceASecond(t *testing.T) {
+func TestForeignChangesAreCheckedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{Check: time.Hour})
 		time.Sleep(time.Minute)
 		_, before, _ := k.count()
 		began := time.Now()
@@ -905,7 +972,7 @@ func TestChangesOfOthersAreLookedAtOnceASecond(t *testing.T) {
 func TestBansThatEndNeedNoListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		for i := range 500 {
 			r.ban(fmt.Sprintf("192.0.%d.%d", i/256, i%256), time.Duration(i)*time.Second+30*time.Second)
 		}
@@ -917,8 +984,8 @@ func TestBansThatEndNeedNoListing(t *testing.T) {
 				}
 			}
 		}
-		if _, _, n := k.count(); n != 1 || k.held() != "" {
-			t.Errorf("%d listings, want one at the start; the kernel holds %q", n, k.held())
+		if _, _, n := k.count(); n > 11 || k.held() != "" {
+			t.Errorf("%d listings in ten minutes, want one at the start and one a minute; the kernel holds %q", n, k.held())
 		}
 		if s := r.Status(); s.Restored != 0 || len(r.adopted) != 0 {
 			t.Errorf("%+v, adopted %v", s, r.adopted)
@@ -926,10 +993,10 @@ func TestBansThatEndNeedNoListing(t *testing.T) {
 	})
 }
 
-func TestChangesAreToldOnceAReason(t *testing.T) {
+func TestChangedIsCalledOnceForEachReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		time.Sleep(time.Minute)
 		k.change(func() { k.noSetup = fmt.Errorf("first try: %w", errBroken) })
 		time.Sleep(time.Minute)
@@ -940,7 +1007,7 @@ func TestChangesAreToldOnceAReason(t *testing.T) {
 		k.change(func() { k.noSetup = nil })
 		time.Sleep(time.Minute)
 		var got []string
-		for _, s := range r.told() {
+		for _, s := range r.reported() {
 			got = append(got, fmt.Sprint(s.Enforcing, " ", s.Err))
 		}
 		if want := []string{"true <nil>", "false first try: broken", "false something else", "true <nil>"}; !slices.Equal(got, want) {
@@ -952,9 +1019,9 @@ func TestChangesAreToldOnceAReason(t *testing.T) {
 func TestEndOfRunTriesWhatIsPendingOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 		synctest.Wait()
-		k.change(func() { k.refuses[prefix("192.0.2.1")] = errBroken })
+		k.change(func() { k.refuses[kerneltest.Prefix("192.0.2.1")] = errBroken })
 		r.ban("192.0.2.1", time.Hour)
 		synctest.Wait()
 		k.change(func() { clear(k.refuses) })
@@ -966,12 +1033,12 @@ func TestEndOfRunTriesWhatIsPendingOnceMore(t *testing.T) {
 	})
 }
 
-// Many callers and a kernel that fails at random: in the end it holds what the book says.
+// With many callers and random failures, the kernel holds the bans of the book in the end.
 func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			k := newKernel()
-			r := enforce(t, k, newBook(), EnforcerOptions{})
+			r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			var callers sync.WaitGroup
@@ -1000,7 +1067,7 @@ func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
 					case 1:
 						k.noSetup = errBroken
 					case 2:
-						k.refuses[prefix(fmt.Sprintf("192.0.%d.%d", rnd.IntN(4), rnd.IntN(20)))] = errBroken
+						k.refuses[kerneltest.Prefix(fmt.Sprintf("192.0.%d.%d", rnd.IntN(4), rnd.IntN(20)))] = errBroken
 					case 3:
 						clear(k.holds)
 						k.lacks = []string{"set"}
@@ -1013,7 +1080,7 @@ func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
 			time.Sleep(30 * time.Second)
 			k.mu.Lock()
 			defer k.mu.Unlock()
-			if !maps.EqualFunc(k.holds, r.book.bans, func(a, b time.Time) bool { return a.Sub(b).Abs() < drift }) {
+			if !maps.EqualFunc(k.holds, r.book.bans, func(a, b time.Time) bool { return a.Sub(b).Abs() < firewall.Drift }) {
 				t.Errorf("seed %d: the kernel holds %v, the book says %v", seed, k.holds, r.book.bans)
 			}
 			if s := r.Status(); !s.Enforcing || s.Pending != 0 || len(r.adopted) != 0 {
@@ -1023,26 +1090,26 @@ func TestKernelAndBookAgreeAfterAnyStorm(t *testing.T) {
 	}
 }
 
-func TestLookThatTheEndBreaksOffIsNoFailure(t *testing.T) {
+func TestVerificationInterruptedByTheStopIsNoFailure(t *testing.T) {
 	for range 50 { // which of the two is heard first is chance
 		synctest.Test(t, func(t *testing.T) {
 			k := newKernel()
-			r := enforce(t, k, newBook(), EnforcerOptions{})
+			r := enforce(t, k, newBook(), firewall.EnforcerOptions{})
 			synctest.Wait()
 			k.change(func() { k.slow = time.Minute })
 			time.Sleep(15 * time.Second)
 			r.stop()
-			if s := r.Status(); !s.Enforcing || s.Failures > 0 || len(r.told()) != 1 {
-				t.Fatalf("%+v, told %+v", s, r.told())
+			if s := r.Status(); !s.Enforcing || s.Failures > 0 || len(r.reported()) != 1 {
+				t.Fatalf("%+v, told %+v", s, r.reported())
 			}
 		})
 	}
 }
 
-func TestSetChangesWhatAnEnforcerGoesBy(t *testing.T) {
+func TestSetChangesCheckAndMaxBans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		r := enforce(t, k, newBook(), EnforcerOptions{Check: time.Hour})
+		r := enforce(t, k, newBook(), firewall.EnforcerOptions{Check: time.Hour})
 		synctest.Wait()
 		_, before, _ := k.count()
 		if err := r.Set(t.Context(), time.Minute, 77); err != nil {
@@ -1060,22 +1127,22 @@ func TestSetChangesWhatAnEnforcerGoesBy(t *testing.T) {
 }
 
 // A ban that comes after an unban of the same address is put back like any other when it is lost before the next check.
-func TestBanAfterAnUnbanIsPutBack(t *testing.T) {
+func TestBanAfterAnUnbanIsRestored(t *testing.T) {
 	for kind, damage := range map[string]string{"nftables": "nft flush set inet fsban fsban4", "rules nft": "iptables -t raw -F FSBAN", "nft": "ipset flush fsban4;nft flush ruleset"} {
 		t.Run(kind, func(t *testing.T) {
 			onBackendOf(t, kind, func(t *testing.T) {
 				book := newBook()
-				book.write(prefix("192.0.2.1"), time.Time{})
-				r := enforce(t, openKind(t, kind, Options{}), book, EnforcerOptions{Check: time.Hour})
+				book.write(kerneltest.Prefix("192.0.2.1"), time.Time{})
+				r := enforce(t, openKind(t, kind, firewall.Options{}), book, firewall.EnforcerOptions{Check: time.Hour})
 				r.until("in force", func() bool { s := r.Status(); return s.Enforcing && s.Pending == 0 })
 				r.unban("192.0.2.1")
 				r.settle()
 				r.ban("192.0.2.1", time.Hour)
 				r.settle()
-				for line := range strings.SplitSeq(damage, ";") { // the last one is told of
-					command(t, line)
+				for line := range strings.SplitSeq(damage, ";") { // the enforcer is notified of the last one
+					kerneltest.Command(t, line)
 				}
-				r.until("put back", func() bool { return slices.Equal(inKernel(t, r.backend), []string{"192.0.2.1/32"}) })
+				r.until("put back", func() bool { return slices.Equal(kerneltest.Banned(t, r.backend), []string{"192.0.2.1/32"}) })
 			})
 		})
 	}

@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"fmt"
@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
 // forwarding are the addresses of one family: two peers outside, and a container that they reach through this host.
@@ -19,7 +22,7 @@ var forwarding = []struct{ iptables, banned, bystander, container string }{
 }
 
 func TestForwardedPacketsOfABannedAddressDoNotArrive(t *testing.T) {
-	for _, hook := range []Hook{{"filter", "FORWARD"}, {"filter", "DOCKER-USER"}, {"raw", "PREROUTING"}} {
+	for _, hook := range []firewall.Hook{{Table: "filter", Chain: "FORWARD"}, {Table: "filter", Chain: "DOCKER-USER"}, {Table: "raw", Chain: "PREROUTING"}} {
 		t.Run(hook.String(), func(t *testing.T) {
 			onBackends(t, func(t *testing.T, kind string) {
 				if kind == "nftables" && hook.Chain == "DOCKER-USER" {
@@ -29,7 +32,7 @@ func TestForwardedPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 				for _, f := range forwarding {
 					dockerRules(t, f.iptables)
 				}
-				r := startKind(t, kind, Options{Hooks: []Hook{hook}})
+				r := startKind(t, kind, firewall.Options{Hooks: []firewall.Hook{hook}})
 				for _, f := range forwarding {
 					server := inside.listen(f.container)
 					flow, fresh := outside.dial(f.banned, server), outside.dial(f.banned, server)
@@ -68,11 +71,11 @@ func TestForwardedPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 	}
 }
 
-// What is only forwarded never comes to filter/INPUT: this also shows that the packets of these tests are.
+// Forwarded packets do not pass filter/INPUT. This also shows that the packets of these tests are forwarded.
 func TestForwardedPacketsPassInput(t *testing.T) {
 	onBackends(t, func(t *testing.T, kind string) {
 		outside, inside := router(t)
-		r := startKind(t, kind, Options{Hooks: []Hook{{"filter", "INPUT"}}})
+		r := startKind(t, kind, firewall.Options{Hooks: []firewall.Hook{{Table: "filter", Chain: "INPUT"}}})
 		for _, f := range forwarding {
 			server := inside.listen(f.container)
 			banned := outside.dial(f.banned, server)
@@ -89,7 +92,7 @@ func TestForwardedPacketsPassInput(t *testing.T) {
 	})
 }
 
-// dockerRules makes what docker makes of one family, and what admins add to its chain. Packets of a flow that stands pass
+// dockerRules makes the rules of docker for one family, and rules that admins add to its chain. Packets of an established flow pass
 // by the rules for ESTABLISHED, and by no other.
 func dockerRules(t testing.TB, iptables string) {
 	t.Helper()
@@ -102,7 +105,7 @@ func dockerRules(t testing.TB, iptables string) {
 		"-A DOCKER-USER -m conntrack --ctstate ESTABLISHED -j ACCEPT",
 		"-A DOCKER-USER -j RETURN",
 	} {
-		command(t, iptables+" "+rule)
+		kerneltest.Command(t, iptables+" "+rule)
 	}
 }
 
@@ -130,7 +133,7 @@ type place struct {
 	gateways []netip.Prefix
 }
 
-// beside makes a network namespace. The near end of the link gets a name, and the addresses of the gateway.
+// beside makes a network namespace with a link. The near end of the link has the given name and the addresses of the gateway.
 func beside(t testing.TB, link string, gateways ...string) *place {
 	t.Helper()
 	p := &place{t: t}
@@ -140,12 +143,12 @@ func beside(t testing.TB, link string, gateways ...string) *place {
 			t.Fatalf("a network namespace beside this one: %v", err)
 		}
 		p.netns = currentNetns(t)
-		command(t, fmt.Sprintf("ip link add uplink type veth peer name %s netns /proc/%d/fd/%d", link, os.Getpid(), here.Fd()))
-		command(t, "ip link set uplink up")
+		kerneltest.Command(t, fmt.Sprintf("ip link add uplink type veth peer name %s netns /proc/%d/fd/%d", link, os.Getpid(), here.Fd()))
+		kerneltest.Command(t, "ip link set uplink up")
 	})
-	command(t, "ip link set "+link+" up")
+	kerneltest.Command(t, "ip link set "+link+" up")
 	for _, g := range gateways {
-		command(t, "ip address add "+g+" dev "+link+" nodad")
+		kerneltest.Command(t, "ip address add "+g+" dev "+link+" nodad")
 		p.gateways = append(p.gateways, netip.MustParsePrefix(g))
 	}
 	return p
@@ -154,7 +157,7 @@ func beside(t testing.TB, link string, gateways ...string) *place {
 // do runs f with the network of the place.
 func (p *place) do(f func()) {
 	p.t.Helper()
-	runtime.LockOSThread() // a namespace is the thread's: what it opens and starts has it too
+	runtime.LockOSThread() // a namespace belongs to the thread, its sockets and its processes
 	here := currentNetns(p.t)
 	defer func() {
 		if err := unix.Setns(int(here.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -179,8 +182,8 @@ func (p *place) assign(addresses ...string) {
 			addr := netip.MustParseAddr(address)
 			for _, g := range p.gateways {
 				if g.Contains(addr) {
-					command(p.t, fmt.Sprintf("ip address add %v/%d dev uplink nodad", addr, g.Bits()))
-					command(p.t, fmt.Sprintf("ip route replace default via %v", g.Addr()))
+					kerneltest.Command(p.t, fmt.Sprintf("ip address add %v/%d dev uplink nodad", addr, g.Bits()))
+					kerneltest.Command(p.t, fmt.Sprintf("ip route replace default via %v", g.Addr()))
 				}
 			}
 		}
@@ -216,7 +219,7 @@ func (p *place) dial(address string, s *server) *net.UDPConn {
 	return conn
 }
 
-// reaches waits until a packet gets through: a new link loses what comes too early.
+// reaches waits until a packet arrives: a new link loses the first ones.
 func (p *place) reaches(other *place, from, to string) {
 	p.t.Helper()
 	server := other.listen(to)

@@ -15,10 +15,10 @@ type Hook struct {
 
 func (h Hook) String() string { return h.Table + "/" + h.Chain }
 
-// tables are where fsban's chain may stand.
-var tables = []string{"raw", "mangle", "filter"}
+// Tables are the tables that can hold fsban's chain.
+var Tables = []string{"raw", "mangle", "filter"}
 
-// incoming are the built-in chains of each table that see what comes from outside. A ban has no effect in the others.
+// incoming are the built-in chains of each table that incoming packets pass. A ban has no effect in the others.
 var incoming = map[string][]string{
 	"raw":    {"PREROUTING"},
 	"mangle": {"PREROUTING", "INPUT", "FORWARD"},
@@ -30,15 +30,19 @@ var (
 	chainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,27}$`)
 )
 
+// BuiltIn reports whether a chain is one of the packet filter's own, which always exists.
+func BuiltIn(chain string) bool { return slices.Contains(builtIn, chain) }
+
 // ParseHook reads "table/CHAIN".
 func ParseHook(s string) (Hook, error) {
 	table, chain, _ := strings.Cut(s, "/")
 	switch fit := incoming[table]; {
 	case fit == nil || !chainName.MatchString(chain):
-		return Hook{}, fmt.Errorf("%.80q is not a chain: write table/CHAIN with a table of %s, like raw/PREROUTING", s, strings.Join(tables, ", "))
+		return Hook{}, fmt.Errorf("%.80q is not a chain: write table/CHAIN with a table of %s, like raw/PREROUTING", s,
+			strings.Join(Tables, ", "))
 	case chain == ChainName:
 		return Hook{}, fmt.Errorf("%q is fsban's own chain: name one that is to jump to it, like raw/PREROUTING", s)
-	case slices.Contains(builtIn, chain) && !slices.Contains(fit, chain):
+	case BuiltIn(chain) && !slices.Contains(fit, chain):
 		return Hook{}, fmt.Errorf("%q does not see what comes from outside: the chains of %s that do are %s", s, table, strings.Join(fit, ", "))
 	}
 	return Hook{table, chain}, nil

@@ -1,6 +1,10 @@
-package firewall
+package firewall_test
 
-import "testing"
+import (
+	"testing"
+
+	"fsban/firewall"
+)
 
 func TestParseHook(t *testing.T) {
 	const notAChain = " is not a chain: write table/CHAIN with a table of raw, mangle, filter, like raw/PREROUTING"
@@ -26,7 +30,7 @@ func TestParseHook(t *testing.T) {
 		"filter/OUTPUT":                        `"filter/OUTPUT" does not see what comes from outside: the chains of filter that do are INPUT, FORWARD`,
 		"mangle/POSTROUTING":                   `"mangle/POSTROUTING" does not see what comes from outside: the chains of mangle that do are PREROUTING, INPUT, FORWARD`,
 	} {
-		h, err := ParseHook(s)
+		h, err := firewall.ParseHook(s)
 		switch {
 		case want == "" && (err != nil || h.String() != s):
 			t.Errorf("%q: %v, %v", s, h, err)

@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"context"
@@ -6,41 +6,18 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"fsban/firewall"
+	"fsban/firewall/nft"
+	"fsban/firewall/xtables"
+	"fsban/internal/kerneltest"
 	"fsban/internal/netns"
 )
-
-// onKernels runs f on the real kernel in namespaces of its own, once with each kind of iptables.
-func onKernels(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	for _, kind := range []string{"nft", "legacy"} {
-		t.Run(kind, func(t *testing.T) {
-			parallel(t)
-			netns.Run(t, func(t *testing.T) {
-				useIPTables(t, kind)
-				f(t)
-			}, "iptables-"+kind, "ip6tables-"+kind, "ipset")
-		})
-	}
-}
-
-// onKernel is onKernels where the kind of iptables makes no difference.
-func onKernel(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	parallel(t)
-	netns.Run(t, func(t *testing.T) {
-		useIPTables(t, "nft")
-		f(t)
-	}, "iptables-nft", "ip6tables-nft", "ipset")
-}
 
 // kinds are the ways of banning for which the same is promised.
 var kinds = []string{"nft", "legacy", "nftables", "rules nft", "rules legacy"}
@@ -58,28 +35,34 @@ func onBackends(t *testing.T, f func(t *testing.T, kind string)) {
 // onBackendOf is onBackends with one way of banning.
 func onBackendOf(t *testing.T, kind string, f func(t *testing.T)) {
 	t.Helper()
-	parallel(t)
+	kerneltest.Parallel(t)
+	onNamespace(t, kind, f)
+}
+
+// onNamespace is onBackendOf for a test that is not to run in parallel with others.
+func onNamespace(t *testing.T, kind string, f func(t *testing.T)) {
+	t.Helper()
 	netns.Run(t, func(t *testing.T) {
 		if kind != "nftables" {
-			useIPTables(t, strings.TrimPrefix(kind, "rules "))
+			kerneltest.UseIPTables(t, strings.TrimPrefix(kind, "rules "))
 		}
 		f(t)
 	}, "nft", "iptables-nft", "iptables-legacy", "ipset")
 }
 
 // openKind opens a backend, which is closed with the test.
-func openKind(t testing.TB, kind string, opts Options) Backend {
+func openKind(t testing.TB, kind string, opts firewall.Options) firewall.Backend {
 	t.Helper()
-	var b Backend
+	var b firewall.Backend
 	var err error
 	switch {
 	case kind == "nftables":
-		b, err = NewNFTables(opts)
+		b, err = nft.New(opts)
 	case strings.HasPrefix(kind, "rules"):
 		if len(opts.Hooks) > 1 {
 			opts.Hooks = opts.Hooks[:1] // it cannot do more
 		}
-		b, err = NewRules(opts)
+		b, err = xtables.NewRules(opts)
 	default:
 		return open(t, opts)
 	}
@@ -90,35 +73,10 @@ func openKind(t testing.TB, kind string, opts Options) Backend {
 	return b
 }
 
-// parallel runs the processes of several tests side by side. In its process a test is alone, and may change PATH.
-func parallel(t *testing.T) {
-	if !netns.Inside() {
-		t.Parallel()
-	}
-}
-
-// useIPTables makes iptables the one of that kind, whatever the host's is.
-func useIPTables(t testing.TB, kind string) {
-	t.Helper()
-	dir := t.TempDir()
-	for _, name := range []string{"iptables", "ip6tables"} {
-		for _, part := range []string{"", "-save", "-restore"} {
-			path, err := exec.LookPath(name + "-" + kind + part)
-			if err == nil {
-				err = os.Symlink(path, filepath.Join(dir, name+part))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-}
-
 // open returns a backend that is closed with the test.
-func open(t testing.TB, opts Options) *IPTables {
+func open(t testing.TB, opts firewall.Options) *xtables.IPTables {
 	t.Helper()
-	b, err := NewIPTables(opts)
+	b, err := xtables.NewIPTables(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,44 +84,55 @@ func open(t testing.TB, opts Options) *IPTables {
 	return b
 }
 
-// setUp does what an enforcer does first.
-func setUp(b Backend) (made []string, err error) {
-	made, err = b.setup()
-	g := b.guard(context.Background())
-	return append(made, g.made...), errors.Join(err, g.err)
+// setUp makes sets and rules, as an enforcer does at its start.
+func setUp(b firewall.Backend) (made []string, err error) {
+	made, err = b.Setup()
+	g := b.Verify(context.Background())
+	return append(made, g.Made...), errors.Join(err, g.Err)
 }
 
 // start opens a backend, runs an enforcer on it and waits until it is enforcing.
-func start(t testing.TB, opts Options) *rig {
+func start(t testing.TB, opts firewall.Options) *rig {
 	t.Helper()
 	return startKind(t, "", opts)
 }
 
-func startKind(t testing.TB, kind string, opts Options) *rig {
+func startKind(t testing.TB, kind string, opts firewall.Options) *rig {
 	t.Helper()
-	r := enforce(t, &gate{Backend: openKind(t, kind, opts)}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
+	return started(t, openKind(t, kind, opts), newBook())
+}
+
+// startWith is start with a book that has been written before.
+func startWith(t testing.TB, book *book, opts firewall.Options) *rig {
+	t.Helper()
+	return started(t, open(t, opts), book)
+}
+
+func started(t testing.TB, b firewall.Backend, book *book) *rig {
+	t.Helper()
+	r := enforce(t, &gate{Backend: b}, book, firewall.EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
 	r.until("enforcing", func() bool { return r.Status().Enforcing })
 	return r
 }
 
 // A gate keeps the enforcer from checking while a test changes the kernel.
 type gate struct {
-	Backend
+	firewall.Backend
 	mu     sync.Mutex
 	checks int
 }
 
-func (g *gate) setup() ([]string, error) {
+func (g *gate) Setup() ([]string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.Backend.setup()
+	return g.Backend.Setup()
 }
 
-func (g *gate) guard(ctx context.Context) guarded {
+func (g *gate) Verify(ctx context.Context) firewall.Verification {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer func() { g.checks++ }()
-	return g.Backend.guard(ctx)
+	return g.Backend.Verify(ctx)
 }
 
 // checked waits until the enforcer has checked everything once more.
@@ -186,16 +155,16 @@ func (r *rig) betweenChecks(lines ...string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, line := range lines {
-		command(r.t, line)
+		kerneltest.Command(r.t, line)
 	}
 }
 
 // until waits for something that is about to happen.
 func (r *rig) until(what string, happened func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !happened(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not %s after a minute: %+v", what, r.Status())
+			r.t.Fatalf("not %s after two minutes: %+v", what, r.Status())
 		}
 	}
 }
@@ -206,21 +175,7 @@ func (r *rig) settle() {
 	r.until("settled", func() bool { return r.Status().Pending == 0 })
 }
 
-// command runs a program and returns what it printed.
-func command(t testing.TB, line string) string {
-	t.Helper()
-	words := strings.Fields(line)
-	out, err := exec.CommandContext(t.Context(), words[0], words[1:]...).Output()
-	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
-		err = fmt.Errorf("%w: %s", err, failed.Stderr)
-	}
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	return string(out)
-}
-
-// changing is what sets print that changes by itself.
+// changing matches counters and remaining times.
 var changing = regexp.MustCompile(` packets \d+ bytes \d+| timeout [1-9]\d*| initval \S+`)
 
 // rules prints the packet filter and the sets of this namespace.
@@ -228,15 +183,15 @@ func rules(t testing.TB) string {
 	t.Helper()
 	var s strings.Builder
 	for _, program := range []string{"iptables", "ip6tables"} {
-		for _, table := range tables {
-			fmt.Fprintf(&s, "%s -t %s\n%s", program, table, command(t, program+" -t "+table+" -S"))
+		for _, table := range firewall.Tables {
+			fmt.Fprintf(&s, "%s -t %s\n%s", program, table, kerneltest.Command(t, program+" -t "+table+" -S"))
 		}
 	}
-	s.WriteString(changing.ReplaceAllString(command(t, "ipset save"), ""))
+	s.WriteString(changing.ReplaceAllString(kerneltest.Command(t, "ipset save"), ""))
 	return s.String()
 }
 
-// A server is a UDP socket that tells who reaches it.
+// A server is a UDP socket that reports the senders of packets.
 type server struct {
 	t    testing.TB
 	conn *net.UDPConn
@@ -270,7 +225,7 @@ func (s *server) dial(address string) *net.UDPConn {
 
 func assign(t testing.TB, address string) {
 	t.Helper()
-	if err := netns.Assign(prefix(address)); err != nil {
+	if err := netns.Assign(kerneltest.Prefix(address)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -283,10 +238,10 @@ func send(t testing.TB, conn *net.UDPConn) {
 	}
 }
 
-// next returns the address whose packet arrives next.
+// next returns the source address of the next packet.
 func (s *server) next() string {
 	s.t.Helper()
-	_ = s.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = s.conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	_, from, err := s.conn.ReadFromUDPAddrPort(make([]byte, 64))
 	if err != nil {
 		s.t.Fatal(err)
@@ -294,19 +249,19 @@ func (s *server) next() string {
 	return from.Addr().Unmap().String()
 }
 
-// reply answers whom s has just heard.
+// reply sends a packet to the last sender.
 func (s *server) reply(to *net.UDPConn) {
 	s.t.Helper()
 	if _, err := s.conn.WriteToUDPAddrPort([]byte("SIP/2.0 401"), to.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 		s.t.Fatal(err)
 	}
-	_ = to.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = to.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := to.Read(make([]byte, 64)); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// packets is what the kernel has thrown away of one ban.
+// packets returns the number of packets that one ban dropped.
 func (r *rig) packets(p string) uint64 {
 	r.t.Helper()
 	entries, err := r.Entries()
@@ -314,7 +269,7 @@ func (r *rig) packets(p string) uint64 {
 		r.t.Fatal(err)
 	}
 	for _, e := range entries {
-		if e.Prefix == prefix(p) {
+		if e.Prefix == kerneltest.Prefix(p) {
 			return e.Packets
 		}
 	}

@@ -1,32 +1,23 @@
-package firewall
+package firewall_test
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"iter"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
-	"fsban/internal/netns"
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if flag.Lookup("test.bench").Value.String() != "" {
-		os.Exit(netns.Main(m))
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { kerneltest.Main(m) }
 
-// A book is what should be banned, in place of the ledger.
+// A book holds the bans, in place of the ledger.
 type book struct {
 	mu   sync.Mutex
 	bans map[netip.Prefix]time.Time
@@ -52,38 +43,70 @@ func (b *book) strike(p netip.Prefix) {
 	delete(b.bans, p)
 }
 
-// A rig is a running enforcer and what it has said.
+// A rig is a running enforcer with the calls that it made to its owner.
 type rig struct {
-	*Enforcer
-	t    testing.TB
-	book *book
-	stop func() // ends Run and waits for it
+	*firewall.Enforcer
+	backend firewall.Backend
+	t       testing.TB
+	book    *book
+	stop    func() // ends Run and waits for it
 
 	mu      sync.Mutex
-	adopted []Entry
-	changes []Status
+	adopted []firewall.Entry
+	removed int // entries that were not adopted
+	changes []firewall.Status
 	bans    int // applied, and reported
 	unbans  int
 }
 
+// adoptions returns the entries that were adopted.
+func (r *rig) adoptions() []firewall.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.adopted)
+}
+
+// removals returns the number of entries that were not adopted.
+func (r *rig) removals() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.removed
+}
+
 // enforce starts an enforcer, which ends with the test at the latest.
-func enforce(t testing.TB, b Backend, book *book, opts EnforcerOptions) *rig {
+func enforce(t testing.TB, b firewall.Backend, book *book, opts firewall.EnforcerOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, book: book}
+	return rejecting(t, b, book, opts, nil)
+}
+
+// rejecting starts an enforcer whose owner unbans the entries for which reject holds.
+func rejecting(t testing.TB, b firewall.Backend, book *book, opts firewall.EnforcerOptions, reject func(netip.Prefix) bool) *rig {
+	t.Helper()
+	r := &rig{backend: b, t: t, book: book}
 	opts.Bans = book.all
-	opts.Adopt = func(entries []Entry) {
+	opts.Rejected = func(entries []firewall.Entry) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.adopted = append(r.adopted, entries...)
+		r.removed += len(entries)
+	}
+	opts.Adopt = func(entries []firewall.Entry) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		for _, e := range entries {
+			if reject != nil && reject(e.Prefix) {
+				r.Unban(e.Prefix, time.Now())
+				r.removed++
+				continue
+			}
+			r.adopted = append(r.adopted, e)
 			until := time.Time{}
-			if e.Left != Forever {
+			if e.Left != firewall.Forever {
 				until = time.Now().Add(e.Left)
 			}
 			book.write(e.Prefix, until)
 		}
 	}
-	opts.Applied = func(ban bool, took time.Duration, _ Cause) {
+	opts.Applied = func(ban bool, took time.Duration, _ firewall.Cause) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if took < 0 {
@@ -95,12 +118,12 @@ func enforce(t testing.TB, b Backend, book *book, opts EnforcerOptions) *rig {
 			r.unbans++
 		}
 	}
-	opts.Changed = func(s Status) {
+	opts.Changed = func(s firewall.Status) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.changes = append(r.changes, s)
 	}
-	r.Enforcer = NewEnforcer(b, opts)
+	r.Enforcer = firewall.NewEnforcer(b, opts)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -114,20 +137,20 @@ func enforce(t testing.TB, b Backend, book *book, opts EnforcerOptions) *rig {
 	return r
 }
 
-// ban does what the daemon does: the book first, then the enforcer.
+// ban bans as the daemon does: the book first, then the enforcer.
 func (r *rig) ban(p string, d time.Duration) {
 	until := time.Time{}
-	if d != Forever {
+	if d != firewall.Forever {
 		until = time.Now().Add(d)
 	}
-	r.book.write(prefix(p), until)
-	r.Ban(prefix(p), until, Cause{Read: time.Now()})
+	r.book.write(kerneltest.Prefix(p), until)
+	r.Ban(kerneltest.Prefix(p), until, firewall.Cause{Read: time.Now()})
 }
 
-// unban does what the daemon does: the enforcer first, then the book.
+// unban unbans as the daemon does: the enforcer first, then the book.
 func (r *rig) unban(p string) {
-	r.Unban(prefix(p), time.Now())
-	r.book.strike(prefix(p))
+	r.Unban(kerneltest.Prefix(p), time.Now())
+	r.book.strike(kerneltest.Prefix(p))
 }
 
 func (r *rig) applied() (bans, unbans int) {
@@ -136,31 +159,8 @@ func (r *rig) applied() (bans, unbans int) {
 	return r.bans, r.unbans
 }
 
-func (r *rig) told() []Status {
+func (r *rig) reported() []firewall.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.changes)
-}
-
-// inKernel lists the prefixes that are banned, in order.
-func inKernel(t testing.TB, b Backend) []string {
-	t.Helper()
-	entries, err := b.entries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	list := []string{}
-	for _, e := range entries {
-		list = append(list, e.Prefix.String())
-	}
-	slices.Sort(list)
-	return list
-}
-
-// prefix reads an address or a prefix.
-func prefix(s string) netip.Prefix {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(addr, addr.BitLen())
-	}
-	return netip.MustParsePrefix(s)
 }

@@ -1,8 +1,7 @@
-package firewall
+package firewall_test
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"regexp"
@@ -11,35 +10,37 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-
+	"fsban/firewall"
+	"fsban/firewall/nft"
+	"fsban/internal/kerneltest"
 	"fsban/internal/netns"
 )
 
 // onNFTables runs f on the real kernel in namespaces of its own.
 func onNFTables(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	parallel(t)
+	kerneltest.Parallel(t)
 	netns.Run(t, f, "nft")
 }
 
-func openNFTables(t testing.TB, opts Options) *NFTables {
+func openNFTables(t testing.TB, opts firewall.Options) *nft.Backend {
 	t.Helper()
-	return openKind(t, "nftables", opts).(*NFTables)
+	return openKind(t, "nftables", opts).(*nft.Backend)
 }
 
-// elapsing is what nft prints of ends.
+// elapsing matches remaining times in the output of nft.
 var elapsing = regexp.MustCompile(`timeout [0-9dhms]+`)
 
-// ruleset prints what there is of nftables, without what changes by itself.
+// ruleset prints the ruleset of nftables without counters and remaining times.
 func ruleset(t testing.TB) string {
 	t.Helper()
-	return elapsing.ReplaceAllString(command(t, "nft -s list ruleset"), "timeout T")
+	return elapsing.ReplaceAllString(kerneltest.Command(t, "nft -s list ruleset"), "timeout T")
 }
 
 func TestTableIsWhatNftWouldMake(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		b := openNFTables(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "FORWARD"}}, Ports: ports(t, "udp/5060", "tcp/5060-5061")})
+		opts := firewall.Options{Hooks: []firewall.Hook{{Table: "raw", Chain: "PREROUTING"}, {Table: "filter", Chain: "FORWARD"}}, Ports: ports(t, "udp/5060", "tcp/5060-5061")}
+		b := openNFTables(t, opts)
 		made, err := setUp(b)
 		want := []string{
 			"table inet fsban", "set fsban4", "set fsban6", "chain FSBAN", "rules of chain FSBAN",
@@ -48,7 +49,7 @@ func TestTableIsWhatNftWouldMake(t *testing.T) {
 		if err != nil || !slices.Equal(made, want) {
 			t.Fatalf("made %q, %v", made, err)
 		}
-		_, err = b.apply([]op{{prefix: prefix("192.0.2.0/24"), add: true, until: time.Now().Add(time.Hour)}, {prefix: prefix("2001:db8::/64"), add: true}})
+		_, err = b.Apply([]firewall.Order{{Prefix: kerneltest.Prefix("192.0.2.0/24"), Add: true, Until: time.Now().Add(time.Hour)}, {Prefix: kerneltest.Prefix("2001:db8::/64"), Add: true}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +71,7 @@ func TestTableIsWhatNftWouldMake(t *testing.T) {
 				t.Errorf("no %q in\n%s", line, before)
 			}
 		}
-		for _, again := range []*NFTables{b, openNFTables(t, b.opts)} {
+		for _, again := range []*nft.Backend{b, openNFTables(t, opts)} {
 			if made, err := setUp(again); err != nil || len(made) > 0 {
 				t.Errorf("the second time it made %q, %v", made, err)
 			}
@@ -82,7 +83,7 @@ func TestTableIsWhatNftWouldMake(t *testing.T) {
 }
 
 func TestNFTablesKnowsNoChainsOfIptables(t *testing.T) {
-	_, err := NewNFTables(Options{Hooks: []Hook{{"filter", "DOCKER-USER"}}})
+	_, err := nft.New(firewall.Options{Hooks: []firewall.Hook{{Table: "filter", Chain: "DOCKER-USER"}}})
 	want := "firewall.chains: filter/DOCKER-USER is a chain of iptables: with nftables write filter/FORWARD, or another built-in one"
 	if err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
@@ -90,54 +91,49 @@ func TestNFTablesKnowsNoChainsOfIptables(t *testing.T) {
 }
 
 func TestNFTablesEndsAreWhatWasAsked(t *testing.T) {
-	for _, renews := range []bool{true, false} {
-		t.Run(fmt.Sprint(renews), func(t *testing.T) {
-			onNFTables(t, func(t *testing.T) {
-				b := openNFTables(t, Options{})
-				b.renews = renews && b.renews
-				r := enforce(t, b, newBook(), EnforcerOptions{})
-				ends := []time.Duration{time.Hour, time.Minute, Forever, 10 * 365 * 24 * time.Hour, Forever, 2 * time.Hour}
-				for _, d := range ends {
-					for _, p := range []string{"192.0.2.1", "192.0.2.0/24", "2001:db8::/64", "2001:db8::1"} {
-						r.ban(p, d)
-					}
-					r.settle()
-					entries, err := r.Entries()
-					if err != nil || len(entries) != 4 {
-						t.Fatal(entries, err)
-					}
-					for _, e := range entries {
-						if e.Left != d && (d == Forever || e.Left == Forever || d-e.Left > 30*time.Second || e.Left > d) {
-							t.Errorf("%v: %v left of %v", e.Prefix, e.Left, d)
-						}
-					}
+	onNFTables(t, func(t *testing.T) {
+		b := openNFTables(t, firewall.Options{})
+		r := enforce(t, b, newBook(), firewall.EnforcerOptions{})
+		ends := []time.Duration{time.Hour, time.Minute, firewall.Forever, 10 * 365 * 24 * time.Hour, firewall.Forever, 2 * time.Hour}
+		for _, d := range ends {
+			for _, p := range []string{"192.0.2.1", "192.0.2.0/24", "2001:db8::/64", "2001:db8::1"} {
+				r.ban(p, d)
+			}
+			r.settle()
+			entries, err := r.Entries()
+			if err != nil || len(entries) != 4 {
+				t.Fatal(entries, err)
+			}
+			for _, e := range entries {
+				if e.Left != d && (d == firewall.Forever || e.Left == firewall.Forever || d-e.Left > 30*time.Second || e.Left > d) {
+					t.Errorf("%v: %v left of %v", e.Prefix, e.Left, d)
 				}
-			})
-		})
-	}
+			}
+		}
+	})
 }
 
 func TestNFTablesAdoptsAnEarlierRun(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		first := startKind(t, "nftables", Options{})
+		first := startKind(t, "nftables", firewall.Options{})
 		first.ban("192.0.2.1", time.Hour)
 		first.ban("192.0.2.0/24", time.Hour)
-		first.ban("2001:db8::/64", Forever)
+		first.ban("2001:db8::/64", firewall.Forever)
 		first.settle()
 		first.stop()
-		command(t, "nft add element inet fsban fsban4 { 198.51.100.7 timeout 100s }")
-		second := startKind(t, "nftables", Options{})
+		kerneltest.Command(t, "nft add element inet fsban fsban4 { 198.51.100.7 timeout 100s }")
+		second := startKind(t, "nftables", firewall.Options{})
 		got := make(map[netip.Prefix]bool)
 		for _, e := range second.adopted {
-			got[e.Prefix] = e.Left == Forever
+			got[e.Prefix] = e.Left == firewall.Forever
 		}
-		want := map[netip.Prefix]bool{prefix("192.0.2.1"): false, prefix("192.0.2.0/24"): false, prefix("198.51.100.7"): false, prefix("2001:db8::/64"): true}
+		want := map[netip.Prefix]bool{kerneltest.Prefix("192.0.2.1"): false, kerneltest.Prefix("192.0.2.0/24"): false, kerneltest.Prefix("198.51.100.7"): false, kerneltest.Prefix("2001:db8::/64"): true}
 		if !maps.Equal(got, want) {
 			t.Errorf("adopted %v, want %v", second.adopted, want)
 		}
 		second.unban("192.0.2.0/24")
 		second.settle()
-		if got := inKernel(t, second.backend); !slices.Equal(got, []string{"192.0.2.1/32", "198.51.100.7/32", "2001:db8::/64"}) {
+		if got := kerneltest.Banned(t, second.backend); !slices.Equal(got, []string{"192.0.2.1/32", "198.51.100.7/32", "2001:db8::/64"}) {
 			t.Errorf("the kernel holds %q", got)
 		}
 	})
@@ -145,9 +141,9 @@ func TestNFTablesAdoptsAnEarlierRun(t *testing.T) {
 
 func TestWhatOthersRemoveOfNFTablesIsMadeAgain(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		r := startKind(t, "nftables", Options{})
+		r := startKind(t, "nftables", firewall.Options{})
 		r.ban("192.0.2.1", time.Hour)
-		r.ban("192.0.2.2", Forever)
+		r.ban("192.0.2.2", firewall.Forever)
 		r.ban("2001:db8::/64", time.Hour)
 		r.settle()
 		r.checked() // and listens by now
@@ -187,88 +183,52 @@ func TestWhatOthersRemoveOfNFTablesIsMadeAgain(t *testing.T) {
 	})
 }
 
-func TestNFTablesHearsAtOnce(t *testing.T) {
+func TestNFTablesReportsChangesAtOnce(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		r := enforce(t, openNFTables(t, Options{}), newBook(), EnforcerOptions{Check: time.Hour, Amend: func([]Entry) {}})
+		r := enforce(t, openNFTables(t, firewall.Options{}), newBook(), firewall.EnforcerOptions{Check: time.Hour, Amend: func([]firewall.Entry) {}})
 		r.until("enforcing", func() bool { return r.Status().Enforcing })
 		r.ban("192.0.2.1", time.Hour)
 		r.settle()
 		r.until("restored", func() bool {
-			command(t, "nft flush set inet fsban fsban4") // more than once: the listening begins a moment after the start
+			kerneltest.Command(t, "nft flush set inet fsban fsban4") // more than once: the listening begins a moment after the start
 			time.Sleep(50 * time.Millisecond)
 			return r.Status().Restored > 0
 		})
-		command(t, "nft flush ruleset")
+		kerneltest.Command(t, "nft flush ruleset")
 		r.until("made again", func() bool {
 			s := r.Status()
-			return s.Repairs > 0 && s.Enforcing && s.Pending == 0 && slices.Equal(inKernel(t, r.backend), []string{"192.0.2.1/32"})
+			return s.Repairs > 0 && s.Enforcing && s.Pending == 0 && slices.Equal(kerneltest.Banned(t, r.backend), []string{"192.0.2.1/32"})
 		})
-		command(t, "nft add element inet fsban fsban4 { 192.0.2.9 }")
+		kerneltest.Command(t, "nft add element inet fsban fsban4 { 192.0.2.9 }")
 		r.until("adopted", func() bool {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return len(r.adopted) == 1 && r.adopted[0].Prefix == prefix("192.0.2.9") && r.adopted[0].Left == Forever
+			return len(r.adopted) == 1 && r.adopted[0].Prefix == kerneltest.Prefix("192.0.2.9") && r.adopted[0].Left == firewall.Forever
 		})
-	})
-}
-
-func TestOwnBansNeedNoListing(t *testing.T) {
-	onNFTables(t, func(t *testing.T) {
-		b := openNFTables(t, Options{})
-		if _, err := setUp(b); err != nil {
-			t.Fatal(err)
-		}
-		var ops []op
-		for i := range 20_000 {
-			ops = append(ops, op{prefix: nth(i), add: true})
-		}
-		for _, again := range []string{"on the first connection", "on another one"} {
-			conn, err := b.watcher.listen()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if again != "on the first connection" {
-				if err := b.change("add", &nftables.Set{Table: fsbanTable, Name: "nowhere"}, []Entry{{Prefix: prefix("192.0.2.1")}}, b.add); err == nil {
-					t.Error("a set that is not there is filled")
-				}
-			}
-			if _, err := b.apply(ops); err != nil {
-				t.Fatal(err)
-			}
-			command(t, "nft add element inet fsban fsban4 { 192.0.2.9 }")
-			_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
-			// The first that the kernel tells of is what somebody else has done.
-			messages, err := conn.Receive()
-			if err != nil || !slices.ContainsFunc(messages, b.watcher.foreign) {
-				t.Errorf("%s: %d messages, %v", again, len(messages), err)
-			}
-			_ = conn.Close()
-			command(t, "nft delete element inet fsban fsban4 { 192.0.2.9 }")
-		}
 	})
 }
 
 func TestForeignSetInTheTableIsLeftAlone(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		command(t, "nft add table inet fsban")
-		command(t, "nft add set inet fsban fsban4 { type ipv4_addr; flags interval; }")
-		command(t, "nft add element inet fsban fsban4 { 10.0.0.0/8 }")
-		r := enforce(t, openNFTables(t, Options{}), newBook(), EnforcerOptions{RetryMin: 10 * time.Millisecond})
+		kerneltest.Command(t, "nft add table inet fsban")
+		kerneltest.Command(t, "nft add set inet fsban fsban4 { type ipv4_addr; flags interval; }")
+		kerneltest.Command(t, "nft add element inet fsban fsban4 { 10.0.0.0/8 }")
+		r := enforce(t, openNFTables(t, firewall.Options{}), newBook(), firewall.EnforcerOptions{RetryMin: 10 * time.Millisecond})
 		r.ban("192.0.2.1", time.Hour)
 		r.ban("2001:db8::1", time.Hour)
 		r.until("refused", func() bool {
 			s := r.Status()
-			return !s.Enforcing && errors.Is(s.Err, ErrSetClash) && s.Pending == 1 && strings.Contains(s.Err.Error(), "set fsban4")
+			return !s.Enforcing && errors.Is(s.Err, firewall.ErrForeign) && s.Pending == 1 && strings.Contains(s.Err.Error(), "set fsban4")
 		})
 		if got := ruleset(t); !strings.Contains(got, "elements = { 10.0.0.0/8 }") || strings.Contains(got, "@fsban4 ") {
 			t.Errorf("changed to %s", got)
 		}
-		if got := inKernel(t, r.backend); !slices.Equal(got, []string{"2001:db8::1/128"}) {
+		if got := kerneltest.Banned(t, r.backend); !slices.Equal(got, []string{"2001:db8::1/128"}) {
 			t.Errorf("the kernel holds %q", got)
 		}
-		command(t, "nft delete set inet fsban fsban4")
+		kerneltest.Command(t, "nft delete set inet fsban fsban4")
 		r.until("enforcing", func() bool { return r.Status().Enforcing })
-		if got := inKernel(t, r.backend); !slices.Equal(got, []string{"192.0.2.1/32", "2001:db8::1/128"}) {
+		if got := kerneltest.Banned(t, r.backend); !slices.Equal(got, []string{"192.0.2.1/32", "2001:db8::1/128"}) {
 			t.Errorf("the kernel holds %q", got)
 		}
 	})
@@ -276,11 +236,11 @@ func TestForeignSetInTheTableIsLeftAlone(t *testing.T) {
 
 func TestTeardownRemovesFsbansTableAlone(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		command(t, "nft add table inet fsban-other")
-		command(t, "nft add table ip fsban")
-		command(t, "nft add chain inet fsban-other input { type filter hook input priority 0; }")
+		kerneltest.Command(t, "nft add table inet fsban-other")
+		kerneltest.Command(t, "nft add table ip fsban")
+		kerneltest.Command(t, "nft add chain inet fsban-other input { type filter hook input priority 0; }")
 		before := ruleset(t)
-		b := openNFTables(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}}})
+		b := openNFTables(t, firewall.Options{Hooks: []firewall.Hook{{Table: "raw", Chain: "PREROUTING"}, {Table: "filter", Chain: "INPUT"}}})
 		if removed, err := b.Teardown(); err != nil || len(removed) > 0 {
 			t.Errorf("with nothing there it removed %q, %v", removed, err)
 		}
@@ -296,13 +256,13 @@ func TestTeardownRemovesFsbansTableAlone(t *testing.T) {
 
 func TestChangedConfigurationLeavesNothingOldInNFTables(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		configurations := []Options{
+		configurations := []firewall.Options{
 			{},
-			{Hooks: []Hook{{"filter", "INPUT"}, {"filter", "FORWARD"}}, Target: Reject},
-			{Hooks: []Hook{{"mangle", "INPUT"}, {"raw", "PREROUTING"}}, Ports: ports(t, "udp/5060", "tcp/5060")},
+			{Hooks: []firewall.Hook{{Table: "filter", Chain: "INPUT"}, {Table: "filter", Chain: "FORWARD"}}, Target: firewall.Reject},
+			{Hooks: []firewall.Hook{{Table: "mangle", Chain: "INPUT"}, {Table: "raw", Chain: "PREROUTING"}}, Ports: ports(t, "udp/5060", "tcp/5060")},
 			{Ports: ports(t, "udp/5060-5070")},
 		}
-		clean := func(opts Options) string {
+		clean := func(opts firewall.Options) string {
 			t.Helper()
 			if _, err := setUp(openNFTables(t, opts)); err != nil {
 				t.Fatal(err)
@@ -312,7 +272,7 @@ func TestChangedConfigurationLeavesNothingOldInNFTables(t *testing.T) {
 			return strings.Join(lines, "\n")
 		}
 		for i, to := range configurations {
-			_, _ = openNFTables(t, Options{}).Teardown()
+			_, _ = openNFTables(t, firewall.Options{}).Teardown()
 			fresh := clean(to)
 			for j, from := range configurations {
 				clean(from)
@@ -327,16 +287,16 @@ func TestChangedConfigurationLeavesNothingOldInNFTables(t *testing.T) {
 // Bans that come and go while a large set is listed neither hide others nor show them twice.
 func TestListingOfAChangingSetIsWhole(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
-		b := openNFTables(t, Options{})
+		b := openNFTables(t, firewall.Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
 		const steady = 20_000
-		ops := make([]op, steady)
+		ops := make([]firewall.Order, steady)
 		for i := range ops {
-			ops[i] = op{prefix: nth(i), add: true}
+			ops[i] = firewall.Order{Prefix: nth(i), Add: true}
 		}
-		if _, err := b.apply(ops); err != nil {
+		if _, err := b.Apply(ops); err != nil {
 			t.Fatal(err)
 		}
 		done, stopped := make(chan struct{}), make(chan error, 1)
@@ -348,14 +308,14 @@ func TestListingOfAChangingSetIsWhole(t *testing.T) {
 					return
 				case <-time.After(5 * time.Millisecond):
 				}
-				if _, err := b.apply([]op{{prefix: nth(steady + i%100), add: i/100%2 == 0}}); err != nil {
+				if _, err := b.Apply([]firewall.Order{{Prefix: nth(steady + i%100), Add: i/100%2 == 0}}); err != nil {
 					stopped <- err
 					return
 				}
 			}
 		}()
 		for range 10 {
-			entries, err := b.entries()
+			entries, err := b.Entries()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -364,8 +324,8 @@ func TestListingOfAChangingSetIsWhole(t *testing.T) {
 				seen[e.Prefix]++
 			}
 			for _, o := range ops {
-				if seen[o.prefix] != 1 {
-					t.Fatalf("%v is listed %d times", o.prefix, seen[o.prefix])
+				if seen[o.Prefix] != 1 {
+					t.Fatalf("%v is listed %d times", o.Prefix, seen[o.Prefix])
 				}
 			}
 		}
@@ -380,18 +340,18 @@ func TestListingOfAChangingSetIsWhole(t *testing.T) {
 func TestListingOfAGrownSetIsWhole(t *testing.T) {
 	onNFTables(t, func(t *testing.T) {
 		for range 3 {
-			b := openNFTables(t, Options{})
+			b := openNFTables(t, firewall.Options{})
 			if _, err := setUp(b); err != nil {
 				t.Fatal(err)
 			}
-			ops := make([]op, 60_000)
+			ops := make([]firewall.Order, 60_000)
 			for i := range ops {
-				ops[i] = op{prefix: nth(i), add: true}
+				ops[i] = firewall.Order{Prefix: nth(i), Add: true}
 			}
-			if _, err := b.apply(ops); err != nil {
+			if _, err := b.Apply(ops); err != nil {
 				t.Fatal(err)
 			}
-			if got := inKernel(t, b); len(got) != len(ops) {
+			if got := kerneltest.Banned(t, b); len(got) != len(ops) {
 				t.Errorf("%d of %d entries are listed", len(got), len(ops))
 			}
 			if _, err := b.Teardown(); err != nil {

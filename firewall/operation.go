@@ -2,21 +2,21 @@ package firewall
 
 import "time"
 
-// An Operation is something that is done to the kernel: a closed, small set, safe as a metric label.
+// An Operation is a kind of access to the kernel: a small closed set, safe as a metric label.
 type Operation string
 
 // The operations.
 const (
-	Setup Operation = "setup" // sets that are missing are made
-	Guard Operation = "guard" // rules are looked at, and made where they are missing
-	Apply Operation = "apply" // a batch of bans and unbans
-	List  Operation = "list"  // entries are listed
+	Setup  Operation = "setup"  // missing sets are made
+	Verify Operation = "verify" // rules are checked and repaired
+	Apply  Operation = "apply"  // a batch of bans and unbans
+	List   Operation = "list"   // entries are listed
 )
 
-// Operations lists what is done to the kernel.
-var Operations = []Operation{Setup, Guard, Apply, List}
+// Operations lists all operations.
+var Operations = []Operation{Setup, Verify, Apply, List}
 
-// timed does one operation, and tells how long it took.
+// timed runs one operation, and reports its duration.
 func (e *Enforcer) timed(op Operation, do func() error) error {
 	began := time.Now()
 	err := do()

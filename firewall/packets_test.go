@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"fmt"
@@ -6,20 +6,23 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
 // hookSets are the places where bans are tried with real packets.
-var hookSets = map[string][]Hook{
-	"raw":            {{"raw", "PREROUTING"}},
-	"filter":         {{"filter", "INPUT"}},
-	"raw and filter": {{"raw", "PREROUTING"}, {"filter", "INPUT"}},
+var hookSets = map[string][]firewall.Hook{
+	"raw":            {{Table: "raw", Chain: "PREROUTING"}},
+	"filter":         {{Table: "filter", Chain: "INPUT"}},
+	"raw and filter": {{Table: "raw", Chain: "PREROUTING"}, {Table: "filter", Chain: "INPUT"}},
 }
 
 func TestPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
 			onBackends(t, func(t *testing.T, kind string) {
-				r := startKind(t, kind, Options{Hooks: hooks})
+				r := startKind(t, kind, firewall.Options{Hooks: hooks})
 				for _, test := range []struct {
 					ban, server string
 					banned      []string
@@ -65,22 +68,22 @@ func TestPacketsOfABannedAddressDoNotArrive(t *testing.T) {
 				}
 				r.until("counted by family", func() bool {
 					d := r.Status().Dropped
-					return d["ipv4"] == Dropped{3, 3 * 48} && d["ipv6"] == Dropped{3, 3 * 68}
+					return d["ipv4"] == firewall.Dropped{3, 3 * 48} && d["ipv6"] == firewall.Dropped{3, 3 * 68}
 				})
 			})
 		})
 	}
 }
 
-func TestFlowThatStandsStops(t *testing.T) {
+func TestEstablishedFlowIsCut(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
 			onBackends(t, func(t *testing.T, kind string) {
-				// The rule of most firewalls, which lets through whatever has been let through before.
-				command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+				// The rule of most firewalls: accept packets of established flows.
+				kerneltest.Command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
 				server := listen(t, "203.0.113.1")
 				banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-				r := startKind(t, kind, Options{Hooks: hooks})
+				r := startKind(t, kind, firewall.Options{Hooks: hooks})
 				for range 3 {
 					send(t, banned)
 					server.next()
@@ -101,12 +104,12 @@ func TestFlowThatStandsStops(t *testing.T) {
 	}
 }
 
-func TestConnectionThatStandsStops(t *testing.T) {
+func TestEstablishedConnectionIsCut(t *testing.T) {
 	for name, hooks := range hookSets {
 		t.Run(name, func(t *testing.T) {
 			onBackends(t, func(t *testing.T, kind string) {
-				command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
-				r := startKind(t, kind, Options{Hooks: hooks})
+				kerneltest.Command(t, "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+				r := startKind(t, kind, firewall.Options{Hooks: hooks})
 				banned, allowed := connection(t, "198.51.100.7", "203.0.113.1"), connection(t, "198.51.100.8", "203.0.113.1")
 				for _, c := range []*stream{banned, allowed} {
 					if !c.passes(30 * time.Second) {
@@ -127,11 +130,11 @@ func TestConnectionThatStandsStops(t *testing.T) {
 	}
 }
 
-func TestAcceptThatIsPutBeforeOursHidesNothing(t *testing.T) {
-	onKernels(t, func(t *testing.T) {
+func TestTheJumpMovesBeforeAnAccept(t *testing.T) {
+	kerneltest.OnKernels(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")
 		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-		r := start(t, Options{Hooks: []Hook{{"filter", "INPUT"}}})
+		r := start(t, firewall.Options{Hooks: []firewall.Hook{{Table: "filter", Chain: "INPUT"}}})
 		send(t, banned) // a flow that stands
 		server.next()
 		server.reply(banned)
@@ -149,7 +152,7 @@ func TestAcceptThatIsPutBeforeOursHidesNothing(t *testing.T) {
 			t.Errorf("a packet of %s arrived", from)
 		}
 		want := "-P INPUT ACCEPT\n-A INPUT -j FSBAN\n-A INPUT -p udp -j ACCEPT\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
-		if got := command(t, "iptables -S INPUT"); got != want {
+		if got := kerneltest.Command(t, "iptables -S INPUT"); got != want {
 			t.Errorf("the chain is\n%s, want\n%s", got, want)
 		}
 	})
@@ -159,7 +162,7 @@ func TestBansOutliveTheirEnforcer(t *testing.T) {
 	onBackends(t, func(t *testing.T, kind string) {
 		server := listen(t, "203.0.113.1")
 		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-		r := startKind(t, kind, Options{})
+		r := startKind(t, kind, firewall.Options{})
 		r.ban("198.51.100.7", time.Hour)
 		r.settle()
 		r.stop()
@@ -173,10 +176,10 @@ func TestBansOutliveTheirEnforcer(t *testing.T) {
 }
 
 func TestDroppedNeverGoesDown(t *testing.T) {
-	onKernels(t, func(t *testing.T) {
+	kerneltest.OnKernels(t, func(t *testing.T) {
 		server := listen(t, "203.0.113.1")
 		banned := server.dial("198.51.100.7")
-		r := start(t, Options{Hooks: []Hook{{"raw", "PREROUTING"}, {"filter", "INPUT"}}})
+		r := start(t, firewall.Options{Hooks: []firewall.Hook{{Table: "raw", Chain: "PREROUTING"}, {Table: "filter", Chain: "INPUT"}}})
 		r.ban("198.51.100.7", time.Hour)
 		r.settle()
 		want := uint64(0)
@@ -194,7 +197,7 @@ func TestDroppedNeverGoesDown(t *testing.T) {
 				if got.Packets > want {
 					t.Fatalf("%d packets were counted after %q, %d were sent", got.Packets, interference, want)
 				}
-				return got == Dropped{want, want * 48}
+				return got == firewall.Dropped{want, want * 48}
 			})
 		}
 	})
@@ -215,17 +218,17 @@ func TestDroppedIsOfThisProcessAndSurvivesWhatOthersFlush(t *testing.T) {
 				if got.Packets > want {
 					t.Fatalf("%d packets were counted, %d were sent", got.Packets, want)
 				}
-				return got == Dropped{want, want * 48}
+				return got == firewall.Dropped{want, want * 48}
 			})
 		}
-		r := startKind(t, kind, Options{})
+		r := startKind(t, kind, firewall.Options{})
 		r.ban("198.51.100.7", time.Hour)
 		r.settle()
 		three()
 		counts(r, 3)
 		r.stop()
 		three() // stopped all the same, and nobody counts
-		again := startKind(t, kind, Options{})
+		again := startKind(t, kind, firewall.Options{})
 		again.checked()
 		three()
 		counts(again, 3)
@@ -234,7 +237,7 @@ func TestDroppedIsOfThisProcessAndSurvivesWhatOthersFlush(t *testing.T) {
 			flush = "nft flush ruleset"
 		}
 		again.betweenChecks(flush)
-		again.until("banned again", func() bool { return slices.Equal(inKernel(t, again.backend), []string{"198.51.100.7/32"}) })
+		again.until("banned again", func() bool { return slices.Equal(kerneltest.Banned(t, again.backend), []string{"198.51.100.7/32"}) })
 		again.checked()
 		counts(again, 3)
 		three()
@@ -247,7 +250,7 @@ func TestDroppedIsOfThisProcessAndSurvivesWhatOthersFlush(t *testing.T) {
 	})
 }
 
-// A stream is a TCP connection, and what arrives at its other end.
+// A stream is a TCP connection with the data that arrived at its other end.
 type stream struct {
 	t       testing.TB
 	conn    net.Conn

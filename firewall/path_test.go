@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"bytes"
@@ -15,12 +15,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fsban/firewall"
+	"fsban/firewall/xtables"
+	"fsban/internal/kerneltest"
 )
 
-// What bans cost every packet, and what fail2ban's way of banning costs. bench/kernel.sh makes tables of it.
+// The cost of bans for each packet, compared with fail2ban's rules. bench/kernel.sh makes tables of it.
 
-// filter is what fail2ban's rules stand in: n bans, each with a rule of its own, in a chain that INPUT jumps to. What else the
-// table held is gone.
+// filter restores the rules of fail2ban for n bans, one each, in a chain that INPUT jumps to. Other rules of the table
+// are removed.
 func filter(b *testing.B, n int) {
 	b.Helper()
 	restore := func(rules string, args ...string) {
@@ -42,8 +46,8 @@ func filter(b *testing.B, n int) {
 }
 
 // BenchmarkPacket is a UDP packet on its way through the kernel, from another network namespace over a veth pair to a socket
-// that nobody reads. All of it happens on one CPU, in the sender's call: an iteration is what the packet costs, its sending
-// included. Each run should be of one way only: what others leave behind are empty tables, and they cost a little too.
+// without a reader. All of it happens on one CPU, in the sender's call: an iteration is the cost of the packet, including its
+// sending. Each run should measure one backend only: the others leave empty tables, which cost a little too.
 func BenchmarkPacket(b *testing.B) {
 	path := newPath(b)
 	b.Run("no firewall", path.legitimate)
@@ -51,8 +55,8 @@ func BenchmarkPacket(b *testing.B) {
 		"ipset, iptables-nft":             func(b *testing.B, n int) { filled(b, "nft", n) },
 		"ipset, iptables-legacy":          func(b *testing.B, n int) { filled(b, "legacy", n) },
 		"nftables":                        func(b *testing.B, n int) { filled(b, "nftables", n) },
-		"one rule a ban, iptables-nft":    func(b *testing.B, n int) { useIPTables(b, "nft"); filter(b, n) },
-		"one rule a ban, iptables-legacy": func(b *testing.B, n int) { useIPTables(b, "legacy"); filter(b, n) },
+		"one rule a ban, iptables-nft":    func(b *testing.B, n int) { kerneltest.UseIPTables(b, "nft"); filter(b, n) },
+		"one rule a ban, iptables-legacy": func(b *testing.B, n int) { kerneltest.UseIPTables(b, "legacy"); filter(b, n) },
 	} {
 		for _, n := range []int{0, 1000, 10_000, 50_000} {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
@@ -83,7 +87,7 @@ func newPath(b *testing.B) *path {
 		}
 	}()
 	b.Cleanup(func() { close(work); <-done })
-	command(b, "ip link add fsban0 type veth peer name fsban1")
+	kerneltest.Command(b, "ip link add fsban0 type veth peer name fsban1")
 	b.Cleanup(func() {
 		if err := exec.CommandContext(context.Background(), "ip", "link", "del", "fsban0").Run(); err != nil {
 			b.Errorf("ip link del fsban0: %v", err)
@@ -113,7 +117,7 @@ func newPath(b *testing.B) *path {
 		fmt.Sprintf("ip link set fsban1 netns %d", thread), "ip addr add 203.0.113.1/24 dev fsban0", "ip link set fsban0 up",
 		"ip route add 10.0.0.0/8 via 203.0.113.2",
 	} {
-		command(b, line)
+		kerneltest.Command(b, line)
 	}
 	for _, line := range []string{
 		"ip link set lo up", "ip addr add 203.0.113.2/24 dev fsban1", "ip link set fsban1 up", "ip addr add 10.0.0.1/8 dev lo",
@@ -185,7 +189,7 @@ func (p *path) send(b *testing.B, from []netip.Addr) (arrived int) {
 			b.Fatal(err)
 		}
 	}
-	// The socket fills; from then on the kernel counts what it cannot take. The first packet waits for an ARP reply.
+	// The socket fills; then the kernel counts dropped packets. The first packet waits for an ARP reply.
 	for i := range 1000 {
 		write(i)
 		if i < 10 {
@@ -236,7 +240,7 @@ func received(b *testing.B) int {
 	return number(b, fieldsOf(b, "/proc/thread-self/net/dev", "fsban0:")[0][2])
 }
 
-// fieldsOf returns the words of the lines of a file whose first word is name.
+// fieldsOf returns the words of the lines of a file that begin with name.
 func fieldsOf(b *testing.B, file, name string) (lines [][]string) {
 	b.Helper()
 	text, err := os.ReadFile(file)
@@ -263,22 +267,22 @@ func number(b *testing.B, s string) int {
 // BenchmarkBanOneByOne is one ban after the other, each with a rule of its own and after those before it: by fsban's rules
 // mode, and by running iptables as fail2ban's action does, without the shell and the checks that fail2ban has around it.
 func BenchmarkBanOneByOne(b *testing.B) {
-	useIPTables(b, "nft")
+	kerneltest.UseIPTables(b, "nft")
 	b.Run("rules", func(b *testing.B) {
-		k := openKind(b, "rules nft", Options{})
+		k := openKind(b, "rules nft", firewall.Options{})
 		if _, err := setUp(k); err != nil {
 			b.Fatal(err)
 		}
 		defer func() { _, _ = k.Teardown() }()
 		percentiles(b, func(i int) {
-			if _, err := k.apply([]op{{prefix: nth(i), add: true, until: time.Now().Add(time.Hour)}}); err != nil {
+			if _, err := k.Apply([]firewall.Order{{Prefix: nth(i), Add: true, Until: time.Now().Add(time.Hour)}}); err != nil {
 				b.Fatal(err)
 			}
 		})
 	})
 	b.Run("iptables", func(b *testing.B) {
 		filter(b, 0)
-		percentiles(b, func(i int) { command(b, "iptables -w -I f2b-cti 1 -s "+nth(i).String()+" -j DROP") })
+		percentiles(b, func(i int) { kerneltest.Command(b, "iptables -w -I f2b-cti 1 -s "+nth(i).String()+" -j DROP") })
 	})
 }
 
@@ -299,14 +303,14 @@ func percentiles(b *testing.B, f func(i int)) {
 
 // BenchmarkBansByRules are as many bans at once as the rules mode makes.
 func BenchmarkBansByRules(b *testing.B) {
-	useIPTables(b, "nft")
-	ops := make([]op, 0, MaxRules)
+	kerneltest.UseIPTables(b, "nft")
+	ops := make([]firewall.Order, 0, xtables.MaxRules)
 	for i := range cap(ops) {
-		ops = append(ops, op{prefix: nth(i), add: true, until: time.Now().Add(time.Hour)})
+		ops = append(ops, firewall.Order{Prefix: nth(i), Add: true, Until: time.Now().Add(time.Hour)})
 	}
 	for b.Loop() {
 		b.StopTimer()
-		k := openKind(b, "rules nft", Options{})
+		k := openKind(b, "rules nft", firewall.Options{})
 		if _, err := k.Teardown(); err != nil {
 			b.Fatal(err)
 		}
@@ -314,7 +318,7 @@ func BenchmarkBansByRules(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		if _, err := k.apply(ops); err != nil {
+		if _, err := k.Apply(ops); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 )
 
 // Ports are a protocol and one port, or a range of them.
@@ -44,50 +43,4 @@ func ParsePorts(s string) (Ports, error) {
 		return Ports{}, fmt.Errorf("%q ends before it begins", s)
 	}
 	return Ports{m[1], uint16(first), uint16(last)}, nil
-}
-
-// slots is how many places one multiport match has. A range takes two of them.
-const slots = 15
-
-// multiports are the matches, in the words of iptables, that together are all of ports: one for each protocol and 15 places.
-func multiports(ports []Ports) []string {
-	var matches []string
-	for _, proto := range protocols(ports) {
-		var list []string
-		used := 0
-		flush := func() {
-			if used > 0 {
-				matches = append(matches, "-p "+proto+" -m multiport --dports "+strings.Join(list, ","))
-			}
-			list, used = nil, 0
-		}
-		for _, p := range ports {
-			text, need := strconv.Itoa(int(p.First)), 1
-			if p.Last != p.First {
-				text, need = text+":"+strconv.Itoa(int(p.Last)), 2
-			}
-			if p.Proto != proto {
-				continue
-			}
-			if used+need > slots {
-				flush()
-			}
-			list, used = append(list, text), used+need
-		}
-		flush()
-	}
-	return matches
-}
-
-// protocols are those of ports, each once, in order.
-func protocols(ports []Ports) []string {
-	var list []string
-	seen := make(map[string]bool)
-	for _, p := range ports {
-		if !seen[p.Proto] {
-			seen[p.Proto] = true
-			list = append(list, p.Proto)
-		}
-	}
-	return list
 }

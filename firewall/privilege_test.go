@@ -1,8 +1,7 @@
-package firewall
+package firewall_test
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"strings"
 	"syscall"
@@ -11,13 +10,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 	"fsban/internal/netns"
+	"fsban/internal/testenv"
 )
 
 // someone is a user that is not root.
 const someone = 4711
 
-// Every way of banning works for a user who is not root and has no more than two capabilities.
+// Every backend works for a user other than root with two capabilities only.
 func TestTwoCapabilitiesAreEnough(t *testing.T) {
 	t.Parallel()
 	for _, kind := range kinds {
@@ -30,9 +32,10 @@ func TestTwoCapabilitiesAreEnough(t *testing.T) {
 	}
 }
 
-// asSomeone runs a test in namespaces of its own, as a user who has some capabilities.
+// asSomeone runs a test in namespaces of its own, as a user with some capabilities.
 func asSomeone(t *testing.T, test, kind string, capabilities ...uintptr) ([]byte, error) {
 	t.Helper()
+	testenv.System(t)
 	cmd := netns.Command(t.Context(), os.Args[0], "-test.v", "-test.run=^"+test+"$")
 	cmd.Env = append(cmd.Env, "FSBAN_TEST_KIND="+kind, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr.UidMappings[0].ContainerID = someone
@@ -57,11 +60,11 @@ func TestAsSomeone(t *testing.T) {
 	}
 	defer done()
 	if kind != "nftables" {
-		useIPTables(t, strings.TrimPrefix(kind, "rules "))
+		kerneltest.UseIPTables(t, strings.TrimPrefix(kind, "rules "))
 	}
 	server := listen(t, "203.0.113.1")
 	banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-	r := startKind(t, kind, Options{})
+	r := startKind(t, kind, firewall.Options{})
 	r.ban("198.51.100.7", time.Hour)
 	r.settle()
 	send(t, banned)
@@ -76,7 +79,7 @@ func TestAsSomeone(t *testing.T) {
 	}
 }
 
-func TestWithoutPermissionItIsSaidAndNothingIsLost(t *testing.T) {
+func TestMissingPermissionIsReportedAndNoOrderIsLost(t *testing.T) {
 	t.Parallel()
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -88,7 +91,7 @@ func TestWithoutPermissionItIsSaidAndNothingIsLost(t *testing.T) {
 	}
 }
 
-// TestWithoutPermission is a part of TestWithoutPermissionItIsSaidAndNothingIsLost.
+// TestWithoutPermission is a part of TestMissingPermissionIsReportedAndNoOrderIsLost.
 func TestWithoutPermission(t *testing.T) {
 	kind := os.Getenv("FSBAN_TEST_KIND")
 	if os.Getuid() != someone || !netns.Inside() {
@@ -96,10 +99,10 @@ func TestWithoutPermission(t *testing.T) {
 	}
 	t.Setenv("XTABLES_LOCKFILE", t.TempDir()+"/lock")
 	if kind != "nftables" {
-		useIPTables(t, strings.TrimPrefix(kind, "rules "))
+		kerneltest.UseIPTables(t, strings.TrimPrefix(kind, "rules "))
 	}
 	b := newBook()
-	r := enforce(t, openKind(t, kind, Options{}), b, EnforcerOptions{RetryMin: 5 * time.Millisecond, RetryMax: 5 * time.Millisecond})
+	r := enforce(t, openKind(t, kind, firewall.Options{}), b, firewall.EnforcerOptions{RetryMin: 5 * time.Millisecond, RetryMax: 5 * time.Millisecond})
 	r.ban("192.0.2.1", time.Hour)
 	r.until("tried", func() bool { return r.Status().Failures > 5 })
 	s := r.Status()
@@ -108,21 +111,5 @@ func TestWithoutPermission(t *testing.T) {
 	}
 	if bans, _ := r.applied(); bans != 0 {
 		t.Errorf("%d bans are said to be in force", bans)
-	}
-}
-
-func TestEveryErrnoIsKeptAndSaid(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.ENOBUFS, syscall.EBUSY, syscall.EPERM, syscall.EINVAL, syscall.ENOMEM, syscall.EEXIST} {
-		for _, err := range []error{setError("add", "fsban4", errno), nftError("add", "fsban4", errno)} {
-			if text := err.Error(); !strings.HasPrefix(text, "ipset add fsban4: ") && !strings.HasPrefix(text, "nft add fsban4: ") || strings.Contains(text, "\n") {
-				t.Errorf("%v: %q", errno, text)
-			}
-			if permanent := errno == syscall.EPERM; !permanent && !errors.Is(err, errno) {
-				t.Errorf("%v is lost in %q", errno, err)
-			}
-		}
-	}
-	if nftError("add", "x", syscall.ENOENT).Error() != "nft add x: no such set" {
-		t.Error("a set that is not there is not said so")
 	}
 }

@@ -2,24 +2,24 @@ package firewall
 
 import "time"
 
-// A schedule says when the kernel is checked next: regularly, sooner after a failure, with growing pauses, and at once when
-// somebody else has changed something, but not more than once a second for that.
+// A schedule sets the time of the next check: regularly, sooner after a failure, with growing pauses, and at once after a change by
+// another program, at most once in noticeEvery.
 type schedule struct {
 	*time.Timer
 	opts  EnforcerOptions
-	due   time.Time     // when the timer fires
-	last  time.Time     // when it last has
+	due   time.Time     // of the next check
+	last  time.Time     // of the last one
 	pause time.Duration // after a failure
 }
 
-// noticeEvery is how often at most others can have the kernel checked.
+// noticeEvery is the shortest time between checks that changes by other programs cause.
 const noticeEvery = time.Second
 
 func newSchedule(opts EnforcerOptions) schedule {
 	return schedule{Timer: time.NewTimer(opts.Check), opts: opts, pause: opts.RetryMin}
 }
 
-// next is called after a check that ended with err.
+// next schedules the check after one that ended with err.
 func (s *schedule) next(err error) {
 	wait := s.opts.Check
 	if err != nil {
@@ -35,7 +35,7 @@ func (s *schedule) next(err error) {
 // hurry brings the next check forward after a failure. It never puts it off: failures may keep coming.
 func (s *schedule) hurry() { s.by(time.Now().Add(s.pause)) }
 
-// soon brings the next check forward because somebody else has changed something.
+// soon brings the next check forward after a change by another program.
 func (s *schedule) soon() { s.by(s.last.Add(noticeEvery)) }
 
 func (s *schedule) by(at time.Time) {

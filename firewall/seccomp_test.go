@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"errors"
@@ -12,9 +12,14 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"fsban/firewall"
+	"fsban/firewall/backend"
+	"fsban/firewall/xtables"
+	"fsban/internal/kerneltest"
 )
 
-// withoutNetfilterSockets takes from this process, and from those it starts, what a kernel without nfnetlink does not have:
+// withoutNetfilterSockets denies this process and its children the sockets that a kernel without nfnetlink lacks:
 // ipset and nf_tables are gone, iptables-legacy works.
 func withoutNetfilterSockets(t *testing.T) {
 	t.Helper()
@@ -50,25 +55,25 @@ func TestAutoTakesRulesWhereThereIsNothingElse(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").CombinedOutput(); err == nil {
 			t.Fatalf("there is nftables: %s", out)
 		}
-		b, why, err := Auto(t.Context(), Options{})
+		b, why, err := backend.Open(t.Context(), firewall.Auto, firewall.Options{})
 		want := "one iptables rule a ban works here, for 2000 of them; " +
 			"iptables with ipset does not: ipset open netlink: does this kernel have ipset (module ip_set)? (protocol not supported); " +
 			"nftables does not: nft open netlink: does this kernel have nftables with sets that have timeouts and counters (module nf_tables, Linux 5.7)? (protocol not supported)"
 		if err != nil || b.Name() != "rules" || why != want {
 			t.Fatalf("%v, %q, %v", b, why, err)
 		}
-		if got := command(t, "iptables -t raw -S"); strings.Contains(got, "FSBAN") {
+		if got := kerneltest.Command(t, "iptables -t raw -S"); strings.Contains(got, "FSBAN") {
 			t.Errorf("the trial left\n%s", got)
 		}
 		server := listen(t, "203.0.113.1")
 		banned, allowed := server.dial("198.51.100.7"), server.dial("198.51.100.8")
-		r := enforce(t, &gate{Backend: b}, newBook(), EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
+		r := enforce(t, &gate{Backend: b}, newBook(), firewall.EnforcerOptions{Check: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 50 * time.Millisecond})
 		r.until("enforcing", func() bool { return r.Status().Enforcing })
-		if removed, err := Abandoned(b); err != nil || len(removed) > 0 {
+		if removed, err := backend.Abandoned(b); err != nil || len(removed) > 0 {
 			t.Errorf("of other backends %q was removed, %v", removed, err)
 		}
 		r.ban("198.51.100.7", time.Hour)
-		for i := range MaxRules - 1 {
+		for i := range xtables.MaxRules - 1 {
 			r.ban(nth(i).String(), time.Hour)
 		}
 		r.settle()
@@ -84,18 +89,18 @@ func TestAutoTakesRulesWhereThereIsNothingElse(t *testing.T) {
 		r.ban("192.0.2.1", time.Hour) // one too many
 		r.until("refused", func() bool {
 			s := r.Status()
-			return !s.Enforcing && errors.Is(s.Err, ErrTooManyRules) && s.Pending == 1 && s.Failures > 0
+			return !s.Enforcing && errors.Is(s.Err, xtables.ErrTooManyRules) && s.Pending == 1 && s.Failures > 0
 		})
-		if n := len(inKernel(t, b)); n != MaxRules {
+		if n := len(kerneltest.Banned(t, b)); n != xtables.MaxRules {
 			t.Errorf("%d bans are in force", n)
 		}
 		r.unban(nth(0).String()) // makes room for it
 		r.until("in force", func() bool {
 			s := r.Status()
-			return s.Enforcing && s.Pending == 0 && slices.Contains(inKernel(t, b), "192.0.2.1/32")
+			return s.Enforcing && s.Pending == 0 && slices.Contains(kerneltest.Banned(t, b), "192.0.2.1/32")
 		})
 		r.stop()
-		removed, err := Teardown()
+		removed, _, err := backend.Teardown()
 		if want := []string{"jump from ipv4 raw/PREROUTING", "ipv4 chain raw/FSBAN", "jump from ipv6 raw/PREROUTING", "ipv6 chain raw/FSBAN"}; err != nil || !slices.Equal(removed, want) {
 			t.Errorf("removed %q, %v", removed, err)
 		}
@@ -104,57 +109,57 @@ func TestAutoTakesRulesWhereThereIsNothingElse(t *testing.T) {
 
 // Orders that make room and orders that need it come at once, in any order.
 func TestUnbansMakeRoomForBans(t *testing.T) {
-	onKernels(t, func(t *testing.T) {
-		b := openKind(t, "rules", Options{})
+	kerneltest.OnKernels(t, func(t *testing.T) {
+		b := openKind(t, "rules", firewall.Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
-		var ops []op
-		for i := range MaxRules - 1 {
-			ops = append(ops, op{prefix: nth(i), add: true})
+		var ops []firewall.Order
+		for i := range xtables.MaxRules - 1 {
+			ops = append(ops, firewall.Order{Prefix: nth(i), Add: true})
 		}
-		ops = append(ops, op{prefix: prefix("2001:db8::/64"), add: true})
-		if failed, err := b.apply(ops); len(failed) > 0 || err != nil {
+		ops = append(ops, firewall.Order{Prefix: kerneltest.Prefix("2001:db8::/64"), Add: true})
+		if failed, err := b.Apply(ops); len(failed) > 0 || err != nil {
 			t.Fatal(len(failed), err)
 		}
-		failed, err := b.apply([]op{{prefix: prefix("192.0.2.1"), add: true}, {prefix: prefix("192.0.2.2"), add: true}, {prefix: prefix("2001:db8::/64")}, {prefix: nth(0)}})
+		failed, err := b.Apply([]firewall.Order{{Prefix: kerneltest.Prefix("192.0.2.1"), Add: true}, {Prefix: kerneltest.Prefix("192.0.2.2"), Add: true}, {Prefix: kerneltest.Prefix("2001:db8::/64")}, {Prefix: nth(0)}})
 		if len(failed) > 0 || err != nil {
 			t.Errorf("%v failed, %v", failed, err)
 		}
-		if got := inKernel(t, b); len(got) != MaxRules || !slices.Contains(got, "192.0.2.1/32") || !slices.Contains(got, "192.0.2.2/32") {
+		if got := kerneltest.Banned(t, b); len(got) != xtables.MaxRules || !slices.Contains(got, "192.0.2.1/32") || !slices.Contains(got, "192.0.2.2/32") {
 			t.Errorf("%d bans are in force", len(got))
 		}
 	})
 }
 
-// What is over does not wait for a check to make room.
-func TestRulesThatAreOverMakeRoom(t *testing.T) {
-	onKernels(t, func(t *testing.T) {
-		b := openKind(t, "rules", Options{})
+// Ended bans make room before the next check.
+func TestExpiredRulesMakeRoom(t *testing.T) {
+	kerneltest.OnKernels(t, func(t *testing.T) {
+		b := openKind(t, "rules", firewall.Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
-		var ops []op
+		var ops []firewall.Order
 		until := time.Now().Add(time.Second) // of all: rules end with a second
-		for i := range MaxRules {
-			ops = append(ops, op{prefix: nth(i), add: true, until: until})
+		for i := range xtables.MaxRules {
+			ops = append(ops, firewall.Order{Prefix: nth(i), Add: true, Until: until})
 		}
-		if failed, err := b.apply(ops); len(failed) > 0 || err != nil {
+		if failed, err := b.Apply(ops); len(failed) > 0 || err != nil {
 			t.Fatal(len(failed), err)
 		}
-		more := []op{{prefix: prefix("192.0.2.1"), add: true}}
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			failed, err := b.apply(more)
+		more := []firewall.Order{{Prefix: kerneltest.Prefix("192.0.2.1"), Add: true}}
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			failed, err := b.Apply(more)
 			if len(failed) == 0 && err == nil {
 				break
 			} else if time.Now().After(deadline) {
 				t.Fatal(fmt.Errorf("%d failed: %w", len(failed), err))
 			}
 		}
-		if got := inKernel(t, b); !slices.Equal(got, []string{"192.0.2.1/32"}) {
+		if got := kerneltest.Banned(t, b); !slices.Equal(got, []string{"192.0.2.1/32"}) {
 			t.Errorf("%d bans are in force", len(got))
 		}
-		if got := strings.Count(command(t, "iptables -t raw -S FSBAN"), "-A "); got != 1 {
+		if got := strings.Count(kerneltest.Command(t, "iptables -t raw -S FSBAN"), "-A "); got != 1 {
 			t.Errorf("%d rules are left", got)
 		}
 	})

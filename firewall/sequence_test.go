@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"fmt"
@@ -8,9 +8,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fsban/firewall"
+	"fsban/internal/kerneltest"
 )
 
-// damage is what somebody can do by hand, for each way of banning. %s is an address.
+// damage lists commands by which an operator can damage the objects of each backend. %s is an address.
 var damage = map[string][]string{
 	"nft": {
 		"ipset flush", "ipset del fsban4 %s", "ipset add fsban4 %s timeout 0", "iptables -t raw -F", "ip6tables -t raw -F", "iptables -t raw -D PREROUTING -j FSBAN",
@@ -32,7 +35,7 @@ var damage = map[string][]string{
 	},
 }
 
-// Whatever happens, in the end the kernel holds what the book says, and lets nothing of it pass.
+// After any sequence of orders, restarts and damage the kernel holds the bans of the book and drops their packets.
 func TestKernelAndBookAgreeAfterAnySequence(t *testing.T) {
 	onBackends(t, func(t *testing.T, kind string) {
 		server := listen(t, "203.0.113.1")
@@ -42,8 +45,8 @@ func TestKernelAndBookAgreeAfterAnySequence(t *testing.T) {
 			t.Logf("seed %d", seed)
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			book := newBook()
-			options := EnforcerOptions{Check: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond}
-			begin := func() *rig { return enforce(t, openKind(t, kind, Options{}), book, options) }
+			options := firewall.EnforcerOptions{Check: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond}
+			begin := func() *rig { return enforce(t, openKind(t, kind, firewall.Options{}), book, options) }
 			r := begin()
 			for range 60 {
 				p := fmt.Sprintf("198.18.0.%d", rnd.IntN(12))
@@ -55,7 +58,7 @@ func TestKernelAndBookAgreeAfterAnySequence(t *testing.T) {
 				}
 				switch n := rnd.IntN(10); {
 				case n < 5:
-					r.ban(p, []time.Duration{time.Hour, 24 * time.Hour, Forever, 100 * 24 * time.Hour}[rnd.IntN(4)])
+					r.ban(p, []time.Duration{time.Hour, 24 * time.Hour, firewall.Forever, 100 * 24 * time.Hour}[rnd.IntN(4)])
 				case n < 7:
 					r.unban(p)
 				case n < 9:
@@ -78,11 +81,11 @@ func TestKernelAndBookAgreeAfterAnySequence(t *testing.T) {
 				}
 				slices.Sort(want)
 				s := r.Status()
-				return s.Pending == 0 && s.Enforcing && slices.Equal(inKernel(t, r.backend), want)
+				return s.Pending == 0 && s.Enforcing && slices.Equal(kerneltest.Banned(t, r.backend), want)
 			}
 			for deadline := time.Now().Add(time.Minute); !agree(); time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("seed %d: %+v, the kernel holds %q, the book says %v", seed, r.Status(), inKernel(t, r.backend), book.bans)
+					t.Fatalf("seed %d: %+v, the kernel holds %q, the book says %v", seed, r.Status(), kerneltest.Banned(t, r.backend), book.bans)
 				}
 			}
 			r.until("in force", func() bool { // an accept may still stand before it: it goes within a minute, or with a new start

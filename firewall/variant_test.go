@@ -1,4 +1,4 @@
-package firewall
+package firewall_test
 
 import (
 	"net"
@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"fsban/firewall"
+	"fsban/firewall/backend"
+	"fsban/internal/kerneltest"
 	"fsban/internal/netns"
 )
 
@@ -15,7 +18,7 @@ func onBothVariants(t *testing.T, f func(t *testing.T, before, now string)) {
 	t.Helper()
 	for _, order := range [][2]string{{"nft", "legacy"}, {"legacy", "nft"}} {
 		t.Run(order[0]+" to "+order[1], func(t *testing.T) {
-			parallel(t)
+			kerneltest.Parallel(t)
 			netns.Run(t, func(t *testing.T) { f(t, order[0], order[1]) },
 				"nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy", "ipset")
 		})
@@ -25,10 +28,10 @@ func onBothVariants(t *testing.T, f func(t *testing.T, before, now string)) {
 // rulesOf are the rules of a variant, of both families.
 func rulesOf(t *testing.T, variant string) string {
 	t.Helper()
-	return command(t, "iptables-"+variant+"-save") + command(t, "ip6tables-"+variant+"-save")
+	return kerneltest.Command(t, "iptables-"+variant+"-save") + kerneltest.Command(t, "ip6tables-"+variant+"-save")
 }
 
-// After another variant has come into use, an unban lets the address in, and what others made stays.
+// After a change of variant an unban lets the address in, and foreign rules stay.
 func TestChangeOfVariantLeavesNothing(t *testing.T) {
 	for _, way := range []string{"", "rules "} {
 		t.Run("backend "+way, func(t *testing.T) {
@@ -37,25 +40,25 @@ func TestChangeOfVariantLeavesNothing(t *testing.T) {
 				addresses := []string{"198.51.100.7", "2001:db8:1::7"}
 				banned := []*net.UDPConn{servers[0].dial(addresses[0]), servers[1].dial(addresses[1])}
 				allowed := []*net.UDPConn{servers[0].dial("198.51.100.8"), servers[1].dial("2001:db8:1::8")}
-				useIPTables(t, before)
+				kerneltest.UseIPTables(t, before)
 				for _, line := range []string{"iptables -t raw -N FSBANANA", "iptables -t raw -A PREROUTING -j FSBANANA", "ip6tables -t filter -N OTHER"} {
-					command(t, line)
+					kerneltest.Command(t, line)
 				}
-				old := startKind(t, way+before, Options{})
+				old := startKind(t, way+before, firewall.Options{})
 				for _, a := range addresses {
 					old.ban(a, time.Hour)
 				}
 				old.settle()
 				old.stop()
 
-				useIPTables(t, now)
-				b := openKind(t, way+now, Options{})
-				r := enforce(t, b, old.book, EnforcerOptions{Check: 50 * time.Millisecond})
+				kerneltest.UseIPTables(t, now)
+				b := openKind(t, way+now, firewall.Options{})
+				r := enforce(t, b, old.book, firewall.EnforcerOptions{Check: 50 * time.Millisecond})
 				r.until("in force", func() bool { s := r.Status(); return s.Enforcing && s.Pending == 0 })
 				if got := rulesOf(t, before); strings.Count(got, "-A PREROUTING -j FSBAN\n") != 2 {
 					t.Errorf("before it was asked to, it took away what stood:\n%s", got)
 				}
-				removed, err := Abandoned(b)
+				removed, err := backend.Abandoned(b)
 				want := []string{
 					"jump from ipv4 raw/PREROUTING of iptables-" + before, "ipv4 chain raw/FSBAN of iptables-" + before,
 					"jump from ipv6 raw/PREROUTING of iptables-" + before, "ipv6 chain raw/FSBAN of iptables-" + before,
@@ -70,7 +73,7 @@ func TestChangeOfVariantLeavesNothing(t *testing.T) {
 				if got := rulesOf(t, now); strings.Count(got, "-A PREROUTING -j FSBAN\n") != 2 {
 					t.Errorf("in iptables-%s there is\n%s", now, got)
 				}
-				if removed, err := Abandoned(b); err != nil || len(removed) > 0 {
+				if removed, err := backend.Abandoned(b); err != nil || len(removed) > 0 {
 					t.Errorf("the second time it removed %q, %v", removed, err)
 				}
 				for i, a := range addresses {
@@ -97,8 +100,8 @@ func TestChangeOfBackendAndVariantLeavesNothing(t *testing.T) {
 		t.Run("to "+to, func(t *testing.T) {
 			onBothVariants(t, func(t *testing.T, before, now string) {
 				for _, variant := range []string{before, now} { // with sets that both of them name
-					useIPTables(t, variant)
-					if _, err := setUp(open(t, Options{})); err != nil {
+					kerneltest.UseIPTables(t, variant)
+					if _, err := setUp(open(t, firewall.Options{})); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -106,15 +109,15 @@ func TestChangeOfBackendAndVariantLeavesNothing(t *testing.T) {
 				if to != "nftables" {
 					kind += now
 				}
-				b := openKind(t, kind, Options{})
+				b := openKind(t, kind, firewall.Options{})
 				if _, err := setUp(b); err != nil {
 					t.Fatal(err)
 				}
-				removed, err := Abandoned(b)
+				removed, err := backend.Abandoned(b)
 				if err != nil || !slices.Contains(removed, "set fsban4") || !slices.Contains(removed, "set fsban6") {
 					t.Errorf("removed %q, %v", removed, err)
 				}
-				if got := rulesOf(t, before) + command(t, "ipset list -n"); strings.Contains(strings.ToLower(got), "fsban") {
+				if got := rulesOf(t, before) + kerneltest.Command(t, "ipset list -n"); strings.Contains(strings.ToLower(got), "fsban") {
 					t.Errorf("it left\n%s", got)
 				}
 			})
@@ -124,15 +127,15 @@ func TestChangeOfBackendAndVariantLeavesNothing(t *testing.T) {
 
 func TestTeardownKnowsBothVariants(t *testing.T) {
 	onBothVariants(t, func(t *testing.T, before, now string) {
-		hooks := []Hook{{"raw", "PREROUTING"}, {"mangle", "INPUT"}, {"filter", "FORWARD"}}
+		hooks := []firewall.Hook{{Table: "raw", Chain: "PREROUTING"}, {Table: "mangle", Chain: "INPUT"}, {Table: "filter", Chain: "FORWARD"}}
 		for _, variant := range []string{before, now} {
-			useIPTables(t, variant)
-			if _, err := setUp(open(t, Options{Hooks: hooks})); err != nil {
+			kerneltest.UseIPTables(t, variant)
+			if _, err := setUp(open(t, firewall.Options{Hooks: hooks})); err != nil {
 				t.Fatal(err)
 			}
-			command(t, "iptables -t raw -N OTHER")
+			kerneltest.Command(t, "iptables -t raw -N OTHER")
 		}
-		removed, err := Teardown()
+		removed, _, err := backend.Teardown()
 		if err != nil || len(removed) != 2*2*2*len(hooks)+2 {
 			t.Errorf("removed %q, %v", removed, err)
 		}
@@ -141,53 +144,37 @@ func TestTeardownKnowsBothVariants(t *testing.T) {
 				t.Errorf("in iptables-%s it left\n%s", variant, got)
 			}
 		}
-		if got := command(t, "ipset list -n"); got != "" {
+		if got := kerneltest.Command(t, "ipset list -n"); got != "" {
 			t.Errorf("it left the sets %s", got)
 		}
-		if removed, err := Teardown(); err != nil || len(removed) > 0 {
+		if removed, _, err := backend.Teardown(); err != nil || len(removed) > 0 {
 			t.Errorf("the second time it removed %q, %v", removed, err)
 		}
 	})
 }
 
-// To look for what another variant holds makes nothing there.
+// Searching the other variant for rules creates no tables there.
 func TestLookingIntoTheOtherVariantMakesNothing(t *testing.T) {
 	onBothVariants(t, func(t *testing.T, other, now string) {
-		useIPTables(t, now)
-		b := open(t, Options{})
+		kerneltest.UseIPTables(t, now)
+		b := open(t, firewall.Options{})
 		if _, err := setUp(b); err != nil {
 			t.Fatal(err)
 		}
 		if other == "nft" { // rules that only nft understands are no error, either
 			for _, line := range []string{"nft add table ip raw", "nft add chain ip raw others", "nft add rule ip raw others meta mark set jhash ip saddr mod 4"} {
-				command(t, line)
+				kerneltest.Command(t, line)
 			}
 		}
 		look := func() string {
-			return command(t, "cat /proc/thread-self/net/ip_tables_names") + command(t, "cat /proc/thread-self/net/ip6_tables_names") + command(t, "nft list tables")
+			return kerneltest.Command(t, "cat /proc/thread-self/net/ip_tables_names") + kerneltest.Command(t, "cat /proc/thread-self/net/ip6_tables_names") + kerneltest.Command(t, "nft list tables")
 		}
 		before := look()
-		if removed, err := Abandoned(b); err != nil || len(removed) > 0 {
+		if removed, err := backend.Abandoned(b); err != nil || len(removed) > 0 {
 			t.Errorf("removed %q, %v", removed, err)
 		}
 		if after := look(); after != before {
 			t.Errorf("there was\n%sand there is\n%s", before, after)
 		}
 	})
-}
-
-func TestModulesSayWhichTablesCannotBeThere(t *testing.T) {
-	const modules = "iptable_raw 16384 0 - Live 0x0\nip6table_raw_x 1 0 - Live 0x0\nip_tables 28672 1 iptable_raw, Live 0x0\nip6_tables 36864 1 ip6table_filter, Live 0x0\nip6table_filter 16384 1 - Live 0x0\n"
-	for _, test := range []struct {
-		modules, legacy, name string
-		want                  bool
-	}{
-		{modules, "ip", "raw", false}, {modules, "ip", "filter", true}, {modules, "ip", "mangle", true},
-		{modules, "ip6", "raw", true}, {modules, "ip6", "filter", false},
-		{"", "ip", "raw", false}, {"nf_tables 1 0 - Live 0x0\n", "ip", "raw", false}, // built in
-	} {
-		if got := modulesLack(test.modules, test.legacy, test.name); got != test.want {
-			t.Errorf("%s, %s: %v", test.legacy, test.name, got)
-		}
-	}
 }

@@ -1,36 +1,53 @@
 package fleet
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
 
-// A clock is Redis', as far as we know it. While Redis is away, ours goes on with what was known of the difference.
+// A clock estimates Redis' clock. While Redis is unreachable, it goes on with the last known offset.
 type clock struct {
 	mu     sync.Mutex
-	offset time.Duration // Redis' clock minus ours
+	offset time.Duration // Redis' clock minus the local one
 	known  bool
-	trip   time.Duration // how long the question took that offset is from: it is wrong by at most half of that
+	trip   time.Duration // round trip of the measurement: offset is wrong by at most half of it
 	asked  time.Time
-	last   int64 // the newest stamp that was given or seen
+	last   int64 // latest stamp given or seen
 }
 
-// fresh is how long an offset is better than one that took longer to find out.
+// fresh is the time for which a measurement is preferred to one with a longer round trip.
 const fresh = time.Minute
 
-// heard notes what Redis' clock said to a question that was asked at one time of ours and answered at another.
-func (c *clock) heard(redis, asked, answered time.Time) {
+// maxSkew bounds the offset. Stamps of a clock further ahead would outlive the fault.
+const maxSkew = 366 * 24 * time.Hour
+
+// heard takes the time of Redis' clock that was asked for and answered at times of the local one.
+func (c *clock) heard(redis, asked, answered time.Time) error {
 	trip := answered.Sub(asked)
+	offset := redis.Sub(asked.Add(trip / 2))
+	if offset.Abs() > maxSkew {
+		return fmt.Errorf("its clock shows %.40s: more than a year from ours", redis.UTC().Format(time.RFC3339))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.known && trip > c.trip && answered.Sub(c.asked) < fresh {
-		return
+		return nil
 	}
-	c.offset, c.known = redis.Sub(asked.Add(trip/2)), true
+	c.offset, c.known = offset, true
 	c.trip, c.asked = trip, answered
+	return nil
 }
 
-// stamp returns the time of a new statement: later than that of any before, and than any that we have seen.
+// step follows a step of the local clock: Redis' clock was not stepped.
+func (c *clock) step(by time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offset -= by
+	c.asked = c.asked.Round(0).Add(by)
+}
+
+// stamp returns the stamp of a new statement: later than all stamps given or seen.
 func (c *clock) stamp(now time.Time) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,7 +55,7 @@ func (c *clock) stamp(now time.Time) int64 {
 	return c.last
 }
 
-// saw notes the stamp of somebody else's statement. decode has seen to it that it is not far ahead.
+// saw notes the stamp of a received statement. decode refuses one that is far ahead.
 func (c *clock) saw(stamp int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

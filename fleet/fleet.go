@@ -1,11 +1,11 @@
-// Package fleet shares bans and failures between several fsbans through a Redis.
+// Package fleet shares bans and failures between several nodes through a Redis.
 //
-// Redis holds what is in force now, a statement for each prefix, and a bounded log of what was said last. Each node says
-// what it has to say, reads the log, and takes what others said. Of two statements about one prefix the newer holds, by
-// Redis' clock. A node that comes, that has missed a part of the log, or that finds Redis empty or older than it was, reads
-// everything and puts back what Redis lacks.
+// Redis holds the state, one statement for each prefix, and a bounded log of the latest statements. Each node announces its
+// own statements, reads the log, and applies the statements of others. Of two statements about one prefix the later holds, by
+// Redis' clock. A node reads the whole state, and restores the statements that Redis lacks, when it starts, when a part of the
+// log is missing, and when Redis is empty or older than before.
 //
-// Nothing here keeps the caller waiting, and everything that is read is bounded and checked as if it came from an attacker.
+// No call waits for Redis. All data from Redis is bounded and checked: it may come from an attacker.
 package fleet
 
 import (
@@ -18,211 +18,229 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
+
+	"fsban/fleet/merge"
 )
 
-// Options say where Redis is, who we are, and what to do with what others say.
+// Options configure a Fleet.
 type Options struct {
 	Addrs              []string
 	DB                 int
 	Username, Password string
 	TLS                *tls.Config // nil: none
-	Sentinel           string      // the name that sentinels know the master by; then Addrs are sentinels
+	Sentinel           string      // name of the master; Addrs are Sentinels
 	Cluster            bool
 
-	Name string // of the fleet
-	Node string // ours
-	From Place  // how far the log was read by an earlier process
-	// FromEnd: that is not known, though it was read. What the log holds now has counted, or never will.
+	Name string      // of the fleet
+	Node string      // own node
+	From merge.Place // end of the log as read by an earlier process
+	// FromEnd: an earlier process has read the log to an unknown place. The entries in the log now are counted, or lost.
 	FromEnd bool
 
-	// Take takes what others have said. It may wait; what it has not taken is read again. Of what it refuses it tells Refuse.
-	Take func(context.Context, Batch) error
-	// Current goes through all that holds here and that others may have to know: bans, allowances, what was taken back.
-	Current func(ctx context.Context, yield func(Statement)) error
-	// Self returns what to tell of ourselves.
+	// Take applies statements of others. It may wait; a batch for which it fails is read again. It counts refused statements
+	// with Refuse.
+	Take func(context.Context, merge.Batch) error
+	// Current yields the statements in force here that other nodes may need: bans, allowances and withdrawals.
+	Current func(ctx context.Context, yield func(merge.Statement)) error
+	// Self returns the description of the own node.
 	Self func() Node
-	// Changed is told when the state changes that Status returns.
+	// Now returns the local time; nil: time.Now.
+	Now func() time.Time
+	// Changed receives the new status when the connection is made or lost, or fails for another reason.
 	Changed func(Status)
 
-	Pace Pace // for tests: less patience
+	Pace Pace // shorter in tests
 }
 
-// Pace is how often things are done, and how long is waited. Zero values take what is usual.
+// Pace are the intervals of a Fleet. A zero value stands for the default.
 type Pace struct {
 	Beat               time.Duration // between two signs of life
 	RetryMin, RetryMax time.Duration
-	Recheck            time.Duration // until it is looked once more for what Redis lacks, at most
+	Recheck            time.Duration // until the state is compared with Redis again, at most
 }
 
-// A Place is how far a log was read.
-type Place struct {
-	Epoch string `json:"epoch,omitempty"`
-	Seq   uint64 `json:"seq,omitempty"`
-}
-
-// A Batch is what others have said.
-type Batch struct {
-	Statements []Statement
-	Sync       bool  // it is what holds in Redis, not what was said now
-	Place      Place // where the log goes on behind it; the zero Place with Sync
-}
-
-// A Node is what is known of a node.
+// A Node describes a node.
 type Node struct {
 	Name     string    `json:"name"`
 	Instance string    `json:"instance"`
 	Version  string    `json:"version"`
 	Started  time.Time `json:"started"`
 	Ready    bool      `json:"ready"`
+	Watching bool      `json:"watching,omitempty"` // it blocks nobody
 	Bans     int       `json:"bans"`
-	Speaks   []string  `json:"speaks,omitempty"` // the sources whose word counts there
+	Speaks   []string  `json:"speaks,omitempty"` // active sources
 	Share    string    `json:"share"`
-	Seen     time.Time `json:"-"` // by our clock
+	Seen     time.Time `json:"-"` // by the local clock
 }
 
-// A Fleet is one node's part of it.
+// A Fleet is one node's membership.
 type Fleet struct {
 	opts     Options
 	keys     keys
-	instance string
-	in, out  redis.UniversalClient // what is read and what is said does not wait for the other
+	instance string // random name of this process
+	dialer   dialer
+	clients  atomic.Pointer[clients]
 	clock    clock
 	queue    *queue
-	counter  uint64             // of batches; the writer's own
-	heard    map[string]numbers // the last batch of each node; the reader's own
-	first    bool               // no beat of this process yet; the writer's own
+	writer   writer
+	reader   reader
+	counts   counts
 
-	mu      sync.Mutex
-	state   state
-	place   Place
-	sum     string      // of the entry at place
-	putBack []Statement // what Redis lacks
-	recheck time.Time   // when to look once more for what it lacks; zero: no need
-	resync  bool        // the state is to be read again
+	mu     sync.Mutex
+	state  connState
+	log    logState
+	repair repair
+}
 
-	sent, received [NumWhat]atomic.Uint64
-	refused        [len(Reasons)]atomic.Uint64
+// writer is used by the writing goroutine only.
+type writer struct {
+	counter uint64 // of batches
+	beaten  bool   // this process has sent a sign of life
+}
+
+// reader is used by the reading goroutine only.
+type reader struct {
+	batches merge.Batches
+	counted merge.Place // an earlier process has read the log up to here, as far as the log has not gone back since
+}
+
+// connState describes the connection.
+type connState struct {
+	readErr, writeErr error
+	up                bool // both directions work
+	since             time.Time
+	inStep            bool
+	seq               uint64 // end of the log
+	nodes             int
+	clash             bool
+	reported          string // error of the latest report
+}
+
+// logState is the part of the log that is read.
+type logState struct {
+	place  merge.Place
+	sum    string // of the entry at place
+	resync bool   // read the whole state
+}
+
+// repair restores statements that Redis lacks.
+type repair struct {
+	putBack []merge.Statement
+	recheck time.Time // of the next comparison; zero: none is due
+}
+
+type counts struct {
+	sent, received [merge.NumKinds]atomic.Uint64
+	refused        [merge.NumRefusals]atomic.Uint64
 	errors         atomic.Uint64
 	resyncs, gaps  atomic.Uint64
 	full           atomic.Uint64
 }
 
-// numbers are those of the last batch of a node.
-type numbers struct {
-	instance string
-	counter  uint64
-}
-
-// state is what is known of the connection.
-type state struct {
-	readErr, writeErr error
-	up                bool // both directions
-	since             time.Time
-	inStep            bool
-	seq               uint64 // of the log's end
-	nodes             int
-	clash             bool
-	told              string // the error, as last told
-}
-
-// Reasons why a statement is not taken. The set is closed and small: safe as a metric label.
-var Reasons = [...]string{"malformed", "version", "too_wide", "never_ban", "rate", "full"}
-
-// The reasons' places in Reasons.
-const (
-	Malformed = iota
-	Version
-	TooWide
-	NeverBan
-	Rate
-	Full
-)
-
-// A Status is how a fleet stands.
+// A Status describes a Fleet.
 type Status struct {
-	Up      bool // Redis answers, and takes what we say
+	Up      bool // Redis can be read and written
 	Since   time.Time
-	Err     error // why not
-	InStep  bool  // all that was said is taken here, and all that we had to say is said
-	Nodes   int   // heard lately, this one included
+	Err     error // reason when not Up
+	InStep  bool  // no statement waits in either direction
+	Nodes   int   // present, this one included
 	Behind  uint64
 	Queue   int
-	Dropped uint64        // statements that found no room in the queue
+	Dropped uint64        // statements for which the queue had no room
 	Skew    time.Duration // Redis' clock minus ours
-	Clash   bool          // another node has our name
-	Full    uint64        // statements that found no room in Redis
-	Errors  uint64
+	Clash   bool          // another node has the same name
+	Full    uint64        // statements for which Redis had no room
+	Errors  uint64        // failed exchanges with Redis, invalid replies and faults included
 	Resyncs uint64
-	Gaps    uint64 // parts of the log that were gone before they were read
+	Gaps    uint64 // log ranges trimmed before this node read them
 }
 
-// New returns a Fleet. It starts nothing.
+// New returns a Fleet that is not running.
 func New(o Options) *Fleet {
 	defaults := func(d *time.Duration, usual time.Duration) {
 		if *d == 0 {
 			*d = usual
 		}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	defaults(&o.Pace.Beat, 5*time.Second)
 	defaults(&o.Pace.RetryMin, 100*time.Millisecond)
 	defaults(&o.Pace.RetryMax, 15*time.Second)
 	defaults(&o.Pace.Recheck, 30*time.Second)
-	return &Fleet{
-		opts: o, keys: keysOf(o.Name), instance: random(), in: newClient(&o), out: newClient(&o), queue: newQueue(),
-		place: o.From, heard: make(map[string]numbers), state: state{since: time.Now()}, first: true, resync: true,
+	f := &Fleet{
+		opts: o, keys: keysOf(o.Name), instance: random(), queue: newQueue(), reader: reader{counted: o.From},
+		state: connState{since: time.Now()}, log: logState{place: o.From, resync: true},
 	}
+	f.dialer.opts = &f.opts
+	f.clients.Store(f.dialer.clients())
+	return f
 }
 
-// random returns a name that nobody else has.
+// random returns a name that no other process has.
 func random() string {
 	b := make([]byte, 6)
 	_, _ = crand.Read(b) // never fails
 	return hex.EncodeToString(b)
 }
 
-// Stamp returns the stamp of what is said now: newer than all that was said or heard here before.
-func (f *Fleet) Stamp() int64 { return f.clock.stamp(time.Now()) }
+// Stamp returns the stamp of a new statement: later than all given or seen before.
+func (f *Fleet) Stamp() int64 { return f.clock.stamp(f.opts.Now()) }
 
-// StampOf returns the stamp of something that happened at a time of our clock.
+// Step says that the local clock was stepped by so much.
+func (f *Fleet) Step(by time.Duration) {
+	f.clock.step(by)
+	f.queue.step(by)
+}
+
+// StampOf returns the stamp of an event at a time of the local clock.
 func (f *Fleet) StampOf(t time.Time) int64 { return t.Add(f.clock.ahead()).UnixMicro() }
 
-// Say has the others told. It never waits.
-func (f *Fleet) Say(s Statement) { f.queue.add(s) }
+// Announce queues a statement for the other nodes. It never waits.
+func (f *Fleet) Announce(s merge.Statement) { f.queue.add(s) }
 
-// Refuse counts a statement that was not taken.
-func (f *Fleet) Refuse(reason int) { f.refused[reason].Add(1) }
+// Refuse counts a statement that was not applied.
+func (f *Fleet) Refuse(reason merge.Refusal) { f.counts.refused[reason].Add(1) }
 
-// Resync has everything read again that is in Redis.
+// Resync requests that the whole state is read again.
 func (f *Fleet) Resync() {
 	f.mu.Lock()
-	f.resync = true
+	f.log.resync = true
 	f.mu.Unlock()
 }
 
-// Sent, Received and Refused return counts for metrics.
-func (f *Fleet) Sent(w What) uint64 { return f.sent[w].Load() }
+// Sent returns the number of statements announced.
+func (f *Fleet) Sent(w merge.Kind) uint64 { return f.counts.sent[w].Load() }
 
-// Received returns how many statements of others were read.
-func (f *Fleet) Received(w What) uint64 { return f.received[w].Load() }
+// Received returns the number of statements of others that were read.
+func (f *Fleet) Received(w merge.Kind) uint64 { return f.counts.received[w].Load() }
 
-// Refused returns how many statements were not taken for one of Reasons.
-func (f *Fleet) Refused(reason int) uint64 { return f.refused[reason].Load() }
+// Refused returns the number of statements that were not applied for a reason.
+func (f *Fleet) Refused(reason merge.Refusal) uint64 { return f.counts.refused[reason].Load() }
 
-// Run reads and says until ctx ends; then it says what is left, if Redis takes it within a second.
+// Run reads and writes until ctx ends. Then it announces the queued statements, if Redis accepts them within a second.
 func (f *Fleet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = f.in.Close() }) // it may be waiting for the log to go on
+	stop := context.AfterFunc(ctx, func() { _ = f.clients.Load().in.Close() }) // a read may block
 	defer stop()
 	group.Go(func() error { return f.read(ctx) })
 	group.Go(func() error { return f.write(ctx) })
 	err := group.Wait()
-	_ = f.out.Close()
+	f.clients.Load().close()
 	return err
 }
 
-// Status returns how the fleet stands.
+// failed counts an error, and replaces the connections of a Redis that no longer serves the fleet.
+func (f *Fleet) failed(ctx context.Context, err error) {
+	f.counts.errors.Add(1)
+	if replaced(err) && ctx.Err() == nil {
+		f.clients.Swap(f.dialer.clients()).close()
+	}
+}
+
+// Status returns the current status.
 func (f *Fleet) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,15 +248,15 @@ func (f *Fleet) Status() Status {
 }
 
 func (f *Fleet) status() Status {
-	st := &f.state
+	st, c := &f.state, &f.counts
 	s := Status{
-		Up: st.up, Since: st.since, Nodes: st.nodes, Skew: f.clock.ahead(), Clash: st.clash, Full: f.full.Load(),
-		Errors: f.errors.Load(), Resyncs: f.resyncs.Load(), Gaps: f.gaps.Load(),
+		Up: st.up, Since: st.since, Nodes: st.nodes, Skew: f.clock.ahead(), Clash: st.clash, Full: c.full.Load(),
+		Errors: c.errors.Load(), Resyncs: c.resyncs.Load(), Gaps: c.gaps.Load(),
 	}
 	s.Queue, s.Dropped = f.queue.size()
-	s.Queue += len(f.putBack)
-	if f.place.Epoch != "" && st.seq > f.place.Seq {
-		s.Behind = st.seq - f.place.Seq
+	s.Queue += len(f.repair.putBack)
+	if f.log.place.Epoch != "" && st.seq > f.log.place.Seq {
+		s.Behind = st.seq - f.log.place.Seq
 	}
 	s.InStep = st.up && st.inStep && s.Queue == 0 && s.Behind == 0
 	if s.Err = st.readErr; s.Err == nil {
@@ -247,27 +265,27 @@ func (f *Fleet) status() Status {
 	return s
 }
 
-// change changes the state, and tells of it where Redis has come or gone, or fails in another way.
-func (f *Fleet) change(do func(*state)) {
+// change changes the state, and reports it if the connection is made or lost or fails for another reason.
+func (f *Fleet) change(do func(*connState)) {
 	f.mu.Lock()
 	st := &f.state
-	was, told := st.up, st.told
+	was, reported := st.up, st.reported
 	do(st)
 	if st.up = st.readErr == nil && st.writeErr == nil && st.inStep; st.up != was {
 		st.since = time.Now()
 	}
 	s := f.status()
-	if st.told = ""; s.Err != nil {
-		st.told = s.Err.Error()
+	if st.reported = ""; s.Err != nil {
+		st.reported = s.Err.Error()
 	}
-	changed := st.up != was || st.told != told
+	changed := st.up != was || st.reported != reported
 	f.mu.Unlock()
 	if changed && f.opts.Changed != nil {
 		f.opts.Changed(s)
 	}
 }
 
-// A pause grows with each failure, and is never the same for two nodes, so that they do not come back all at once.
+// A pause grows with each failure. It is random, so that nodes do not return all at once.
 type pause struct{ min, max, last time.Duration }
 
 func (p *pause) next() time.Duration {
@@ -277,7 +295,7 @@ func (p *pause) next() time.Duration {
 
 func (p *pause) reset() { p.last = 0 }
 
-// sleep waits, and tells false when ctx ends.
+// sleep waits, and reports false when ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

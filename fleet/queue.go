@@ -2,60 +2,57 @@ package fleet
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"fsban/fleet/merge"
 	"fsban/policy"
 )
 
-// The bounds of what waits to be said.
+// Bounds of the queue.
 const (
 	maxQueue    = 100_000 // statements about prefixes
-	maxAttempts = 10_000  // attempts, told apart by address, kind and user
+	maxAttempts = 10_000  // attempts, distinct in more than their times
 	batchSize   = 100     // statements at once
 )
 
-// A queue is what a node has to say. Of statements about one prefix the newest is kept; attempts that are alike are
-// counted.
+// A queue holds the statements to announce: the latest about each prefix, and attempts, equal ones as one with their times.
 type queue struct {
 	mu       sync.Mutex
 	limit    int
-	states   map[place]Statement
+	states   map[place]merge.Statement
 	order    []place
-	attempts map[alike]*Statement
-	failed   []alike // the order of attempts
+	attempts map[policy.Attempt]*merge.Statement // by attempts without times
+	failed   []policy.Attempt                    // the order of attempts
 	dropped  uint64
-	lost     bool // a statement found no room: what Redis lacks has to be found out
+	lost     bool // a statement found no room: a resync finds it
 	wake     chan struct{}
 }
 
-// A place is what there is one statement of.
+// A place names a ban, an allowance or a known-good address.
 type place struct {
 	kind   string
 	prefix netip.Prefix
 }
 
-// alike are attempts that count as one statement.
-type alike struct {
-	addr netip.Addr
-	kind policy.Kind
-	user string
-}
+func placeOf(s *merge.Statement) place { return place{kinds[s.Kind], s.Prefix} }
 
 func newQueue() *queue {
-	return &queue{limit: maxQueue, states: make(map[place]Statement), attempts: make(map[alike]*Statement), wake: make(chan struct{}, 1)}
+	return &queue{limit: maxQueue, states: make(map[place]merge.Statement), attempts: make(map[policy.Attempt]*merge.Statement),
+		wake: make(chan struct{}, 1)}
 }
 
-// add never waits.
-func (q *queue) add(s Statement) {
+// add queues a statement. It never waits.
+func (q *queue) add(s merge.Statement) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer q.rouse()
-	if s.What == Attempt {
+	if s.Kind == merge.Attempt {
 		q.addAttempt(s)
 		return
 	}
-	at := place{kinds[s.What], s.Prefix}
+	at := placeOf(&s)
 	old, there := q.states[at]
 	switch {
 	case there && old.Stamp > s.Stamp:
@@ -70,19 +67,41 @@ func (q *queue) add(s Statement) {
 	q.states[at] = s
 }
 
-func (q *queue) addAttempt(s Statement) {
-	k := alike{s.Attempt.Addr, s.Attempt.Kind, s.Attempt.User}
-	if old := q.attempts[k]; old != nil && old.Times < maxTimes {
-		old.Times += s.Times
-		old.Attempt.At = later(old.Attempt.At, s.Attempt.At)
+// step moves the times of all statements by a step of the local clock.
+func (q *queue) step(by time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for at, s := range q.states {
+		s.Step(by)
+		q.states[at] = s
+	}
+	for _, s := range q.attempts {
+		s.Step(by)
+	}
+}
+
+// addAttempt merges attempts that differ in nothing but their times. Of more than maxTimes the oldest are dropped: the newest ones
+// fill a rule's window.
+func (q *queue) addAttempt(s merge.Statement) {
+	k := s.Attempt
+	k.At, k.ReportedAt, k.Source, k.Number = time.Time{}, time.Time{}, 0, "" // not announced, or as times
+	old := q.attempts[k]
+	switch {
+	case old == nil && len(q.attempts) >= maxAttempts:
+		q.dropped += uint64(1 + len(s.Earlier))
+		return
+	case old == nil:
+		q.attempts[k] = &s
+		q.failed = append(q.failed, k)
 		return
 	}
-	if q.attempts[k] != nil || len(q.attempts) >= maxAttempts {
-		q.dropped += uint64(s.Times)
-		return
+	times := slices.Concat(old.Earlier, s.Earlier, []time.Time{old.Attempt.At, s.Attempt.At})
+	slices.SortFunc(times, time.Time.Compare)
+	if n := len(times) - maxTimes; n > 0 {
+		q.dropped += uint64(n)
+		times = times[n:]
 	}
-	q.attempts[k] = &s
-	q.failed = append(q.failed, k)
+	old.Earlier, old.Attempt.At = times[:len(times)-1], times[len(times)-1]
 }
 
 func (q *queue) rouse() {
@@ -92,8 +111,8 @@ func (q *queue) rouse() {
 	}
 }
 
-// take returns what to say next, states first: nothing when there is nothing. What is too old to matter is left out.
-func (q *queue) take(now time.Time) (batch []Statement) {
+// take removes and returns the next statements, attempts last, without bans that are over. It returns none if the queue is empty.
+func (q *queue) take(now time.Time) (batch []merge.Statement) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.order) > 0 && len(batch) < batchSize {
@@ -101,7 +120,7 @@ func (q *queue) take(now time.Time) (batch []Statement) {
 		q.order = q.order[1:]
 		if s, ok := q.states[at]; ok {
 			delete(q.states, at)
-			if s.What != Ban || s.Until.IsZero() || s.Until.After(now) {
+			if s.Kind != merge.Ban || s.Until.IsZero() || s.Until.After(now) {
 				batch = append(batch, s)
 			}
 		}
@@ -115,14 +134,22 @@ func (q *queue) take(now time.Time) (batch []Statement) {
 	return batch
 }
 
-// size returns how many statements wait, and how many were dropped.
+// size returns the number of queued statements, and of those dropped.
 func (q *queue) size() (waiting int, dropped uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.states) + len(q.attempts), q.dropped
 }
 
-// overflowed tells whether statements were lost since it was last asked.
+// lose counts statements that are dropped, and requests a resync.
+func (q *queue) lose(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.dropped += uint64(n) //nolint:gosec // never negative
+	q.lost = true
+}
+
+// overflowed reports whether statements were lost since the last call, once the queue is empty.
 func (q *queue) overflowed() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -131,11 +158,4 @@ func (q *queue) overflowed() bool {
 		q.lost = false
 	}
 	return lost
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -12,11 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"fsban/fleet/merge"
 	"fsban/internal/redisserver"
 	"fsban/policy"
 )
 
-// A crowd is many nodes that do nothing but count what they are told.
+// A crowd is many nodes that only count received statements.
 type crowd struct {
 	nodes []*Fleet
 	taken atomic.Int64 // statements that are no attempts, by all together
@@ -31,17 +33,17 @@ func newCrowd(tb testing.TB, redis *redisserver.Server, n int, pace Pace) *crowd
 	for i := range c.nodes {
 		c.nodes[i] = New(Options{
 			Addrs: []string{redis.Socket}, Name: "crowd", Node: fmt.Sprint("node", i),
-			Take: func(_ context.Context, b Batch) error {
+			Take: func(_ context.Context, b merge.Batch) error {
 				for j := range b.Statements {
-					if b.Statements[j].What == Attempt {
-						c.tries.Add(int64(b.Statements[j].Times))
+					if b.Statements[j].Kind == merge.Attempt {
+						c.tries.Add(int64(1 + len(b.Statements[j].Earlier)))
 					} else if !b.Sync {
 						c.taken.Add(1)
 					}
 				}
 				return nil
 			},
-			Current: func(context.Context, func(Statement)) error { return nil },
+			Current: func(context.Context, func(merge.Statement)) error { return nil },
 			Self:    func() Node { return Node{Version: "v0.1.0", Speaks: []string{"event", "esl_log"}, Share: "failures"} },
 			Pace:    pace,
 		})
@@ -71,12 +73,12 @@ func waitFor(tb testing.TB, what string, got *atomic.Int64, want int64) {
 	}
 }
 
-// usage is what Redis says of itself.
+// usage is Redis' own account of its load.
 type usage struct{ in, out, commands, memory, cpu float64 }
 
 func usageOf(tb testing.TB, f *Fleet) (u usage) {
 	tb.Helper()
-	text, err := f.out.Info(context.Background()).Result()
+	text, err := f.clients.Load().out.Info(context.Background()).Result()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -101,15 +103,15 @@ func usageOf(tb testing.TB, f *Fleet) (u usage) {
 
 func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)}) }
 
-func banOf(f *Fleet, addr netip.Addr) Statement {
+func banOf(f *Fleet, addr netip.Addr) merge.Statement {
 	now := time.Now()
-	return Statement{
-		What: Ban, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Since: now, Until: now.Add(24 * time.Hour), Rule: "auth", Source: "event", Count: 5, Offence: 1,
+	return merge.Statement{
+		Kind: merge.Ban, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Since: now, Until: now.Add(24 * time.Hour), Rule: "auth", Source: "event", Count: 5, Offence: 1,
 	}
 }
 
-func attemptOf(f *Fleet, addr netip.Addr) Statement {
-	return Statement{What: Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Times: 1, Attempt: policy.Attempt{
+func attemptOf(f *Fleet, addr netip.Addr) merge.Statement {
+	return merge.Statement{Kind: merge.Attempt, Prefix: netip.PrefixFrom(addr, 32), Stamp: f.Stamp(), Node: f.opts.Node, Attempt: policy.Attempt{
 		Addr: addr, At: time.Now(), Kind: policy.AuthFailure, Method: policy.Register, User: "1000", Domain: "sip.example.org", Profile: "internal", UserAgent: "friendly-scanner",
 	}}
 }
@@ -117,18 +119,18 @@ func attemptOf(f *Fleet, addr netip.Addr) Statement {
 func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
 	redis := redisserver.Start(t)
 	const nodes, each = 8, 50
-	c := newCrowd(t, redis, nodes, Pace{})
+	c := newCrowd(t, redis, nodes, Pace{Recheck: time.Hour}) // a comparison would deliver bans once more
 	for i := range each {
 		for n, f := range c.nodes {
-			f.Say(banOf(f, address(i*nodes+n)))
-			f.Say(attemptOf(f, address(i*nodes+n)))
+			f.Announce(banOf(f, address(i*nodes+n)))
+			f.Announce(attemptOf(f, address(i*nodes+n)))
 		}
 	}
 	waitFor(t, "bans, one's own included", &c.taken, nodes*nodes*each)
 	waitFor(t, "attempts of others", &c.tries, nodes*(nodes-1)*each)
 }
 
-// Nobody has anything to say meanwhile, so nobody runs into it but who reads.
+// No node writes meanwhile, so only readers meet the foreign entry.
 func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
 	for _, id := range []string{"*", "1-1", "2-0", "2-1"} {
 		t.Run(id, func(t *testing.T) {
@@ -136,13 +138,13 @@ func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
 			redis := redisserver.Start(t, "--port", "0")
 			c := newCrowd(t, redis, 2, Pace{Beat: 200 * time.Millisecond, RetryMin: 10 * time.Millisecond, RetryMax: 100 * time.Millisecond})
 			a, b := c.nodes[0], c.nodes[1]
-			a.Say(banOf(a, address(1)))
+			a.Announce(banOf(a, address(1)))
 			waitFor(t, "bans", &c.taken, 2)
-			if err := a.out.Do(t.Context(), "xadd", a.keys.log, id, "d", "hello").Err(); err != nil {
+			if err := a.clients.Load().out.Do(t.Context(), "xadd", a.keys.log, id, "d", "hello").Err(); err != nil {
 				t.Fatal(err)
 			}
 			settled := func() bool {
-				meta, err := a.out.HMGet(t.Context(), a.keys.meta, "epoch", "seq").Result()
+				meta, err := a.clients.Load().out.HMGet(t.Context(), a.keys.meta, "epoch", "seq").Result()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -152,7 +154,7 @@ func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
 						return false
 					}
 				}
-				last, err := a.out.XRevRangeN(t.Context(), a.keys.log, "+", "-", 1).Result()
+				last, err := a.clients.Load().out.XRevRangeN(t.Context(), a.keys.log, "+", "-", 1).Result()
 				return err == nil && (len(last) == 0 || id == "1-1") // which is passed over
 			}
 			for deadline := time.Now().Add(time.Minute); !settled(); time.Sleep(10 * time.Millisecond) {
@@ -163,12 +165,54 @@ func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
 			if n := a.Status().Resyncs + b.Status().Resyncs; n > 20 {
 				t.Errorf("all was read %d times", n)
 			}
-			b.Say(banOf(b, address(2)))
-			a.Say(attemptOf(a, address(3)))
+			b.Announce(banOf(b, address(2)))
+			a.Announce(attemptOf(a, address(3)))
 			waitFor(t, "bans", &c.taken, 4)
 			waitFor(t, "attempts", &c.tries, 1)
 		})
 	}
+}
+
+// The last beat can be older than the state: the first one comes before the firewall is ready.
+func TestANodeShowsItsOwnStateAsItIsNow(t *testing.T) {
+	redis := redisserver.Start(t, "--port", "0")
+	ready := false
+	join := func(name string) *Fleet {
+		f := New(Options{
+			Addrs: []string{redis.Socket}, Name: "mirror", Node: name,
+			Take:    func(context.Context, merge.Batch) error { return nil },
+			Current: func(context.Context, func(merge.Statement)) error { return nil },
+			Self:    func() Node { return Node{Ready: ready} },
+		})
+		t.Cleanup(f.clients.Load().close)
+		if err := f.beat(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	shows := func(f *Fleet, want map[string]bool) {
+		t.Helper()
+		nodes, err := f.Nodes(t.Context())
+		got := make(map[string]bool)
+		for i := range nodes {
+			got[nodes[i].Name] = nodes[i].Ready
+			if nodes[i].Seen.IsZero() {
+				t.Errorf("%s was never seen", nodes[i].Name)
+			}
+		}
+		if err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s shows %v, want %v; %v", f.opts.Node, got, want, err)
+		}
+	}
+	one, two := join("one"), join("two")
+	shows(one, map[string]bool{"one": false, "two": false})
+	ready = true
+	shows(one, map[string]bool{"one": true, "two": false})
+	shows(two, map[string]bool{"one": false, "two": true})
+	ready = false
+	join("one") // another node of that name: its beat is no state of the first
+	ready = true
+	shows(one, map[string]bool{"one": false, "two": false})
 }
 
 func TestANodeIsHeardWhileItHasMuchToSay(t *testing.T) {
@@ -177,14 +221,14 @@ func TestANodeIsHeardWhileItHasMuchToSay(t *testing.T) {
 	var beats atomic.Int64
 	f := New(Options{
 		Addrs: []string{way.Addr()}, Name: "talker", Node: "node",
-		Take:    func(context.Context, Batch) error { return nil },
-		Current: func(context.Context, func(Statement)) error { return nil },
+		Take:    func(context.Context, merge.Batch) error { return nil },
+		Current: func(context.Context, func(merge.Statement)) error { return nil },
 		Self:    func() Node { beats.Add(1); return Node{} },
 		Pace:    Pace{Beat: 50 * time.Millisecond},
 	})
 	way.Slow(20 * time.Millisecond)
 	for i := range 25 * batchSize {
-		f.Say(banOf(f, address(i)))
+		f.Announce(banOf(f, address(i)))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -201,7 +245,7 @@ func TestANodeIsHeardWhileItHasMuchToSay(t *testing.T) {
 	}
 }
 
-// BenchmarkNodes tells what a fleet costs Redis: at rest, each ban and each failure that comes alone, which is the dearest way.
+// BenchmarkNodes measures the cost of a fleet for Redis: at rest, and for bans and failures one by one, the most expensive way.
 func BenchmarkNodes(b *testing.B) {
 	for _, n := range []int{10, 100, 1000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
@@ -219,7 +263,7 @@ func BenchmarkNodes(b *testing.B) {
 			b.ReportMetric(u.memory/1e6, "MB-memory")
 			at = u
 			for i := range each {
-				c.nodes[i%n].Say(banOf(c.nodes[i%n], address(i)))
+				c.nodes[i%n].Announce(banOf(c.nodes[i%n], address(i)))
 				waitFor(b, "bans", &c.taken, int64(n*(i+1)))
 			}
 			u = usageOf(b, f)
@@ -228,7 +272,7 @@ func BenchmarkNodes(b *testing.B) {
 			b.ReportMetric((u.cpu-at.cpu)/each*1000, "ban-cpu-ms")
 			at = u
 			for i := range each {
-				c.nodes[i%n].Say(attemptOf(c.nodes[i%n], address(i)))
+				c.nodes[i%n].Announce(attemptOf(c.nodes[i%n], address(i)))
 				waitFor(b, "failures", &c.tries, int64((n-1)*(i+1)))
 			}
 			u = usageOf(b, f)
@@ -238,7 +282,7 @@ func BenchmarkNodes(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory tells what 10,000 bans take in Redis, told in full batches.
+// BenchmarkMemory measures the memory of 10,000 bans in Redis, announced in full batches.
 func BenchmarkMemory(b *testing.B) {
 	redis := redisserver.Start(b)
 	c := newCrowd(b, redis, 1, Pace{})
@@ -246,11 +290,11 @@ func BenchmarkMemory(b *testing.B) {
 	const many = 10_000
 	at := usageOf(b, f)
 	for i := range many {
-		f.Say(banOf(f, address(i)))
+		f.Announce(banOf(f, address(i)))
 	}
 	waitFor(b, "bans", &c.taken, many)
 	b.ReportMetric((usageOf(b, f).memory-at.memory)/many, "B/ban")
-	log, err := f.out.MemoryUsage(context.Background(), f.keys.log, 0).Result()
+	log, err := f.clients.Load().out.MemoryUsage(context.Background(), f.keys.log, 0).Result()
 	if err != nil {
 		b.Fatal(err)
 	}

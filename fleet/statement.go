@@ -1,67 +1,34 @@
 package fleet
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"fsban/fleet/merge"
 	"fsban/policy"
 )
 
-// What is what a node says. The set is closed and small: safe as a metric label.
-type What uint8
-
-// What can be said.
-const (
-	Ban      What = iota // Prefix is banned from Since until Until
-	Unban                // it is not; Until is how long that has to be remembered
-	Allow                // Prefix is never banned
-	Disallow             // it may be banned again; Until as with Unban
-	Known                // Prefix is known-good: Since, and last logged in from at Last
-	Attempt              // an attempt that counts, Times times
-	NumWhat
-)
-
-var whatNames = [NumWhat]string{"ban", "unban", "allow", "disallow", "known", "attempt"}
-
-func (w What) String() string { return whatNames[w] }
-
-// A Statement is one thing that a node says. Times are by our own clock; on the wire they are by Redis'.
-type Statement struct {
-	What   What
-	Prefix netip.Prefix
-	Stamp  int64  // when it was said, in unix microseconds of Redis' clock: of two about one prefix the newer holds
-	Node   string // who said it
-
-	Since, Until, Last time.Time // Until is zero for what has no end
-	Rule               string
-	Source             string
-	By, Reason         string
-	Count              int // attempts that led to the ban
-	Offence            int
-
-	Attempt policy.Attempt
-	Times   int
-}
-
-// The bounds of what is taken from others.
+// Bounds of received statements.
 const (
 	maxText  = 200                        // bytes of a text
 	maxLine  = 16 << 10                   // bytes of a statement
 	maxTimes = 64                         // attempts that one statement stands for
 	maxCount = 1_000_000                  // attempts, offences
 	maxEnd   = 10 * 366 * 24 * time.Hour  // from now to an end
-	maxAhead = 24 * time.Hour             // from Redis' clock, which may have been set back, to a stamp
+	maxAhead = 24 * time.Hour             // of a stamp; Redis' clock may have been set back
 	oldest   = int64(1_500_000_000) * 1e6 // stamp
 )
 
-// The kinds of statements on the wire. Those about bans, allowances and known-good addresses are kept, one for each prefix.
+// Kinds on the wire. Redis keeps one statement for each prefix of each kind but attempts.
 const (
 	kindBan     = "b"
 	kindAllow   = "a"
@@ -69,34 +36,43 @@ const (
 	kindAttempt = "f"
 )
 
-var kinds = [NumWhat]string{kindBan, kindBan, kindAllow, kindAllow, kindKnown, kindAttempt}
+var kinds = [merge.NumKinds]string{kindBan, kindBan, kindAllow, kindAllow, kindKnown, kindAttempt}
 
-// wireVersion is that of a statement's text. Others are passed over, and counted.
+// wireVersion is the version of a statement's text. Statements of other versions are skipped and counted.
 const wireVersion = "1"
 
-// A body is the part of a statement that Redis does not look at. Times are unix milliseconds of Redis' clock.
+// A body is the part of a statement that the scripts do not read. Times are unix milliseconds of Redis' clock.
 type body struct {
-	Off     bool          `json:"x,omitempty"` // unban, disallow
-	Since   int64         `json:"s,omitempty"`
-	Until   int64         `json:"u,omitempty"`
-	Last    int64         `json:"l,omitempty"`
-	Rule    string        `json:"r,omitempty"`
-	Source  string        `json:"o,omitempty"`
-	By      string        `json:"b,omitempty"`
-	Reason  string        `json:"y,omitempty"`
-	Count   int           `json:"c,omitempty"`
-	Offence int           `json:"f,omitempty"`
-	Times   int           `json:"t,omitempty"`
-	Kind    *policy.Kind  `json:"k,omitempty"`
-	Method  policy.Method `json:"m,omitempty"`
-	User    string        `json:"n,omitempty"`
-	Domain  string        `json:"d,omitempty"`
-	Profile string        `json:"p,omitempty"`
-	Agent   string        `json:"a,omitempty"`
+	Off      bool          `json:"x,omitempty"` // unban, disallow
+	Proposed string        `json:"z,omitempty"` // the node's stamp, added by the script when it chooses an earlier one
+	Since    int64         `json:"s,omitempty"`
+	Until    int64         `json:"u,omitempty"`
+	Last     int64         `json:"l,omitempty"`
+	Rule     string        `json:"r,omitempty"`
+	Source   string        `json:"o,omitempty"`
+	By       string        `json:"b,omitempty"`
+	Reason   string        `json:"y,omitempty"`
+	Count    int           `json:"c,omitempty"`
+	Offence  int           `json:"f,omitempty"`
+	Earlier  []int64       `json:"e,omitempty"` // further equal attempts: milliseconds before Since, descending
+	Kind     *policy.Kind  `json:"k,omitempty"`
+	Method   policy.Method `json:"m,omitempty"`
+	User     string        `json:"n,omitempty"`
+	Domain   string        `json:"d,omitempty"`
+	Profile  string        `json:"p,omitempty"`
+	Agent    string        `json:"a,omitempty"`
 }
 
-// encode returns the statement's text: stamp, node, version and body. offset is what Redis' clock is ahead of ours.
-func (s *Statement) encode(offset time.Duration) (string, error) {
+// ordered reports whether the times of earlier attempts are some, bounded and in order.
+func (b *body) ordered() bool {
+	if n := len(b.Earlier); n > 0 && (n >= maxTimes || b.Earlier[0] >= b.Since || b.Earlier[n-1] < 0) {
+		return false
+	}
+	return slices.IsSortedFunc(b.Earlier, func(x, y int64) int { return cmp.Compare(y, x) })
+}
+
+// encode returns the statement's text: stamp, node, version and body. offset is Redis' clock minus ours.
+func encode(s *merge.Statement, offset time.Duration) (string, error) {
 	ms := func(t time.Time) int64 {
 		if t.IsZero() {
 			return 0
@@ -104,22 +80,25 @@ func (s *Statement) encode(offset time.Duration) (string, error) {
 		return t.Add(offset).UnixMilli()
 	}
 	b := body{
-		Off: s.What == Unban || s.What == Disallow, Since: ms(s.Since), Until: ms(s.Until), Last: ms(s.Last),
+		Off: s.Kind == merge.Unban || s.Kind == merge.Disallow, Since: ms(s.Since), Until: ms(s.Until), Last: ms(s.Last),
 		Rule: clean(s.Rule), Source: clean(s.Source), By: clean(s.By), Reason: clean(s.Reason), Count: s.Count, Offence: s.Offence,
 	}
-	if s.What == Attempt {
+	if s.Kind == merge.Attempt {
 		a := &s.Attempt
-		b.Since, b.Times, b.Kind, b.Method = ms(a.At), s.Times, &a.Kind, a.Method
+		b.Since, b.Kind, b.Method = ms(a.At), &a.Kind, a.Method
+		for _, at := range s.Earlier {
+			b.Earlier = append(b.Earlier, a.At.Sub(at).Milliseconds())
+		}
 		b.User, b.Domain, b.Profile, b.Agent = clean(a.User), clean(a.Domain), clean(a.Profile), clean(a.UserAgent)
 	}
 	data, err := json.Marshal(&b)
 	if err != nil {
-		return "", fmt.Errorf("say %v of %v: %w", s.What, s.Prefix, err)
+		return "", fmt.Errorf("say %v of %v: %w", s.Kind, s.Prefix, err)
 	}
 	return fmt.Sprintf("%016x %s %s %s", s.Stamp, s.Node, wireVersion, data), nil
 }
 
-// clean returns a text as it is told: valid, of one line and bounded. What peers chose may be anything.
+// clean returns valid, bounded text of one line. Peers may choose any bytes.
 func clean(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
@@ -145,9 +124,9 @@ var (
 	errMalformed = errors.New("malformed")
 )
 
-// decode reads what encode has written: kind and field say what it is about. Every byte of it may be hostile.
-func decode(kind, field, text string, offset time.Duration, now time.Time) (Statement, error) {
-	var s Statement
+// decode reads a text of encode; kind and field name its subject. Every byte may be hostile.
+func decode(kind, field, text string, offset time.Duration, now time.Time) (merge.Statement, error) {
+	var s merge.Statement
 	if len(text) > maxLine || len(field) > 64 {
 		return s, errMalformed
 	}
@@ -174,6 +153,7 @@ func decode(kind, field, text string, offset time.Duration, now time.Time) (Stat
 		return s, errMalformed
 	}
 	s.Stamp, s.Node = us, node
+	s.Proposed, _ = strconv.ParseInt(b.Proposed, 16, 64)
 	s.Rule, s.Source, s.By, s.Reason = clean(b.Rule), clean(b.Source), clean(b.By), clean(b.Reason)
 	s.Count, s.Offence = min(max(b.Count, 0), maxCount), min(max(b.Offence, 0), maxCount)
 	ok := true
@@ -188,31 +168,34 @@ func decode(kind, field, text string, offset time.Duration, now time.Time) (Stat
 		return time.UnixMilli(ms).Add(-offset)
 	}
 	s.Since, s.Until, s.Last = at(b.Since), at(b.Until), at(b.Last)
-	s.Since, s.Last = notAfter(s.Since, now), notAfter(s.Last, now) // nothing has happened yet that will
+	s.Since, s.Last = notAfter(s.Since, now), notAfter(s.Last, now) // no event is in the future
 	switch kind {
 	case kindBan:
-		if s.What = Ban; b.Off {
-			s.What = Unban
+		if s.Kind = merge.Ban; b.Off {
+			s.Kind = merge.Unban
 		}
 		ok = ok && (b.Off || ruleName.MatchString(s.Rule))
 	case kindAllow:
-		if s.What = Allow; b.Off {
-			s.What = Disallow
+		if s.Kind = merge.Allow; b.Off {
+			s.Kind = merge.Disallow
 		}
 	case kindKnown:
-		s.What = Known
+		s.Kind = merge.Known
 		ok = ok && !s.Since.IsZero() && !s.Last.IsZero()
 	case kindAttempt:
-		s.What = Attempt
+		s.Kind = merge.Attempt
 		if b.Kind == nil || *b.Kind != policy.AuthFailure && *b.Kind != policy.Violation || !s.Prefix.IsSingleIP() || s.Since.IsZero() {
 			return s, errMalformed
 		}
-		s.Times = min(max(b.Times, 1), maxTimes)
 		s.Attempt = policy.Attempt{
 			Addr: s.Prefix.Addr(), At: s.Since, Kind: *b.Kind, Source: policy.Fleet, Method: b.Method,
 			User: clean(b.User), Domain: clean(b.Domain), Profile: clean(b.Profile), UserAgent: clean(b.Agent),
 		}
 		s.Since = time.Time{}
+		ok = ok && b.ordered()
+		for _, before := range b.Earlier {
+			s.Earlier = append(s.Earlier, notAfter(at(b.Since-before), s.Attempt.At))
+		}
 	default:
 		ok = false
 	}
@@ -222,7 +205,7 @@ func decode(kind, field, text string, offset time.Duration, now time.Time) (Stat
 	return s, nil
 }
 
-// ruleName is the form of a rule's name, which config checks, too.
+// ruleName is the form of a rule's name, as in package config.
 var ruleName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 
 func notAfter(t, now time.Time) time.Time {

@@ -3,11 +3,13 @@ package fleet
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"fsban/fleet/merge"
 	"fsban/policy"
 )
 
@@ -16,37 +18,42 @@ var (
 	prefix = netip.MustParsePrefix
 )
 
-func said(w What, p string) Statement {
-	return Statement{What: w, Prefix: prefix(p), Stamp: noon.UnixMicro(), Node: "a-1", Since: noon.Add(-time.Second), Until: noon.Add(time.Hour)}
+func said(w merge.Kind, p string) merge.Statement {
+	return merge.Statement{Kind: w, Prefix: prefix(p), Stamp: noon.UnixMicro(), Node: "a-1", Since: noon.Add(-time.Second), Until: noon.Add(time.Hour)}
 }
 
 func TestStatementsAreReadAsTheyWereWritten(t *testing.T) {
-	ban := said(Ban, "203.0.113.66/32")
+	ban := said(merge.Ban, "203.0.113.66/32")
 	ban.Rule, ban.Source, ban.By, ban.Reason, ban.Count, ban.Offence = "auth", "event", "uid 0, pid 1", `a "reason"`, 5, 2
-	forever := said(Ban, "2001:db8::/64")
+	forever := said(merge.Ban, "2001:db8::/64")
 	forever.Rule, forever.Until = "operator", time.Time{}
-	known := said(Known, "203.0.113.50/32")
+	known := said(merge.Known, "203.0.113.50/32")
 	known.Last, known.Until = noon.Add(-time.Second), time.Time{}
-	attempt := Statement{What: Attempt, Prefix: prefix("203.0.113.7/32"), Stamp: noon.UnixMicro(), Node: "a-1", Times: 3, Attempt: policy.Attempt{
+	attempt := merge.Statement{Kind: merge.Attempt, Prefix: prefix("203.0.113.7/32"), Stamp: noon.UnixMicro(), Node: "a-1", Earlier: []time.Time{noon.Add(-time.Hour), noon.Add(-time.Minute)}, Attempt: policy.Attempt{
 		Addr: netip.MustParseAddr("203.0.113.7"), At: noon.Add(-time.Second), Kind: policy.Violation, Source: policy.Fleet, Method: policy.Invite,
 		User: "1000", Domain: "example.org", Profile: "internal", UserAgent: "friendly-scanner",
 	}}
-	for name, s := range map[string]Statement{
-		"ban": ban, "ban without end": forever, "unban": said(Unban, "203.0.113.66/32"), "allow": said(Allow, "198.51.100.0/24"),
-		"disallow": said(Disallow, "198.51.100.0/24"), "known": known, "attempt": attempt,
+	for name, s := range map[string]merge.Statement{
+		"ban": ban, "ban without end": forever, "unban": said(merge.Unban, "203.0.113.66/32"), "allow": said(merge.Allow, "198.51.100.0/24"),
+		"disallow": said(merge.Disallow, "198.51.100.0/24"), "known": known, "attempt": attempt,
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Redis' clock is five minutes ahead of the writer's, and two of the reader's.
-			text, err := s.encode(5 * time.Minute)
+			text, err := encode(&s, 5*time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := decode(kinds[s.What], s.Prefix.String(), text, 2*time.Minute, noon.Add(3*time.Minute))
+			got, err := decode(kinds[s.Kind], s.Prefix.String(), text, 2*time.Minute, noon.Add(3*time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := s
-			for _, at := range []*time.Time{&want.Since, &want.Until, &want.Last, &want.Attempt.At} {
+			times := []*time.Time{&want.Since, &want.Until, &want.Last, &want.Attempt.At}
+			want.Earlier = slices.Clone(want.Earlier)
+			for i := range want.Earlier {
+				times = append(times, &want.Earlier[i])
+			}
+			for _, at := range times {
 				if !at.IsZero() {
 					*at = at.Add(3 * time.Minute)
 				}
@@ -91,6 +98,10 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"attempts of a network":   {"f", "203.0.113.0/24", head + `{"k":"auth_failure","s":1760000000000}`, errMalformed},
 		"a success as an attempt": {"f", "203.0.113.1/32", head + `{"k":"auth_success","s":1760000000000}`, errMalformed},
 		"an attempt of no time":   {"f", "203.0.113.1/32", head + `{"k":"auth_failure"}`, errMalformed},
+		"attempts of 65 times":    {"f", "203.0.113.1/32", head + `{"k":"auth_failure","s":1760000000000,"e":[` + strings.Repeat("0,", maxTimes-1) + `0]}`, errMalformed},
+		"earlier, and is later":   {"f", "203.0.113.1/32", head + `{"k":"auth_failure","s":1760000000000,"e":[-1]}`, errMalformed},
+		"earlier out of order":    {"f", "203.0.113.1/32", head + `{"k":"auth_failure","s":1760000000000,"e":[1,2]}`, errMalformed},
+		"earlier than all times":  {"f", "203.0.113.1/32", head + `{"k":"auth_failure","s":1760000000000,"e":[1760000000000]}`, errMalformed},
 		"known-good since never":  {"g", "203.0.113.1/32", head + `{}`, errMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,23 +112,23 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-// Whatever stands in Redis: what is taken of it is within its bounds, and says the same when it is said again.
+// FuzzDecode checks that accepted statements are within their bounds, and decode to the same after encoding.
 func FuzzDecode(f *testing.F) {
-	for _, s := range []Statement{said(Ban, "203.0.113.66/32"), said(Unban, "2001:db8::/64"), said(Allow, "10.0.0.0/8"), said(Known, "203.0.113.50/32")} {
+	for _, s := range []merge.Statement{said(merge.Ban, "203.0.113.66/32"), said(merge.Unban, "2001:db8::/64"), said(merge.Allow, "10.0.0.0/8"), said(merge.Known, "203.0.113.50/32")} {
 		s.Rule, s.Last = "auth", s.Since
-		text, err := s.encode(0)
+		text, err := encode(&s, 0)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(kinds[s.What], s.Prefix.String(), text)
+		f.Add(kinds[s.Kind], s.Prefix.String(), text)
 	}
-	f.Add("f", "203.0.113.1/32", `000643c1a2b3c4d5 a-1 1 {"k":"auth_failure","s":1760000000000,"t":99999,"n":"\u0000\u2028\ud800"}`)
+	f.Add("f", "203.0.113.1/32", `000643c1a2b3c4d5 a-1 1 {"k":"auth_failure","s":1760000000000,"e":[3600000,60000,0],"n":"\u0000\u2028\ud800"}`)
 	f.Fuzz(func(t *testing.T, kind, field, text string) {
 		s, err := decode(kind, field, text, 0, noon)
 		if err != nil {
 			return
 		}
-		if s.Prefix.Bits() == 0 || s.Prefix != s.Prefix.Masked() || s.Prefix.Addr().Is4In6() || s.What >= NumWhat || s.Times > maxTimes {
+		if s.Prefix.Bits() == 0 || s.Prefix != s.Prefix.Masked() || s.Prefix.Addr().Is4In6() || s.Kind >= merge.NumKinds || len(s.Earlier) >= maxTimes {
 			t.Errorf("%+v", s)
 		}
 		if s.Since.After(noon) || s.Last.After(noon) || s.Attempt.At.After(noon) || s.Until.After(noon.Add(maxEnd)) {
@@ -128,7 +139,7 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("%+v: %q", s, text)
 			}
 		}
-		again, err := s.encode(0)
+		again, err := encode(&s, 0)
 		if err != nil || len(again) > maxLine || strings.Contains(again, "\n") {
 			t.Fatalf("%q: %v", again, err)
 		}

@@ -8,10 +8,13 @@ import (
 	"fsban/policy"
 )
 
+// proofShift is the place of an attempt's proof in the byte of its method.
+const proofShift = 4
+
 // AppendAttempt writes all of a.
 func AppendAttempt(to []byte, a *policy.Attempt) []byte {
-	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source), byte(a.Method))
-	to = AppendTime(AppendTime(to, a.At), a.Clock)
+	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source), byte(a.Method)|byte(a.Proof)<<proofShift)
+	to = AppendTime(AppendTime(to, a.At), a.ReportedAt)
 	return AppendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
 }
 
@@ -33,28 +36,46 @@ func AppendAddr(to []byte, a netip.Addr) []byte {
 	return append(append(to, 16), b[:]...)
 }
 
-// AppendTime writes any time, however far away: a log may say any.
+// AppendTime writes a time of any year: the times of a log are not checked.
 func AppendTime(to []byte, t time.Time) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(to, t.Unix()), uint64(t.Nanosecond()))
 }
 
-// A Reader reads what was appended, in the same order. Once something is bad it stays so.
+// A Reader reads values in the order in which they were appended. After a bad value all others are bad.
 type Reader struct {
-	Data []byte // what is left
+	Data []byte // not read yet
 	Bad  bool
+
+	names map[string]string // texts that are likely to come again, to be kept once; nil: each text is kept by itself
 }
+
+// maxNames is how many texts are kept once.
+const maxNames = 1024
 
 // Attempt reads an attempt.
 func (r *Reader) Attempt() (a policy.Attempt) {
 	a.Addr = r.Addr()
-	a.Kind, a.Source, a.Method = policy.Kind(r.Byte(int(policy.NumKinds))), policy.Source(r.Byte(int(policy.NumSources))), policy.Method(r.Byte(int(policy.NumMethods)))
-	a.At, a.Clock = r.Time(), r.Time()
+	a.Kind, a.Source = policy.Kind(r.Byte(int(policy.NumKinds))), policy.Source(r.Byte(int(policy.NumSources)))
+	b := r.Byte(int(policy.NumProofs) << proofShift)
+	a.Method, a.Proof = policy.Method(b&(1<<proofShift-1)), policy.Proof(b>>proofShift)
+	r.Bad = r.Bad || a.Method >= policy.NumMethods
+	a.At, a.ReportedAt = r.Time(), r.Time()
 	a.User, a.Number, a.Domain, a.Profile, a.UserAgent = r.Text(), r.Text(), r.Text(), r.Text(), r.Text()
 	return a
 }
 
 // Text reads a text.
-func (r *Reader) Text() string { return string(r.take(r.Uvarint())) }
+func (r *Reader) Text() string {
+	b := r.take(r.Uvarint())
+	if s, known := r.names[string(b)]; known {
+		return s
+	}
+	s := string(b)
+	if r.names != nil && len(r.names) < maxNames {
+		r.names[s] = s
+	}
+	return s
+}
 
 func (r *Reader) take(n uint64) []byte {
 	if r.Bad || n > uint64(len(r.Data)) {
@@ -97,7 +118,7 @@ func (r *Reader) Varint() int64 {
 	return v
 }
 
-// pass goes over a number of n bytes; none, or fewer, is what package binary says of one that is bad, whose value is 0.
+// pass skips a number of n bytes. Package binary returns n <= 0, and the value 0, for a bad one.
 func (r *Reader) pass(n int) {
 	if n <= 0 {
 		r.Bad = true
@@ -114,7 +135,7 @@ func (r *Reader) Time() time.Time {
 		return time.Time{}
 	}
 	t := time.Unix(sec, int64(nsec)).UTC()
-	if t.IsZero() { // and of no place
+	if t.IsZero() { // without a location, as time.Time{}
 		return time.Time{}
 	}
 	return t

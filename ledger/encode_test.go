@@ -10,15 +10,15 @@ import (
 	"fsban/policy"
 )
 
-// Every field comes back, whatever is in it.
+// Every field is read as it was written, with any contents.
 func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 	entries := []Entry{
 		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: start}},
 		{Attempt: policy.Attempt{
-			Addr: netip.MustParseAddr("2001:db8::7"), At: start.Add(123456789), Kind: policy.CallReject, Source: policy.Fleet, Method: policy.Invite,
-			User: "\x00\xff]", Number: strings.Repeat("0", 1000), Domain: "10.77.0.1", Profile: "internal", UserAgent: "Zoiper", Clock: start.Add(-time.Hour),
+			Addr: netip.MustParseAddr("2001:db8::7"), At: start.Add(123456789), Kind: policy.CallReject, Source: policy.SIP, Method: policy.OtherMethod, Proof: policy.PasswordProof,
+			User: "\x00\xff]", Number: strings.Repeat("0", 1000), Domain: "10.77.0.1", Profile: "internal", UserAgent: "Zoiper", ReportedAt: start.Add(-time.Hour),
 		}},
-		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.8"), At: time.Date(-3, 1, 1, 0, 0, 0, 7, time.UTC), Clock: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.8"), At: time.Date(-3, 1, 1, 0, 0, 0, 7, time.UTC), ReportedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}},
 		{Forgot: netip.MustParsePrefix("192.0.2.0/24"), At: start},
 		{Forgot: netip.MustParsePrefix("::/0"), At: start},
 	}
@@ -33,7 +33,7 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 		t.Fatalf("%d of %d: %v", len(got), len(entries), err)
 	}
 	for i, want := range entries {
-		for _, at := range []struct{ got, want *time.Time }{{&got[i].At, &want.At}, {&got[i].Attempt.At, &want.Attempt.At}, {&got[i].Attempt.Clock, &want.Attempt.Clock}} {
+		for _, at := range []struct{ got, want *time.Time }{{&got[i].At, &want.At}, {&got[i].Attempt.At, &want.Attempt.At}, {&got[i].Attempt.ReportedAt, &want.Attempt.ReportedAt}} {
 			if !at.got.Equal(*at.want) || at.got.IsZero() != at.want.IsZero() {
 				t.Errorf("%v instead of %v", at.got, at.want)
 			}
@@ -51,43 +51,46 @@ func TestABanIsReadAsItWasWritten(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Since: start, Until: start.Add(time.Hour), Rule: "auth", Attempts: 5, Evidence: []policy.Attempt{far, far}},
 		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Since: start, Rule: "operator", Source: policy.Operator, By: "root (uid 0)", Reason: "a test"},
 		{Prefix: netip.MustParsePrefix("2001:db8::/64"), Since: start, Until: start, Rule: "slow", Offence: 7, Node: "a-123456", Stamp: 1 << 60, Local: true},
+		{Prefix: netip.MustParsePrefix("::ffff:0:0/96"), Since: start, Until: start, Rule: "kernel"},
+		{Prefix: netip.MustParsePrefix("::/0"), Since: start, Until: start, Rule: "kernel"},
 	} {
-		key, data := fileKey(want.Prefix), appendBan(nil, &want)
-		light, err := readBan(key, data, false)
-		if err != nil || light.Evidence != nil {
-			t.Fatal(err, light)
-		}
-		light.Evidence = want.Evidence
-		got, err := readBan(key, data, true)
+		key := keyOf(want.Prefix)
+		data := appendEvidence(appendBan(key[:], &want), want.Evidence)
+		r := Reader{Data: data}
+		got, err := readBan(&r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, b := range []*Ban{light, got} {
-			if !b.Since.Equal(want.Since) || !b.Until.Equal(want.Until) || len(b.Evidence) > 0 && !b.Evidence[0].At.Equal(far.At) {
-				t.Errorf("%+v instead of %+v", b, want)
-			}
-			b.Since, b.Until = want.Since, want.Until
-			for i := range b.Evidence {
-				b.Evidence[i].At = far.At
-			}
-			if !reflect.DeepEqual(*b, want) {
-				t.Errorf("%+v\ninstead of %+v", *b, want)
-			}
+		if got.Evidence, err = readEvidence(&r); err != nil {
+			t.Fatal(err)
+		}
+		if !got.Since.Equal(want.Since) || !got.Until.Equal(want.Until) || len(got.Evidence) > 0 && !got.Evidence[0].At.Equal(far.At) {
+			t.Errorf("%+v instead of %+v", got, want)
+		}
+		got.Since, got.Until = want.Since, want.Until
+		for i := range got.Evidence {
+			got.Evidence[i].At = far.At
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v\ninstead of %+v", got, want)
 		}
 		for n := range data {
-			if b, err := readBan(key, data[:n], true); err == nil {
-				t.Errorf("the first %d bytes are %+v", n, b)
+			r := Reader{Data: data[:n]}
+			if b, err := readBan(&r); err == nil {
+				if _, err = readEvidence(&r); err == nil {
+					t.Errorf("the first %d bytes are %+v", n, b)
+				}
 			}
 		}
 	}
-	for _, key := range [][]byte{nil, make([]byte, 16), append(make([]byte, 16), 129), append(make([]byte, 15), 1, 8)} {
-		if p := prefixOf(key); p.IsValid() {
+	for _, key := range []recordKey{{16: 161}, {16: 129}, {10: 255, 11: 255, 16: 162}, {15: 1, 16: 8}, {10: 255, 11: 255, 15: 1, 16: 137}} {
+		if p := key.prefix(); p.IsValid() {
 			t.Errorf("%x is %v", key, p)
 		}
 	}
 }
 
-// A state file outlives the program that wrote it: what a number stands for stays.
+// A state file outlives the program that wrote it: numbers keep their meaning.
 func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	var names []string
 	for _, k := range policy.Kinds() {
@@ -99,14 +102,18 @@ func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	for m := range policy.NumMethods {
 		names = append(names, m.String())
 	}
+	for p := range policy.NumProofs {
+		names = append(names, p.String())
+	}
 	got := strings.Join(names, " ")
-	const want = "auth_failure challenge auth_success violation acl_reject call_reject event operator kernel cti_log cti_event esl_log fleet  REGISTER INVITE"
+	const want = "auth_failure challenge auth_success violation acl_reject call_reject event operator kernel cti_log cti_event esl_log fleet sip " +
+		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other  tcp nonce password"
 	if got != want {
 		t.Errorf("%s\nwas %s: add new ones at the end", got, want)
 	}
 }
 
-// FuzzJournal: whatever the bytes are, reading them ends, and what was read is written as it was.
+// FuzzJournal: reading any bytes ends, and entries that were read are written and read again.
 func FuzzJournal(f *testing.F) {
 	var c chunk
 	for _, e := range []Entry{attempt("1000", start), {Forgot: netip.MustParsePrefix("192.0.2.0/24"), At: start}} {
@@ -122,7 +129,7 @@ func FuzzJournal(f *testing.F) {
 				t.Fatalf("%+v is both or none", e)
 			}
 			n++
-			if !again.add(&e, start) { // a full one: what follows is not compared
+			if !again.add(&e, start) { // full: later entries are not compared
 				again = chunk{}
 			}
 		})

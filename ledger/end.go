@@ -2,63 +2,107 @@ package ledger
 
 import (
 	"container/heap"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// Amend gives the ban of prefix another end. It keeps the rest, evidence included.
-func (l *Ledger) Amend(prefix netip.Prefix, until time.Time) {
-	l.amend(prefix, func(b *Ban) { b.Until = until })
+// Amend gives the ban of prefix, if it ends at seen, another end, and reports whether it did. It keeps the rest, evidence
+// included. A ban that ends at another time was changed since the caller looked, and stays as it is.
+func (l *Ledger) Amend(prefix netip.Prefix, seen, until time.Time) bool {
+	return l.edit(prefix, func(b *Ban) bool {
+		if !b.Until.Equal(seen) {
+			return false
+		}
+		b.Until = until
+		return true
+	})
 }
 
-// Sign notes which node of a fleet has said that prefix is banned, and when. It keeps the rest, evidence included.
+// Sign notes the node that has announced the ban of prefix to the fleet, and when by the fleet's clock. It keeps the rest,
+// evidence included.
 func (l *Ledger) Sign(prefix netip.Prefix, node string, stamp int64) {
-	l.amend(prefix, func(b *Ban) { b.Node, b.Stamp = node, stamp })
+	l.edit(prefix, func(b *Ban) bool {
+		b.Node, b.Stamp = node, stamp
+		return true
+	})
 }
 
-func (l *Ledger) amend(prefix netip.Prefix, do func(*Ban)) {
-	whole, err := l.Load(prefix)
-	if errors.Is(err, ErrNotBanned) { // any more
-		return
-	}
-	do(&whole)
+// edit replaces the ban of prefix by a copy that do has changed, unless do returns false, and reports whether it did.
+func (l *Ledger) edit(prefix netip.Prefix, do func(*Ban) bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, ok := l.bans[prefix]; ok {
-		l.change(prefix, &whole)
+	old, ok := l.bans[prefix]
+	if !ok {
+		return false
 	}
+	edited := *old
+	if !do(&edited.Ban) {
+		return false
+	}
+	l.change(prefix, &edited)
+	return true
 }
 
-// Expire ends the bans that are over at now and returns them. It looks at no others.
+// Step moves starts and ends of all bans by so much, because the clock was stepped: the remaining times stay. The times in the
+// evidence stay as they were.
+func (l *Ledger) Step(by time.Duration) {
+	if by == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ends = l.ends[:0]
+	for p, old := range l.bans {
+		moved := *old
+		moved.Since, moved.Until = step(old.Since, by), step(old.Until, by)
+		l.put(p, &moved)
+		l.pending[p] = &moved
+		if !moved.Until.IsZero() {
+			l.ends = append(l.ends, &moved)
+		}
+	}
+	heap.Init(&l.ends)
+	l.wakeUp()
+}
+
+// step moves t, unless it is zero, without its monotonic reading.
+func step(t time.Time, by time.Duration) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.Round(0).Add(by)
+}
+
+// Expire ends the bans that are over at now and returns them. Its cost does not depend on the number of other bans.
 func (l *Ledger) Expire(now time.Time) []Ban {
 	l.mu.RLock()
 	due := len(l.ends) > 0 && l.ends[0].Over(now)
 	l.mu.RUnlock()
-	if !due { // nobody who only reads has to wait
+	if !due { // readers need not wait
 		return nil
 	}
 	var over []Ban
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.ends) > 0 && l.ends[0].Over(now) {
-		if b := heap.Pop(&l.ends).(*Ban); l.bans[b.Prefix] == b {
-			over = append(over, *b)
+		if b := heap.Pop(&l.ends).(*kept); l.bans[b.Prefix] == b {
+			over = append(over, b.Ban)
+			l.history.add(b, Ending{At: b.Until, Cause: causeExpired})
 			l.change(b.Prefix, nil)
 		}
 	}
 	return over
 }
 
-// Tally returns how many bans there are, and how many of them end by soon, and by later. It looks only at those that do.
+// Tally returns the number of bans, of those that end by soon, and of those that end by later. Its cost depends on the last.
 func (l *Ledger) Tally(soon, later time.Time) (all, bySoon, byLater int) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	var look func(i int)
 	look = func(i int) {
 		if i >= len(l.ends) || !l.ends[i].Over(later) {
-			return // what is below ends later still
+			return // those below end later still
 		}
 		if b := l.ends[i]; l.bans[b.Prefix] == b {
 			byLater++
@@ -73,27 +117,36 @@ func (l *Ledger) Tally(soon, later time.Time) (all, bySoon, byLater int) {
 	return len(l.bans), bySoon, byLater
 }
 
-// expect puts b among the ends. That of a ban which is replaced or removed stays there, until its time has come or such ends
-// are as many as the bans. The caller holds the lock.
-func (l *Ledger) expect(b *Ban) {
+// expect puts b among the ends. The end of a ban that is replaced or removed stays there until it has passed, or until such
+// ends are as many as the bans. The caller holds the lock.
+func (l *Ledger) expect(b *kept) {
 	if b.Until.IsZero() {
 		return
 	}
-	b.Until = b.Until.Round(0) // ends are in one order only by one clock, and those on disk know only this one
-	if len(l.ends) >= 2*len(l.bans)+64 {
-		l.ends = slices.DeleteFunc(l.ends, func(b *Ban) bool { return l.bans[b.Prefix] != b })
+	b.Until = b.Until.Round(0) // ends are ordered by one clock, and those read from disk have only this one
+	if l.boundEnds() {
 		heap.Init(&l.ends)
 	}
 	heap.Push(&l.ends, b)
 }
 
+// boundEnds removes the ends of bans that were replaced or removed, if they are too many, and reports whether it did. The caller
+// holds the lock.
+func (l *Ledger) boundEnds() bool {
+	if len(l.ends) < 2*len(l.bans)+64 {
+		return false
+	}
+	l.ends = slices.DeleteFunc(l.ends, func(b *kept) bool { return l.bans[b.Prefix] != b })
+	return true
+}
+
 // ends is a heap of bans with the nearest end on top.
-type ends []*Ban
+type ends []*kept
 
 func (h ends) Len() int           { return len(h) }
 func (h ends) Less(i, j int) bool { return h[i].Until.Before(h[j].Until) }
 func (h ends) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *ends) Push(b any)        { *h = append(*h, b.(*Ban)) }
+func (h *ends) Push(b any)        { *h = append(*h, b.(*kept)) }
 
 func (h *ends) Pop() any {
 	last := len(*h) - 1
@@ -103,14 +156,14 @@ func (h *ends) Pop() any {
 	return b
 }
 
-// NearestEnd returns up to n bans of one family that may go, those nearest to their end. Bans without end come last. It
-// looks at every ban.
+// NearestEnd returns up to n bans of one family for which mayGo returns true, those nearest to their end. Bans without end come
+// last. Its cost depends on the number of bans.
 func (l *Ledger) NearestEnd(v4 bool, n int, mayGo func(*Ban) bool) []Ban {
-	var last latest // of those nearest to their end, the latest is on top
+	var last latest // the bans nearest to their end, with the latest of them on top
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for p, b := range l.bans {
-		if p.Addr().Is4() != v4 || !mayGo(b) {
+		if p.Addr().Is4() != v4 || !mayGo(&b.Ban) {
 			continue
 		}
 		if heap.Push(&last, b); len(last) > n {
@@ -119,18 +172,18 @@ func (l *Ledger) NearestEnd(v4 bool, n int, mayGo func(*Ban) bool) []Ban {
 	}
 	bans := make([]Ban, len(last))
 	for i := len(last) - 1; i >= 0; i-- {
-		bans[i] = *heap.Pop(&last).(*Ban)
+		bans[i] = heap.Pop(&last).(*kept).Ban
 	}
 	return bans
 }
 
 // latest is a heap with the latest end on top.
-type latest []*Ban
+type latest []*kept
 
 func (h latest) Len() int           { return len(h) }
 func (h latest) Less(i, j int) bool { return earlier(h[j].Until, h[i].Until) }
 func (h latest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *latest) Push(b any)        { *h = append(*h, b.(*Ban)) }
+func (h *latest) Push(b any)        { *h = append(*h, b.(*kept)) }
 
 func (h *latest) Pop() any {
 	last := (*h)[len(*h)-1]

@@ -1,10 +1,11 @@
 package ledger
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 func TestTheBansNearestToTheirEnd(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	for i, d := range []time.Duration{5 * time.Hour, policy.Forever, time.Hour, 3 * time.Hour, 2 * time.Hour} {
 		l.Add(ban(fmt.Sprintf("192.0.2.%d/32", i), d))
 	}
@@ -33,15 +34,26 @@ func TestTheBansNearestToTheirEnd(t *testing.T) {
 }
 
 func TestAnotherEndKeepsTheEvidence(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.7/32", time.Hour))
 	if err := l.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	p := netip.MustParsePrefix("192.0.2.7/32")
-	l.Amend(p, start.Add(5*time.Hour))
-	l.Amend(netip.MustParsePrefix("192.0.2.8/32"), start) // nobody
+	for _, amend := range []struct {
+		prefix      netip.Prefix
+		seen, until time.Time
+		want        bool
+	}{
+		{p, start.Add(time.Hour), start.Add(5 * time.Hour), true},
+		{p, start.Add(time.Hour), start.Add(2 * time.Hour), false},         // it does not end then any more
+		{netip.MustParsePrefix("192.0.2.8/32"), time.Time{}, start, false}, // not banned
+	} {
+		if got := l.Amend(amend.prefix, amend.seen, amend.until); got != amend.want {
+			t.Errorf("amended %v: %t", amend.prefix, got)
+		}
+	}
 	flush(t, l)
 	l = open(t, path, start)
 	b, err := l.Load(p)
@@ -50,10 +62,10 @@ func TestAnotherEndKeepsTheEvidence(t *testing.T) {
 	}
 }
 
-// Bans come, are replaced and go in any order. What ends is what is over, no more and no less, and what is kept of it does not
+// Bans are added, replaced and removed in any order. Exactly the bans that are over end, and the heap of ends does not
 // outgrow the bans.
 func TestEndsComeInTheirOrder(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	rng := rand.New(rand.NewPCG(1, 2))
 	want := make(map[netip.Prefix]time.Time)
 	counted := func(by time.Time) (n int) {
@@ -70,7 +82,7 @@ func TestEndsComeInTheirOrder(t *testing.T) {
 			b := ban(fmt.Sprintf("192.0.2.%d/32", rng.IntN(200)), policy.Forever)
 			switch rng.IntN(8) {
 			case 0:
-				l.Remove(b.Prefix)
+				l.End(b.Prefix, Ending{})
 				delete(want, b.Prefix)
 				continue
 			case 1: // without end
@@ -107,5 +119,64 @@ func TestEndsComeInTheirOrder(t *testing.T) {
 	}
 	if ended < 100 {
 		t.Errorf("only %d bans ended", ended)
+	}
+}
+
+// The kernel's end of a ban, seen before an operator banned anew, must not become the end of the operator's ban.
+func TestAnAmendmentNeverReplacesANewerBan(t *testing.T) {
+	l := open(t, statePath(t), start)
+	for i := range 2000 {
+		p := fmt.Sprintf("10.0.%d.%d/32", i/256, i%256)
+		l.Add(ban(p, time.Hour))
+		if i%10 == 0 {
+			if err := l.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seen, _ := l.Get(netip.MustParsePrefix(p))
+		operators := ban(p, 24*time.Hour)
+		operators.Rule = "operator"
+		var both sync.WaitGroup
+		both.Go(func() { l.Add(operators) })
+		both.Go(func() { l.Amend(seen.Prefix, seen.Until, start.Add(time.Minute)) })
+		both.Wait()
+		if b, _ := l.Get(seen.Prefix); b.Rule != "operator" || !b.Until.Equal(operators.Until) {
+			t.Fatalf("of %d: %+v", i, b)
+		}
+	}
+}
+
+// Edits keep the evidence, in memory or on disk, with concurrent edits and flushes.
+func TestEditsKeepTheEvidence(t *testing.T) {
+	path := statePath(t)
+	l := open(t, path, start)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.Run(ctx) }()
+	p := netip.MustParsePrefix("192.0.2.7/32")
+	l.Add(ban("192.0.2.7/32", time.Hour))
+	var both sync.WaitGroup
+	both.Go(func() {
+		for i := range 500 {
+			l.Sign(p, "a", int64(i))
+		}
+	})
+	both.Go(func() {
+		for i := range 500 {
+			b, _ := l.Get(p)
+			l.Amend(p, b.Until, b.Until.Add(time.Second))
+			if i%50 == 0 {
+				_ = l.Flush()
+			}
+		}
+	})
+	both.Wait()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	b, err := open(t, path, start).Load(p)
+	if err != nil || len(b.Evidence) != 2 || b.Stamp != 499 || !b.Until.Equal(start.Add(time.Hour+500*time.Second)) {
+		t.Errorf("%+v, %v", b, err)
 	}
 }

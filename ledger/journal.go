@@ -2,40 +2,30 @@ package ledger
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"slices"
+	"syscall"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // The journal holds the attempts that count, so that a restart does not give an attacker a fresh start. It is written up
-// to a seal: with what the owner needs to go on from exactly there (how far a log was read, for example), in one
-// transaction. So after a crash either both are on disk, or neither.
+// to a seal, which holds the state that its owner needs to continue from exactly there, such as the position in a log.
+// Entries count only with the seal behind them: after a crash either both are on disk, or neither.
 
-// MaxJournal is how many entries are kept; of more, the oldest go, some of them at a time.
+// MaxJournal is how many entries are kept. Beyond that the oldest are dropped, some at a time.
 const MaxJournal = 100_000
 
-var (
-	journalBucket = []byte("journal")
-	metaBucket    = []byte("meta")
-	stateKey      = []byte("state")
-)
-
-// journal is a Ledger's part of it, under its lock.
+// journal is the part of it that is not on disk, under the Ledger's lock.
 type journal struct {
 	noted  []chunk // since the last seal
 	sealed []chunk // up to the last seal, and not written yet
 	kept   int     // entries in both
 	state  []byte  // of the last seal; nil: written
 	since  time.Time
-
-	next uint64 // number of the next entry to be written; the writer's own
-	size uint64 // entries on disk; the writer's own
-	lost uint64 // entries dropped because the disk did not take them
+	lost   uint64 // entries dropped because the disk did not take them
 }
 
-// Note adds an entry at its time. It is written with the next seal.
+// Note adds an entry with its time. It is written with the next seal.
 func (l *Ledger) Note(e Entry, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,8 +38,12 @@ func (l *Ledger) Note(e Entry, at time.Time) {
 	j.bound()
 }
 
-// Seal has everything noted so far written, together with state. Entries from before since are of no use any more.
+// Seal has everything noted so far written, together with state. Entries from before since are not needed any more. A state of
+// more than 8 MiB is not kept.
 func (l *Ledger) Seal(state []byte, since time.Time) {
+	if len(state) > maxRecord/2 {
+		state = nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	j := &l.journal
@@ -66,39 +60,45 @@ func (l *Ledger) Lost() uint64 {
 	return l.journal.lost
 }
 
-// Journal calls f for each entry, oldest first, and returns the state that was sealed with them; nil when there is none.
-// What cannot be read, up to 8 KiB of entries each, is passed over and counted, and so is the state.
+// Journal calls f for each entry, oldest first, and returns the state that was sealed with them; nil if there is none. Up to
+// 8 KiB of entries that cannot be read are skipped together, and counted as one, as is the state.
 func (l *Ledger) Journal(f func(Entry)) (state []byte, unreadable int, err error) {
-	err = l.guard(func() error {
-		return l.db.View(func(tx *bbolt.Tx) error {
-			if b := tx.Bucket(metaBucket); b != nil {
-				if v := b.Get(stateKey); v != nil {
-					v, err := whole(stateKey, v)
-					if state = slices.Clone(v); err != nil {
-						unreadable++
-					}
-				}
-			}
-			b := tx.Bucket(journalBucket)
-			if b == nil {
-				return nil
-			}
-			return b.ForEach(func(k, v []byte) error {
-				v, err := whole(k, v)
-				if err != nil || decode(v, f) != nil {
-					unreadable++
-				}
-				return nil
-			})
-		})
-	})
-	if err != nil {
-		return nil, unreadable, fmt.Errorf("read the journal in the state file %s: %w", l.path, err)
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	read := func(p place) ([]byte, error) {
+		payload, err := readFrame(l.store.file, p)
+		if err == nil {
+			r := Reader{Data: payload[1:]}
+			r.Varint()
+			return r.Data, nil
+		}
+		unreadable++
+		if errors.Is(err, errDamaged) || errors.Is(err, syscall.EIO) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("read the journal in the state file %s: %w", l.store.path, err)
+	}
+	if l.stored.seal != 0 {
+		if state, err = read(l.stored.seal); err != nil {
+			return nil, unreadable, err
+		}
+	}
+	for _, c := range l.stored.chunks {
+		data, err := read(c.at)
+		if err != nil {
+			return nil, unreadable, err
+		}
+		if data != nil && decode(data, f) != nil {
+			unreadable++
+		}
+	}
+	if len(state) == 0 {
+		state = nil
 	}
 	return state, unreadable, nil
 }
 
-// bound drops the oldest entries where there are too many.
+// bound drops the oldest entries if there are too many.
 func (j *journal) bound() {
 	for j.kept > MaxJournal {
 		from := &j.sealed
@@ -113,7 +113,7 @@ func (j *journal) bound() {
 	}
 }
 
-// A seal is what one batch writes of the journal.
+// A seal is the part of the journal that one batch writes.
 type seal struct {
 	chunks  []chunk
 	entries int
@@ -131,7 +131,7 @@ func (j *journal) take() seal {
 	return s
 }
 
-// giveBack takes up again what could not be written.
+// giveBack returns a seal that could not be written.
 func (j *journal) giveBack(s seal) {
 	j.sealed = append(s.chunks, j.sealed...)
 	j.kept += s.entries
@@ -143,68 +143,16 @@ func (j *journal) giveBack(s seal) {
 
 func (s *seal) empty() bool { return len(s.chunks) == 0 && s.state == nil }
 
-// openJournal finds out where the journal ends.
-func (l *Ledger) openJournal(tx *bbolt.Tx) {
-	b := tx.Bucket(journalBucket)
-	first, _ := b.Cursor().First()
-	last, v := b.Cursor().Last()
-	l.journal.next, l.journal.size = 1, 0
-	if len(first) == journalKeyLen && len(last) == journalKeyLen {
-		l.journal.next = binary.BigEndian.Uint64(last) + entries(last, v)
-		l.journal.size = l.journal.next - binary.BigEndian.Uint64(first)
-	}
-}
-
-// entries is how many numbers a chunk of the file takes.
-func entries(k, v []byte) uint64 {
-	data, err := whole(k, v)
-	if err != nil {
-		return 1
-	}
-	return uint64(max(entriesIn(data), 1))
-}
-
-// The key of a chunk is the number of its first entry and the time of its newest.
-const journalKeyLen = 16
-
-func journalKey(number uint64, at time.Time) []byte {
-	k := binary.BigEndian.AppendUint64(make([]byte, 0, journalKeyLen), number)
-	return binary.BigEndian.AppendUint64(k, uint64(at.UnixMicro()))
-}
-
-// write puts s into the file, and drops what is too old or too much.
-func (l *Ledger) writeJournal(tx *bbolt.Tx, s *seal) error {
-	b := tx.Bucket(journalBucket)
-	b.FillPercent = 0.9 // it only grows at its end
-	next, size := l.journal.next, l.journal.size
+// writeSeal writes s and returns the places of its chunks and of the seal itself.
+func writeSeal(w *frameWriter, s *seal) (chunks []storedChunk, sealed place) {
 	for i := range s.chunks {
-		c := &s.chunks[i]
-		if err := put(b, journalKey(next, c.newest), c.data); err != nil {
-			return err
-		}
-		next += uint64(entriesIn(c.data))
+		c := storedChunk{newest: s.chunks[i].newest.UnixMicro(), entries: entriesIn(s.chunks[i].data)}
+		w.begin(frameChunk)
+		w.buf = append(binary.AppendVarint(w.buf, c.newest), s.chunks[i].data...)
+		c.at = w.end()
+		chunks = append(chunks, c)
 	}
-	size += uint64(s.entries)
-	var gone [][]byte // first all of them: whoever deletes the first one, again and again, walks over ever more empty pages
-	c := b.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		old := len(k) != journalKeyLen || int64(binary.BigEndian.Uint64(k[8:])) < s.since.UnixMicro()
-		if !old && size <= MaxJournal {
-			break
-		}
-		gone = append(gone, slices.Clone(k))
-		size -= min(size, entries(k, v))
-	}
-	for _, k := range gone {
-		if err := b.Delete(k); err != nil {
-			return err
-		}
-	}
-	if s.state != nil {
-		if err := put(tx.Bucket(metaBucket), stateKey, slices.Clone(s.state)); err != nil { // it may have to be written again
-			return err
-		}
-	}
-	tx.OnCommit(func() { l.journal.next, l.journal.size = next, size })
-	return nil
+	w.begin(frameSeal)
+	w.buf = append(binary.AppendVarint(w.buf, s.since.UnixMicro()), s.state...)
+	return chunks, w.end()
 }

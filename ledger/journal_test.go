@@ -1,12 +1,13 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ func journalOf(t testing.TB, l *Ledger) string {
 }
 
 func TestTheJournalIsWrittenUpToTheSealAndNotFurther(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	if got := journalOf(t, l); got != " | " {
 		t.Fatal(got)
@@ -62,7 +63,7 @@ func TestTheJournalIsWrittenUpToTheSealAndNotFurther(t *testing.T) {
 }
 
 func TestTheJournalIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	const more = 50
 	for i := range MaxJournal + more {
@@ -84,16 +85,14 @@ func TestTheJournalIsBounded(t *testing.T) {
 }
 
 func TestADiskThatTakesNothingCostsAtMostTheOldestEntries(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
-	if err := l.db.Close(); err != nil { // every write fails from now on
-		t.Fatal(err)
-	}
+	l := open(t, statePath(t), start)
+	spoil(l, fault{write: syscall.EIO})
 	for i := range MaxJournal + 10 {
 		l.Note(attempt(fmt.Sprint(i), start), start)
 		if i%(MaxJournal/4) == 0 {
 			l.Seal([]byte("state"), start)
 			if l.Flush() == nil {
-				t.Fatal("a closed file was written to")
+				t.Fatal("a broken disk was written to")
 			}
 		}
 	}
@@ -108,7 +107,7 @@ func TestADiskThatTakesNothingCostsAtMostTheOldestEntries(t *testing.T) {
 }
 
 func TestAnEntryThatCannotBeReadIsPassedOver(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	for _, user := range []string{"before", "broken", "after"} { // each in a chunk of its own
 		l.Note(attempt(user, start), start)
@@ -118,19 +117,62 @@ func TestAnEntryThatCannotBeReadIsPassedOver(t *testing.T) {
 		}
 	}
 	flush(t, l)
+	change(t, path, "broken", "brokeX")
+	l = open(t, path, start)
+	var users []string
+	state, unreadable, err := l.Journal(func(e Entry) { users = append(users, e.Attempt.User) })
+	if err != nil || unreadable != 0 || string(state) != "state" || !slices.Equal(users, []string{"before", "after"}) || l.Skipped() != 1 {
+		t.Errorf("%v, %d unreadable, %d skipped, state %q, error %v", users, unreadable, l.Skipped(), state, err)
+	}
+	change(t, path, "after", "aftex")
+	users = nil
+	state, unreadable, err = l.Journal(func(e Entry) { users = append(users, e.Attempt.User) })
+	if err != nil || unreadable != 1 || string(state) != "state" || !slices.Equal(users, []string{"before"}) {
+		t.Errorf("damaged since it was opened: %v, %d unreadable, state %q, error %v", users, unreadable, state, err)
+	}
+}
+
+// Without its seal the journal counts if there is none at all, and else only as far as the seal before reaches.
+func TestADamagedSealLeavesWhatTheSealBeforeItSaid(t *testing.T) {
+	path := statePath(t)
+	l := open(t, path, start)
+	for _, name := range []string{"a", "b"} {
+		l.Note(attempt(name, start), start)
+		l.Seal([]byte("state of "+name), start)
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush(t, l)
+	change(t, path, "state of b", "state of x")
+	l = open(t, path, start)
+	if got := journalOf(t, l); got != "a | state of a" || l.Skipped() != 1 {
+		t.Errorf("%s; %d skipped", got, l.Skipped())
+	}
+	flush(t, l)
+	change(t, path, "state of a", "state of x")
+	l = open(t, path, start)
+	if got := journalOf(t, l); got != "a | " || l.Skipped() != 1 {
+		t.Errorf("%s; %d skipped", got, l.Skipped())
+	}
+}
+
+// change replaces a text in a file by another one of the same length.
+func change(t testing.TB, path, was, is string) {
+	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each copy of it: an older page may hold one still.
-	broken := strings.ReplaceAll(string(data), "broken", "brokeX")
-	if err := os.WriteFile(path, []byte(broken), 0o600); err != nil {
+	if !strings.Contains(string(data), was) {
+		t.Fatalf("%q is not in the file", was)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	l = open(t, path, start)
-	var users []string
-	state, unreadable, err := l.Journal(func(e Entry) { users = append(users, e.Attempt.User) })
-	if err != nil || unreadable != 1 || string(state) != "state" || !slices.Equal(users, []string{"before", "after"}) {
-		t.Errorf("%v, %d unreadable, state %q, error %v", users, unreadable, state, err)
+	_, err = f.WriteAt([]byte(strings.ReplaceAll(string(data), was, is)), 0)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }

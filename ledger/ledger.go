@@ -1,5 +1,5 @@
-// Package ledger keeps who is banned, since when, until when, and why: in memory for whoever asks, and on disk for the
-// next start. A journal beside it keeps the attempts that count towards a ban.
+// Package ledger keeps bans in memory, with start, end and reason, and on disk for the next start. It also keeps
+// a journal of the attempts that count towards a ban, and shelves of other records by prefix.
 //
 // Changes are written in batches by Run, off the path of a decision. The kernel holds a ban from its first moment, so a
 // crash between the two loses nothing but the evidence: the next start finds the entry in the kernel and adopts it.
@@ -10,19 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"fsban/policy"
 )
@@ -32,19 +26,20 @@ type Ban struct {
 	Prefix   netip.Prefix
 	Since    time.Time
 	Until    time.Time // zero: until somebody unbans
-	Rule     string    // "operator" and "kernel" where no rule banned
+	Rule     string    // "operator" and "kernel" for bans that no rule made
 	Attempts int
 	Source   policy.Source
-	Offence  int              // the how manieth ban of this prefix, as far as is known
-	By       string           // which operator
-	Reason   string           // what the operator wrote
-	Node     string           // of the fleet: which one has banned
-	Stamp    int64            // when it said so, by the fleet's clock; 0: it has not
-	Local    bool             // it is not for the fleet
+	Local    bool             // not announced to the fleet
+	Forced   bool             // an operator of this host has overridden the never-ban list
+	Offence  int              // ordinal of this ban among the prefix's bans, 0 if unknown
+	By       string           // operator
+	Reason   string           // given by the operator
+	Node     string           // of the fleet that made the ban
+	Stamp    int64            // time of its announcement, by the fleet's clock; 0: not announced
 	Evidence []policy.Attempt // the last attempts, oldest first
 }
 
-// Over tells whether the ban has ended at now.
+// Over reports whether the ban has ended at now.
 func (b *Ban) Over(now time.Time) bool { return !b.Until.IsZero() && !b.Until.After(now) }
 
 // Left returns how long the ban lasts from now on: policy.Forever for one without end.
@@ -55,180 +50,101 @@ func (b *Ban) Left(now time.Time) time.Duration {
 	return b.Until.Sub(now)
 }
 
-// flushEvery is how long a change may wait for company before it is written.
+// flushEvery is how long a change may wait for others before they are written together.
 const flushEvery = 100 * time.Millisecond
 
-var bucket = []byte("bans")
+// A kept ban is one in memory. Once its evidence is on disk it is only there: at is the frame that has it.
+type kept struct {
+	Ban
+	at place
+}
 
-// A Ledger may be used from several goroutines. Bans in memory carry no evidence once it is on disk; Load fetches it.
+// A Ledger may be used from several goroutines. Bans in memory carry no evidence once it is on disk; Load reads it.
 type Ledger struct {
-	path string
-	db   *bbolt.DB
-
-	mu      sync.RWMutex
-	bans    map[netip.Prefix]*Ban
-	ends    ends                  // of them, and of some that are gone
-	v4, v6  atomic.Int64          // how many of them are of each family: for whoever must not wait
-	pending map[netip.Prefix]*Ban // to be written; nil: to be deleted. Never more than prefixes changed since the last batch
-	failed  error                 // of the last batch
-	errors  uint64
-	journal journal
-	records map[slot][]byte // to be written; nil: to be deleted
-	damage  error           // what the database panicked with: it is not touched any more
-	setAway string
-	wake    chan struct{}
+	mu        sync.RWMutex
+	bans      map[netip.Prefix]*kept
+	ends      ends                   // of them, and of some that were replaced
+	v4, v6    atomic.Int64           // number of bans by family: reading them waits for nobody
+	pending   map[netip.Prefix]*kept // to be written; nil: to be deleted. At most the prefixes changed since the last batch
+	records   map[slot][]byte        // the same for shelves
+	journal   journal
+	history   history
+	stored    contents
+	store     *store // its file may be read with the lock; the rest is the flusher's
+	failed    error  // of the last batch
+	compact   error  // of the last compaction
+	errors    uint64
+	opened    damage
+	slack     int64
+	notBefore time.Time // no compaction before, because the last one failed
+	wake      chan struct{}
+	together  int // calls of Together under way
 
 	flushing sync.Mutex // batches are written in the order in which they were taken
 }
 
-// Open opens the ledger at path, making it if need be, and drops the bans that have ended at now. A file that is damaged
-// is set aside under another name, which SetAside tells, and a new one begun. A file that another process holds, or that
-// may not be read, is an error.
-func Open(path string, now time.Time) (*Ledger, error) {
+// damage describes the damage that Open found in the file.
+type damage struct {
+	aside   string // name under which the file is kept; empty: intact
+	skipped int    // damaged stretches
+}
+
+// Open opens the ledger at path, making it if there is none, and drops the bans that have ended at now. Records that are
+// damaged are skipped and counted, and the file is kept under the name that SetAside returns; so is a file of another format,
+// and a new one begun. The end of a write that a power cut interrupted is no damage. Opening needs no room on the disk. A file that
+// another process holds, or that may not be opened, is an error.
+func Open(path string, now time.Time) (*Ledger, error) { return OpenStepped(path, now, nil) }
+
+// OpenStepped is Open for a clock that may have been stepped since the file was written: it calls stepped with the state sealed
+// with the journal, nil if there is none, and moves all bans by the result before it drops those that have ended. Nil: by nothing.
+func OpenStepped(path string, now time.Time, stepped func(state []byte) time.Duration) (*Ledger, error) {
 	l := &Ledger{
-		path:    path,
-		bans:    make(map[netip.Prefix]*Ban),
-		pending: make(map[netip.Prefix]*Ban),
+		bans:    make(map[netip.Prefix]*kept),
+		pending: make(map[netip.Prefix]*kept),
 		records: make(map[slot][]byte),
+		stored:  newContents(),
+		slack:   usualSlack,
+		history: history{limit: usualEnded, since: now.Add(-usualHistory).UnixMicro()},
 		wake:    make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("state directory (state.directory): %w", err)
 	}
-	err := l.load(now)
-	if err == nil {
-		return l, nil
-	}
-	if errors.Is(err, bolterrors.ErrTimeout) {
+	s, size, err := openStore(path)
+	if errors.Is(err, errHeld) {
 		return nil, fmt.Errorf("state file %s is held by another process: is a second fsban running?", path)
 	}
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
+	if err == nil {
+		l.store = s
+		err = l.load(size, now, stepped)
+	}
+	if err != nil {
+		if s != nil {
+			_ = l.Close()
+		}
 		return nil, fmt.Errorf("state file (state.directory): %w", err)
-	}
-	l.setAway = fmt.Sprintf("%s.damaged-%d", path, now.Unix())
-	if renameErr := os.Rename(path, l.setAway); renameErr != nil {
-		return nil, fmt.Errorf("state file %s is damaged (%w) and cannot be set aside: %w", path, err, renameErr)
-	}
-	clear(l.bans)
-	clear(l.pending)
-	l.ends = nil
-	l.v4.Store(0)
-	l.v6.Store(0)
-	l.damage = nil
-	if err := l.load(now); err != nil {
-		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	return l, nil
 }
 
-// load opens the file and reads every ban.
-func (l *Ledger) load(now time.Time) error {
-	err := l.guard(func() (err error) {
-		if err := intact(l.path); err != nil {
-			return err
-		}
-		if l.db, err = bbolt.Open(l.path, 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
-			return err
-		}
-		return l.read(now)
-	})
-	if err != nil && l.db != nil {
-		_ = l.Close()
-	}
-	return err
-}
+// SetAside returns the name under which Open keeps a file that was damaged or of another format, or "".
+func (l *Ledger) SetAside() string { return l.opened.aside }
 
-// guard makes an error of whatever a damaged file makes the database do, a fault of a mapped page included. After a panic
-// the database may hold its own locks for ever: it is left as it is, until the process ends.
-func (l *Ledger) guard(f func() error) (err error) {
-	if err := l.damaged(); err != nil {
-		return err
-	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged: %v", p)
-			l.mu.Lock()
-			l.damage = err
-			l.mu.Unlock()
-		}
-	}()
-	return f()
-}
-
-func (l *Ledger) damaged() error {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.damage
-}
-
-// read reads the bans that last, and has those dropped that are over. It writes to a new file alone: a disk that is full keeps
-// nobody from starting.
-func (l *Ledger) read(now time.Time) error {
-	buckets := [][]byte{bucket, journalBucket, metaBucket}
-	isNew := false
-	err := l.db.View(func(tx *bbolt.Tx) error {
-		isNew = slices.ContainsFunc(buckets, func(name []byte) bool { return tx.Bucket(name) == nil })
-		return nil
-	})
-	if err == nil && isNew {
-		err = l.db.Update(func(tx *bbolt.Tx) error {
-			for _, name := range buckets {
-				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		return err
-	}
-	return l.db.View(func(tx *bbolt.Tx) error {
-		l.openJournal(tx)
-		return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
-			v, err := whole(k, v)
-			if err != nil {
-				return fmt.Errorf("damaged: ban %x: %w", k, err)
-			}
-			ban, err := readBan(k, v, false)
-			if err != nil {
-				return fmt.Errorf("ban %x: %w", k, err)
-			}
-			if ban.Over(now) {
-				l.change(ban.Prefix, nil)
-				return nil
-			}
-			l.put(ban.Prefix, ban)
-			return nil
-		})
-	})
-}
-
-// SetAside returns where a damaged file was moved by Open, or "".
-func (l *Ledger) SetAside() string { return l.setAway }
+// Skipped returns how many damaged stretches of the file, of one record or more, Open has skipped.
+func (l *Ledger) Skipped() int { return l.opened.skipped }
 
 // Add records b, in place of an earlier ban of the same prefix.
 func (l *Ledger) Add(b Ban) {
 	l.mu.Lock()
-	l.change(b.Prefix, &b)
+	l.change(b.Prefix, &kept{Ban: b})
 	l.mu.Unlock()
 }
 
-// Remove ends the ban of prefix and returns it.
-func (l *Ledger) Remove(prefix netip.Prefix) (Ban, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b, ok := l.bans[prefix]
-	if !ok {
-		return Ban{}, false
-	}
-	l.change(prefix, nil)
-	return *b, true
-}
-
 // change makes b, or nothing, the ban of prefix, and has that written. The caller holds the lock.
-func (l *Ledger) change(prefix netip.Prefix, b *Ban) {
+func (l *Ledger) change(prefix netip.Prefix, b *kept) {
+	if b != nil {
+		l.expect(b)
+	}
 	l.put(prefix, b)
 	l.pending[prefix] = b
 	l.wakeUp()
@@ -241,19 +157,25 @@ func (l *Ledger) wakeUp() {
 	}
 }
 
-func (l *Ledger) put(prefix netip.Prefix, b *Ban) {
+func (l *Ledger) put(prefix netip.Prefix, b *kept) {
 	before := len(l.bans)
+	if old := l.bans[prefix]; old != nil && (b == nil || b.at != old.at) {
+		l.stored.live -= old.at.size()
+	}
 	if b == nil {
 		delete(l.bans, prefix)
 	} else {
-		l.expect(b)
 		l.bans[prefix] = b
 	}
-	count := &l.v6
+	l.family(prefix).Add(int64(len(l.bans) - before))
+}
+
+// family returns the number of bans of prefix's family.
+func (l *Ledger) family(prefix netip.Prefix) *atomic.Int64 {
 	if prefix.Addr().Is4() {
-		count = &l.v4
+		return &l.v4
 	}
-	count.Add(int64(len(l.bans) - before))
+	return &l.v6
 }
 
 // Get returns the ban of exactly prefix.
@@ -264,42 +186,41 @@ func (l *Ledger) Get(prefix netip.Prefix) (Ban, bool) {
 	if !ok {
 		return Ban{}, false
 	}
-	return *b, true
+	return b.Ban, true
 }
 
-// ErrNotBanned stands behind what Load returns where there is no ban, or no longer.
+// ErrNotBanned is wrapped by the error of Load if the prefix is not banned.
 var ErrNotBanned = errors.New("not banned")
 
-// Load returns the ban of prefix with its evidence.
+// Load returns the ban of prefix with its evidence. If the evidence cannot be read, the ban is returned with the error.
 func (l *Ledger) Load(prefix netip.Prefix) (Ban, error) {
-	ban, ok := l.Get(prefix)
-	if !ok {
-		return Ban{}, fmt.Errorf("%v is %w", prefix, ErrNotBanned)
+	for {
+		l.mu.RLock()
+		k, ok := l.bans[prefix]
+		if !ok {
+			l.mu.RUnlock()
+			return Ban{}, fmt.Errorf("%v is %w", prefix, ErrNotBanned)
+		}
+		ban, at, file := k.Ban, k.at, l.store.file
+		l.mu.RUnlock()
+		if ban.Evidence != nil || at == 0 {
+			return ban, nil
+		}
+		var err error
+		if ban.Evidence, err = loadEvidence(file, at); err == nil {
+			return ban, nil
+		}
+		if !errors.Is(err, os.ErrClosed) || l.uses(file) { // or the file was compacted meanwhile
+			return ban, fmt.Errorf("read the evidence against %v: %w", prefix, err)
+		}
 	}
-	if ban.Evidence != nil {
-		return ban, nil
-	}
-	stored := new(Ban)
-	err := l.guard(func() error {
-		return l.db.View(func(tx *bbolt.Tx) (err error) {
-			key := fileKey(prefix)
-			v := tx.Bucket(bucket).Get(key)
-			if v == nil {
-				return nil
-			}
-			if v, err = whole(key, v); err == nil {
-				stored, err = readBan(key, v, true)
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return ban, fmt.Errorf("read the evidence against %v: %w", prefix, err)
-	}
-	if stored.Since.Equal(ban.Since) { // the file may have an earlier ban still
-		ban.Evidence = stored.Evidence
-	}
-	return ban, nil
+}
+
+// uses reports whether f is the state file now.
+func (l *Ledger) uses(f file) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.store.file == f
 }
 
 // List returns all bans, by start.
@@ -307,7 +228,7 @@ func (l *Ledger) List() []Ban {
 	l.mu.RLock()
 	list := make([]Ban, 0, len(l.bans))
 	for _, b := range l.bans {
-		list = append(list, *b)
+		list = append(list, b.Ban)
 	}
 	l.mu.RUnlock()
 	slices.SortFunc(list, func(a, b Ban) int {
@@ -327,14 +248,14 @@ func (l *Ledger) Each(f func(netip.Prefix, time.Time) bool) {
 	}
 }
 
-// Count returns the number of bans by family. It waits for nobody.
+// Count returns the number of bans by family, without waiting for a lock.
 func (l *Ledger) Count() (v4, v6 int) { return int(l.v4.Load()), int(l.v6.Load()) }
 
-// Failures returns how many writes have failed, and why the last write did; nil when it did not.
+// Failures returns how many writes have failed, and the error of the last write or the last compaction; nil if both succeeded.
 func (l *Ledger) Failures() (uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.errors, l.failed
+	return l.errors, cmp.Or(l.failed, l.compact)
 }
 
 // Run writes changes until ctx ends, then the last of them, and closes the file.
@@ -371,78 +292,89 @@ func (l *Ledger) retry(ctx context.Context, timer *time.Timer) {
 
 // Close closes a ledger whose Run was never called.
 func (l *Ledger) Close() error {
-	if l.damaged() != nil {
-		return nil
-	}
-	return l.db.Close()
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	return l.store.file.Close()
 }
 
-// Flush writes what is pending. What could not be written stays pending.
+// A batch is a set of changes that are written together.
+type batch struct {
+	bans    map[netip.Prefix]*kept
+	records map[slot][]byte
+	ended   []*ended
+	seal    seal
+}
+
+func (b *batch) empty() bool {
+	return len(b.bans) == 0 && len(b.records) == 0 && len(b.ended) == 0 && b.seal.empty()
+}
+
+// Flush writes all pending changes; after an error they stay pending. Then it compacts the file if that is due. A compaction
+// that fails is reported by Failures alone.
 func (l *Ledger) Flush() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
 	l.mu.Lock()
-	batch := l.pending
-	l.pending = make(map[netip.Prefix]*Ban)
-	sealed := l.journal.take()
-	records := l.records
-	l.records = make(map[slot][]byte)
-	l.mu.Unlock()
-	if len(batch) == 0 && len(records) == 0 && sealed.empty() {
+	if l.together > 0 {
+		l.mu.Unlock()
 		return nil
 	}
-	err := l.write(batch, records, &sealed)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failed = err
+	b := batch{bans: l.pending, records: l.records, ended: l.history.take(), seal: l.journal.take()}
+	l.pending = make(map[netip.Prefix]*kept)
+	l.records = make(map[slot][]byte)
+	trim := l.history.trim
+	l.mu.Unlock()
+	if b.empty() && !trim {
+		return nil
+	}
+	var err error
+	if !b.empty() {
+		err = l.write(&b)
+	}
 	if err != nil {
+		err = fmt.Errorf("write to the state file %s: %w", l.store.path, err)
+	}
+	l.mu.Lock()
+	if l.failed = err; err != nil {
 		l.errors++
-		for p, b := range batch {
-			if _, newer := l.pending[p]; !newer {
-				l.pending[p] = b
-			}
-		}
-		for s, r := range records {
-			if _, newer := l.records[s]; !newer {
-				l.records[s] = r
-			}
-		}
-		l.journal.giveBack(sealed)
-		return err
+		l.giveBack(&b)
 	}
-	for _, b := range batch {
-		if b != nil {
-			b.Evidence = nil
-		}
+	l.history.writing, l.history.trim = nil, false
+	l.stored.forget(l.history.since, l.history.limit)
+	due := err == nil && l.compactionDue()
+	l.mu.Unlock()
+	if due {
+		l.tryCompact()
 	}
-	return nil
+	return err
 }
 
-func (l *Ledger) write(batch map[netip.Prefix]*Ban, records map[slot][]byte, sealed *seal) error {
-	err := l.guard(func() error {
-		return l.db.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(bucket)
-			// In order: each key out of order moves all those behind it.
-			for _, p := range slices.SortedFunc(maps.Keys(batch), netip.Prefix.Compare) {
-				ban := batch[p]
-				if ban == nil {
-					if err := b.Delete(fileKey(p)); err != nil {
-						return err
-					}
-					continue
-				}
-				if err := put(b, fileKey(p), appendBan(nil, ban)); err != nil {
-					return err
-				}
-			}
-			if err := writeRecords(tx, records); err != nil {
-				return err
-			}
-			return l.writeJournal(tx, sealed)
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("write to the state file %s: %w", l.path, err)
+// Together calls f, whose changes are written in one batch. f must not call Flush.
+func (l *Ledger) Together(f func()) {
+	l.mu.Lock()
+	l.together++
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.together--
+		l.wakeUp()
+		l.mu.Unlock()
+	}()
+	f()
+}
+
+// giveBack makes the changes of a failed batch pending again, except those that newer changes replace. The caller holds the lock.
+func (l *Ledger) giveBack(b *batch) {
+	for p, k := range b.bans {
+		if _, newer := l.pending[p]; !newer {
+			l.pending[p] = k
+		}
 	}
-	return nil
+	for s, r := range b.records {
+		if _, newer := l.records[s]; !newer {
+			l.records[s] = r
+		}
+	}
+	l.history.giveBack()
+	l.journal.giveBack(b.seal)
 }

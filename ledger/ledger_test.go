@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -10,15 +11,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -85,7 +85,7 @@ func TestBansOutliveTheProcess(t *testing.T) {
 		l.Add(b)
 	}
 	l.Add(ban("192.0.2.8/32", time.Hour))
-	l.Remove(netip.MustParsePrefix("192.0.2.8/32"))
+	l.End(netip.MustParsePrefix("192.0.2.8/32"), Ending{})
 	flush(t, l)
 
 	now := start.Add(30 * time.Minute)
@@ -111,7 +111,7 @@ func TestBansOutliveTheProcess(t *testing.T) {
 }
 
 func TestBansThatAreOverAreDroppedAtOpen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	for i, d := range []time.Duration{time.Minute, time.Hour, time.Hour + 1, policy.Forever} {
 		l.Add(ban(fmt.Sprintf("192.0.2.%d/32", i), d))
@@ -130,8 +130,8 @@ func TestBansThatAreOverAreDroppedAtOpen(t *testing.T) {
 	}
 }
 
-// alone runs the test that calls it in a process of its own, and tells there that it does. What is done to that process is
-// done to nothing else.
+// alone runs its caller in a process of its own, and returns true there. Limits that the test sets there are
+// its own.
 func alone(t *testing.T) bool {
 	t.Helper()
 	const env = "FSBAN_TEST_ALONE"
@@ -166,7 +166,7 @@ func TestAFullDiskDoesNotKeepItFromOpening(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.1/32", time.Minute))
 	l.Add(ban("192.0.2.2/32", policy.Forever))
@@ -184,12 +184,12 @@ func TestAFullDiskDoesNotKeepItFromOpening(t *testing.T) {
 }
 
 func TestRemoveReturnsTheBanOnce(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	l.Add(ban("192.0.2.7/32", time.Hour))
-	if b, ok := l.Remove(netip.MustParsePrefix("192.0.2.7/32")); !ok || b.Rule != "auth" {
+	if b, ok := l.End(netip.MustParsePrefix("192.0.2.7/32"), Ending{}); !ok || b.Rule != "auth" {
 		t.Errorf("%+v, %t", b, ok)
 	}
-	if _, ok := l.Remove(netip.MustParsePrefix("192.0.2.7/32")); ok {
+	if _, ok := l.End(netip.MustParsePrefix("192.0.2.7/32"), Ending{}); ok {
 		t.Error("removed twice")
 	}
 	if _, err := l.Load(netip.MustParsePrefix("192.0.2.7/32")); err == nil || err.Error() != "192.0.2.7/32 is not banned" {
@@ -198,7 +198,7 @@ func TestRemoveReturnsTheBanOnce(t *testing.T) {
 }
 
 func TestExpireReturnsWhatIsOver(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.1/32", time.Minute))
 	l.Add(ban("192.0.2.2/32", time.Hour))
@@ -216,7 +216,7 @@ func TestExpireReturnsWhatIsOver(t *testing.T) {
 }
 
 func TestListIsInOrderOfStart(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	for i, p := range []string{"192.0.2.9/32", "2001:db8::/64", "192.0.2.0/24", "192.0.2.0/32", "10.0.0.0/8"} {
 		b := ban(p, time.Hour)
 		if i == 0 {
@@ -230,7 +230,7 @@ func TestListIsInOrderOfStart(t *testing.T) {
 }
 
 func TestEachEndsWhenItIsTold(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	for i := range 10 {
 		l.Add(ban(fmt.Sprintf("192.0.2.%d/32", i), policy.Forever))
 	}
@@ -249,7 +249,7 @@ func TestEachEndsWhenItIsTold(t *testing.T) {
 }
 
 func TestEvidenceIsOfThisBanAndNoEarlierOne(t *testing.T) {
-	l := open(t, filepath.Join(t.TempDir(), "fsban.db"), start)
+	l := open(t, statePath(t), start)
 	p := netip.MustParsePrefix("192.0.2.7/32")
 	l.Add(ban("192.0.2.7/32", time.Hour))
 	if got, err := l.Load(p); err != nil || len(got.Evidence) != 2 {
@@ -271,7 +271,7 @@ func TestEvidenceIsOfThisBanAndNoEarlierOne(t *testing.T) {
 }
 
 func TestSecondProcessIsToldThatThereIsAFirst(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	open(t, path, start)
 	_, err := Open(path, start)
 	if want := "state file " + path + " is held by another process: is a second fsban running?"; err == nil || err.Error() != want {
@@ -301,71 +301,62 @@ func TestPlaceThatCannotBeUsedIsAnError(t *testing.T) {
 }
 
 func TestChangesThatCannotBeWrittenStayPending(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
-	l := open(t, path, start)
-	l.Add(ban("192.0.2.1/32", time.Hour))
-	l.Add(ban("192.0.2.2/32", time.Hour))
-	if err := l.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l.Remove(netip.MustParsePrefix("192.0.2.1/32"))
-	l.Add(ban("192.0.2.3/32", time.Hour))
-	want := "write to the state file " + path + ": database not open"
-	for n := range uint64(3) {
-		if err := l.Flush(); err == nil || err.Error() != want {
-			t.Errorf("%v, want %s", err, want)
-		}
-		if failed, err := l.Failures(); err == nil || err.Error() != want || failed != n+1 {
-			t.Errorf("%v after %d failures", err, failed)
-		}
-	}
-	l.Add(ban("192.0.2.3/32", 2*time.Hour)) // newer than what is pending
-	var err error
-	if l.db, err = bbolt.Open(path, 0o600, nil); err != nil {
-		t.Fatal(err)
-	}
-	flush(t, l)
-	if failed, err := l.Failures(); err != nil || failed != 3 {
-		t.Errorf("%v after %d failures", err, failed)
-	}
-	l = open(t, path, start)
-	if got := prefixes(l); got != "192.0.2.2/32 192.0.2.3/32" {
-		t.Errorf("there are %s", got)
-	}
-	if b, _ := l.Get(netip.MustParsePrefix("192.0.2.3/32")); b.Left(start) != 2*time.Hour {
-		t.Errorf("%v left, want the newer ban's 2h", b.Left(start))
+	for name, fault := range map[string]fault{
+		"full":           {write: syscall.ENOSPC},
+		"full, in part":  {write: syscall.ENOSPC, part: 30},
+		"read-only":      {write: syscall.EROFS},
+		"broken":         {write: syscall.EIO},
+		"not synced":     {sync: syscall.EIO},
+		"not cut":        {truncate: syscall.EIO, write: syscall.EIO},
+		"no information": {stat: syscall.EIO},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := statePath(t)
+			l := open(t, path, start)
+			l.Add(ban("192.0.2.1/32", time.Hour))
+			l.Add(ban("192.0.2.2/32", time.Hour))
+			if err := l.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			disk := spoil(l, fault)
+			l.End(netip.MustParsePrefix("192.0.2.1/32"), Ending{})
+			l.Add(ban("192.0.2.3/32", time.Hour))
+			want := "write to the state file " + path + ": " + cmp.Or(fault.stat, fault.write, fault.sync).Error()
+			for n := range uint64(3) {
+				if err := l.Flush(); err == nil || err.Error() != want {
+					t.Errorf("%v, want %s", err, want)
+				}
+				if failed, err := l.Failures(); err == nil || err.Error() != want || failed != n+1 {
+					t.Errorf("%v after %d failures", err, failed)
+				}
+			}
+			l.Add(ban("192.0.2.3/32", 2*time.Hour)) // newer than the pending ban
+			disk.mend()
+			flush(t, l)
+			if failed, err := l.Failures(); err != nil || failed != 3 {
+				t.Errorf("%v after %d failures", err, failed)
+			}
+			l = open(t, path, start)
+			if got := prefixes(l); got != "192.0.2.2/32 192.0.2.3/32" || l.SetAside() != "" {
+				t.Errorf("there are %s; set aside as %q", got, l.SetAside())
+			}
+			if b, err := l.Load(netip.MustParsePrefix("192.0.2.3/32")); err != nil || b.Left(start) != 2*time.Hour || len(b.Evidence) != 2 {
+				t.Errorf("%v left, want the newer ban's 2h; %v", b.Left(start), err)
+			}
+		})
 	}
 }
 
 func TestChangeDuringAWriteThatFailsIsTheOneThatStays(t *testing.T) {
-	if !alone(t) {
-		return
-	}
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.2/32", time.Hour))
 	l.Add(ban("192.0.2.1/32", time.Hour))
-	other, err := l.db.Begin(true) // which Flush has to wait for
-	if err != nil {
-		t.Fatal(err)
+	disk := spoil(l, fault{write: syscall.ENOSPC, during: func() { l.End(netip.MustParsePrefix("192.0.2.1/32"), Ending{}) }})
+	if err := l.Flush(); err == nil {
+		t.Error("it could be written to a full disk")
 	}
-	failed := make(chan error)
-	go func() { failed <- l.Flush() }()
-	for waiting(l) > 0 {
-		runtime.Gosched()
-	}
-	l.Remove(netip.MustParsePrefix("192.0.2.1/32"))
-	whileFull(t, func() {
-		if err := other.Rollback(); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-failed; err == nil {
-			t.Error("it could be written to a full disk")
-		}
-	})
+	disk.mend()
 	flush(t, l)
 	if got := prefixes(open(t, path, start)); got != "192.0.2.2/32" {
 		t.Errorf("there are %s", got)
@@ -373,7 +364,7 @@ func TestChangeDuringAWriteThatFailsIsTheOneThatStays(t *testing.T) {
 }
 
 func TestRunWritesInTimeAndAtItsEnd(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	synctest.Test(t, func(t *testing.T) {
 		l := open(t, path, start)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -397,12 +388,10 @@ func TestRunWritesInTimeAndAtItsEnd(t *testing.T) {
 }
 
 func TestRunTriesAgainWhatItCouldNotWrite(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	synctest.Test(t, func(t *testing.T) {
 		l := open(t, path, start)
-		if err := l.db.Close(); err != nil {
-			t.Fatal(err)
-		}
+		spoil(l, fault{write: syscall.EIO})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
@@ -424,11 +413,11 @@ func waiting(l *Ledger) int {
 	return len(l.pending)
 }
 
-// Any sequence of changes, with restarts between them, leaves what a map would hold.
+// Any sequence of changes, with restarts between them, leaves the same bans as a map.
 func TestAnySequenceIsRemembered(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		path := filepath.Join(t.TempDir(), "fsban.db")
+		path := statePath(t)
 		l, now := open(t, path, start), start
 		want := make(map[netip.Prefix]Ban)
 		for range 200 {
@@ -445,7 +434,7 @@ func TestAnySequenceIsRemembered(t *testing.T) {
 				want[prefix] = b
 			case 4, 5:
 				_, there := want[prefix]
-				if _, ok := l.Remove(prefix); ok != there {
+				if _, ok := l.End(prefix, Ending{}); ok != there {
 					t.Fatalf("seed %d: removed %v: %t, want %t", seed, prefix, ok, there)
 				}
 				delete(want, prefix)
@@ -484,7 +473,7 @@ func TestAnySequenceIsRemembered(t *testing.T) {
 }
 
 func TestManyGoroutinesLoseNothing(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fsban.db")
+	path := statePath(t)
 	l := open(t, path, start)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -497,7 +486,7 @@ func TestManyGoroutinesLoseNothing(t *testing.T) {
 				l.Add(ban(p, time.Hour))
 				l.Add(ban(fmt.Sprintf("198.51.100.%d/32", i%10), time.Minute))
 				if i%3 == 0 {
-					l.Remove(netip.MustParsePrefix(p))
+					l.End(netip.MustParsePrefix(p), Ending{})
 				}
 				if i%50 == 0 {
 					_ = l.Flush()

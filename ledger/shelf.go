@@ -1,25 +1,27 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
-
-	"go.etcd.io/bbolt"
+	"syscall"
 )
 
-// A Shelf keeps one record for each prefix, of what must survive a restart beside bans. Whoever puts records there bounds
-// their number.
+// A Shelf keeps one record for each prefix that must survive a restart. Its user bounds the number of records, and deletes
+// each that it forgets itself: with Keep, or later with Sweep.
 type Shelf string
 
 // The shelves.
 const (
 	Known    Shelf = "known"    // known-good addresses
 	Offences Shelf = "offences" // past bans
-	Allowed  Shelf = "allowed"  // what operators have put on the never-ban list
+	Allowed  Shelf = "allowed"  // prefixes that operators have put on the never-ban list
 
-	// What was taken back, as long as another node of the fleet may not know it.
+	// Tombstones, until every node of the fleet has seen the withdrawal.
 	Unbanned   Shelf = "unbanned"
 	Disallowed Shelf = "disallowed"
 )
@@ -30,13 +32,16 @@ type slot struct {
 	prefix netip.Prefix
 }
 
-// Keep puts a record in the place of an earlier one; nil removes it. It is written with the next batch.
+// Keep puts a record, as JSON, in the place of an earlier one; nil removes it. It is written with the next batch.
 func (l *Ledger) Keep(shelf Shelf, prefix netip.Prefix, record any) error {
 	var data []byte
 	if record != nil {
 		var err error
 		if data, err = json.Marshal(record); err != nil {
 			return fmt.Errorf("%s %v: %w", shelf, prefix, err)
+		}
+		if len(data) > maxRecord/2 {
+			return fmt.Errorf("%s %v: a record of %d bytes is too long", shelf, prefix, len(data))
 		}
 	}
 	l.mu.Lock()
@@ -46,49 +51,65 @@ func (l *Ledger) Keep(shelf Shelf, prefix netip.Prefix, record any) error {
 	return nil
 }
 
-// Records calls f for what is on the shelf in the file, by address. A record that f refuses is passed over and counted.
+// Sweep removes the records for which keep returns false, and returns their number.
+func (l *Ledger) Sweep(shelf Shelf, keep func(netip.Prefix) bool) (removed int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key := range l.stored.shelves[shelf] {
+		at := slot{shelf, key.prefix()}
+		if _, changed := l.records[at]; !changed && !keep(at.prefix) {
+			l.records[at] = nil
+			removed++
+		}
+	}
+	if removed > 0 {
+		l.wakeUp()
+	}
+	return removed
+}
+
+// Shelved returns the number of records of a shelf on disk.
+func (l *Ledger) Shelved(shelf Shelf) int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.stored.shelves[shelf])
+}
+
+// Records calls f for each record of the shelf on disk, by address. A record that cannot be read, or that f refuses, is skipped
+// and counted.
 func (l *Ledger) Records(shelf Shelf, f func(record []byte) error) (unreadable int, err error) {
-	err = l.guard(func() error {
-		return l.db.View(func(tx *bbolt.Tx) error {
-			b := tx.Bucket([]byte(shelf))
-			if b == nil {
-				return nil
-			}
-			return b.ForEach(func(k, v []byte) error {
-				v, err := whole(k, v)
-				if err != nil || f(v) != nil {
-					unreadable++
-				}
-				return nil
-			})
-		})
-	})
-	if err != nil {
-		return unreadable, fmt.Errorf("read %s in the state file %s: %w", shelf, l.path, err)
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	on := l.stored.shelves[shelf]
+	keys := slices.SortedFunc(maps.Keys(on), func(a, b recordKey) int { return bytes.Compare(a[:], b[:]) })
+	for _, key := range keys {
+		payload, err := readFrame(l.store.file, on[key])
+		if err != nil && !errors.Is(err, errDamaged) && !errors.Is(err, syscall.EIO) {
+			return unreadable, fmt.Errorf("read %s in the state file %s: %w", shelf, l.store.path, err)
+		}
+		if err != nil || f(recordOf(payload)) != nil {
+			unreadable++
+		}
 	}
 	return unreadable, nil
 }
 
-// writeRecords puts a batch of records into the file.
-func writeRecords(tx *bbolt.Tx, records map[slot][]byte) error {
-	slots := make([]slot, 0, len(records))
-	for s := range records {
-		slots = append(slots, s)
+// recordOf returns the record of a frame that is valid.
+func recordOf(payload []byte) []byte {
+	r := Reader{Data: payload[1:]}
+	r.take(r.Uvarint())
+	r.key()
+	return r.Data
+}
+
+// writeRecord writes a record, or that there is none, and returns its place.
+func writeRecord(w *frameWriter, s slot, record []byte) place {
+	kind := byte(frameDrop)
+	if record != nil {
+		kind = frameKeep
 	}
-	slices.SortFunc(slots, func(a, b slot) int { return a.prefix.Compare(b.prefix) })
-	for _, s := range slots {
-		b, err := tx.CreateBucketIfNotExists([]byte(s.shelf))
-		if err != nil {
-			return err
-		}
-		if v := records[s]; v != nil {
-			err = put(b, fileKey(s.prefix), slices.Clone(v)) // it may have to be written again
-		} else {
-			err = b.Delete(fileKey(s.prefix))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	w.begin(kind)
+	key := keyOf(s.prefix)
+	w.buf = append(append(AppendTexts(w.buf, string(s.shelf)), key[:]...), record...)
+	return w.end()
 }

@@ -13,12 +13,12 @@ import (
 
 const (
 	maxNodes    = 4_096  // of one list
-	maxPrefixes = 10_000 // that one list comes to, once what it denies is cut out
-	widest4     = 8      // a wider prefix is refused: whoever allows half the world to call has not vouched for it
+	maxPrefixes = 10_000 // of one list, after its denied prefixes are cut out
+	widest4     = 8      // a wider prefix is refused: a list that allows half the internet to call vouches for nobody
 	widest6     = 16
 )
 
-// builtin are the lists that FreeSWITCH makes itself and that are the same everywhere.
+// builtin lists the access lists that FreeSWITCH defines itself, equal on every host.
 var builtin = map[string][]netip.Prefix{
 	"rfc1918.auto": {
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
@@ -28,18 +28,18 @@ var builtin = map[string][]netip.Prefix{
 	"loopback.auto": {netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 }
 
-// An aclWatch watches the access lists of FreeSWITCH that the operator has named, as acl.conf has them.
+// An aclWatch watches the access lists of FreeSWITCH named by the operator, as in acl.conf.
 type aclWatch struct {
-	*Watcher
-	lists map[string]acl // the last known
+	watcher *Watcher
+	lists   map[string]acl // last known
 }
 
 // An acl is one access list.
 type acl struct {
 	name    string
-	allows  bool // who is not in it is allowed
+	allows  bool // default: addresses without a node are allowed
 	nodes   []node
-	skipped []string // what is wrong with it, or not understood
+	skipped []string // invalid or unsupported parts
 }
 
 // A node is a prefix that a list allows or denies. The longest prefix decides, and of equal ones the first.
@@ -50,14 +50,18 @@ type node struct {
 
 func (a *aclWatch) look(ctx context.Context) (complete bool) {
 	var r report
-	asked := slices.DeleteFunc(unique(a.opts.ACLs), func(name string) bool {
+	asked := slices.DeleteFunc(unique(a.watcher.opts.ACLs), func(name string) bool {
 		r.addPrefixes(name, builtin[name])
 		return builtin[name] != nil
 	})
 	complete = true
 	if len(asked) > 0 {
 		if err := a.update(ctx); err != nil {
-			r.problems = append(r.problems, fmt.Sprintf("access lists: %v", err))
+			consequence := "their addresses can be banned: add them to ignoreip"
+			if a.lists != nil {
+				consequence = "their known addresses stay on the never-ban list"
+			}
+			r.problems = append(r.problems, fmt.Sprintf("access lists: %v: %s", err, consequence))
 			complete = false
 		}
 	}
@@ -68,7 +72,8 @@ func (a *aclWatch) look(ctx context.Context) (complete bool) {
 		list, known := a.lists[name]
 		switch {
 		case strings.HasSuffix(name, ".auto"):
-			r.problems = append(r.problems, fmt.Sprintf("acl %s: FreeSWITCH makes this list up, of everybody or of what it takes for its own network: "+
+			r.problems = append(r.problems, fmt.Sprintf("acl %s: FreeSWITCH makes this list up, of everybody or of what it takes for "+
+				"its own network: "+
 				"write the prefixes into ignoreip", printable(name)))
 		case known:
 			prefixes, problems := list.allowed()
@@ -78,7 +83,7 @@ func (a *aclWatch) look(ctx context.Context) (complete bool) {
 			r.problems = append(r.problems, fmt.Sprintf("acl %s: acl.conf.xml has no such list", printable(name)))
 		}
 	}
-	a.put(acls, r)
+	a.watcher.put(acls, r)
 	return complete
 }
 
@@ -88,12 +93,12 @@ func (r *report) addPrefixes(list string, prefixes []netip.Prefix) {
 	}
 }
 
-// update asks FreeSWITCH. What it cannot say stays as it was.
+// update reads the lists from FreeSWITCH. On an error the known ones are kept.
 func (a *aclWatch) update(ctx context.Context) error {
-	if a.opts.API == nil {
+	if a.watcher.opts.API == nil {
 		return errors.New("there is no FreeSWITCH to ask")
 	}
-	data, err := a.ask(ctx, "xml_locate", "configuration configuration name acl.conf")
+	data, err := a.watcher.ask(ctx, "xml_locate", "configuration configuration name acl.conf")
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func (a *aclWatch) update(ctx context.Context) error {
 	return nil
 }
 
-// parseACLs parses acl.conf. Of lists with the same name the last one is in force.
+// parseACLs parses acl.conf. Of lists with the same name the last one applies.
 func parseACLs(data []byte) (map[string]acl, error) {
 	lists := make(map[string]acl)
 	var list acl
@@ -124,7 +129,7 @@ func parseACLs(data []byte) (map[string]acl, error) {
 	return lists, err
 }
 
-// add adds what one node element says.
+// add adds one node element.
 func (l *acl) add(attrs map[string]string) {
 	allow := l.allows
 	if kind, given := attrs["type"]; given {
@@ -180,7 +185,7 @@ func masked(host, mask string) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr, ones), bits.OnesCount32(word) == ones
 }
 
-// allowed returns whom the list allows, and what is left out of it.
+// allowed returns the allowed prefixes of the list, and its problems.
 func (l acl) allowed() (prefixes []netip.Prefix, problems []string) {
 	who := "acl " + printable(l.name)
 	switch {
@@ -211,7 +216,7 @@ func (l acl) allowed() (prefixes []netip.Prefix, problems []string) {
 			problems = append(problems, fmt.Sprintf("%s: %s is wider than /%d", who, p, widest))
 			continue
 		}
-		// A longer prefix that denies cuts a hole; one within the hole that allows is an entry of its own.
+		// A longer denied prefix cuts a hole; an allowed prefix within the hole is an entry of its own.
 		prefixes = without(prefixes, p, denied)
 		if len(prefixes) > maxPrefixes {
 			return nil, []string{fmt.Sprintf("%s: more than %d prefixes, once what it denies is cut out", who, maxPrefixes)}
@@ -227,7 +232,7 @@ func widest(p netip.Prefix) int {
 	return widest6
 }
 
-// without appends p to list, in pieces, without what holes cover of it. A hole around p covers nothing: p is longer.
+// without appends p, without the parts covered by holes, to list, in pieces. A hole around p covers nothing: p is longer.
 func without(list []netip.Prefix, p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
 	var inside []netip.Prefix
 	for _, h := range holes {
@@ -253,7 +258,7 @@ func cut(list []netip.Prefix, p netip.Prefix, holes []netip.Prefix) []netip.Pref
 	return list
 }
 
-// halves returns the two prefixes that p consists of.
+// halves returns the two halves of p.
 func halves(p netip.Prefix) (low, high netip.Prefix) {
 	raw := p.Addr().AsSlice()
 	raw[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
@@ -261,7 +266,7 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(addr, p.Bits()+1)
 }
 
-// truth tells what FreeSWITCH takes for true.
+// truth reports whether FreeSWITCH reads s as true.
 func truth(s string) bool {
 	n, err := strconv.Atoi(s)
 	return err == nil && n != 0 ||

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// aclConf is acl.conf with what is within network-lists.
+// aclConf returns an acl.conf with the given content of network-lists.
 func aclConf(lists string) string {
 	return "<configuration name=\"acl.conf\" description=\"Network Lists\">\n  <network-lists>" + lists + "</network-lists>\n</configuration>\n"
 }
@@ -91,13 +91,13 @@ func TestACLsThatFreeSWITCHMakesItself(t *testing.T) {
 	})
 }
 
-func TestACLsStayWhileFreeSWITCHCannotTellThem(t *testing.T) {
+func TestKnownACLsStayWhileFreeSWITCHFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{err: errors.New("event socket is not connected")}
 		r := start(t, Options{API: s.API, NoGateways: true, ACLs: []string{"lan"}})
 		synctest.Wait()
 		r.want(t)
-		r.wantProblems(t, "access lists: event socket is not connected")
+		r.wantProblems(t, "access lists: event socket is not connected: their addresses can be banned: add them to ignoreip")
 		s.set(func() {
 			s.err = nil
 			s.replies = map[string]string{askACL: aclConf(`<list name="lan" default="deny"><node type="allow" cidr="198.51.100.0/24"/></list>`)}
@@ -108,8 +108,8 @@ func TestACLsStayWhileFreeSWITCHCannotTellThem(t *testing.T) {
 		r.want(t, "198.51.100.0/24 acl lan")
 		r.wantProblems(t)
 		for problem, reply := range map[string]string{
-			`access lists: FreeSWITCH answers xml_locate configuration configuration name acl.conf with "can't find anything"`: "can't find anything\n",
-			"access lists: acl.conf: XML syntax error on line 2: unexpected EOF":                                               aclConf("")[:70],
+			`access lists: FreeSWITCH answers xml_locate configuration configuration name acl.conf with "can't find anything": their known addresses stay on the never-ban list`: "can't find anything\n",
+			"access lists: acl.conf: XML syntax error on line 2: unexpected EOF: their known addresses stay on the never-ban list":                                               aclConf("")[:70],
 		} {
 			s.set(func() { s.replies[askACL] = reply })
 			r.Refresh()
@@ -121,8 +121,8 @@ func TestACLsStayWhileFreeSWITCHCannotTellThem(t *testing.T) {
 	})
 }
 
-// TestACLAgreesWithFreeSWITCH compares what a list comes to with what FreeSWITCH's own way of looking an address up says: of
-// the nodes that contain it the longest decides, of equal ones the first.
+// TestACLAgreesWithFreeSWITCH compares the allowed prefixes of a list with FreeSWITCH's lookup of an address: of the nodes that
+// contain it the longest decides, of equal ones the first.
 func TestACLAgreesWithFreeSWITCH(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -151,7 +151,7 @@ func TestACLAgreesWithFreeSWITCH(t *testing.T) {
 	}
 }
 
-// FuzzACLs: whatever acl.conf holds, it vouches for nothing wider than it may.
+// FuzzACLs: no acl.conf allows a wider prefix than the limit.
 func FuzzACLs(f *testing.F) {
 	f.Add([]byte(aclConf(`<list name="lan" default="deny"><node type="allow" cidr="198.51.100.0/24"/><node type="deny" host="198.51.100.1" mask="255.255.255.255"/></list>`)))
 	f.Fuzz(func(t *testing.T, data []byte) {

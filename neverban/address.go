@@ -17,28 +17,28 @@ import (
 
 const (
 	maxAddresses = 10_000                 // of this host
-	addressPause = 100 * time.Millisecond // a storm of changes is looked at ten times a second
+	addressPause = 100 * time.Millisecond // at most ten reads a second during a burst of changes
 )
 
-// An addressWatch watches the addresses of this host. The kernel says when one comes or goes; the timer is for what it may
-// have been unable to say, and for a host where it may not be asked to.
+// An addressWatch watches the addresses of this host. The kernel reports changes; the timer covers changes that it could not
+// report, and hosts without permission to subscribe.
 type addressWatch struct {
-	*Watcher
-	known []Entry
+	watcher *Watcher
+	known   []Entry
 }
 
 // look reads the addresses.
 func (a *addressWatch) look() {
 	entries, err := addresses()
 	if err != nil {
-		a.put(own, report{a.known, []string{fmt.Sprintf("own addresses: %v", err)}})
+		a.watcher.put(own, report{a.known, []string{fmt.Sprintf("own addresses: %v", err)}})
 		return
 	}
 	a.known = entries
-	a.put(own, report{entries: entries})
+	a.watcher.put(own, report{entries: entries})
 }
 
-// A subscription tells of changes until it is closed.
+// A subscription reports changes until it is closed.
 type subscription interface {
 	Receive() ([]netlink.Message, error)
 	Close() error
@@ -53,10 +53,10 @@ func (a *addressWatch) run(ctx context.Context) {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	var ended chan struct{} // of the subscription; nil when there is none
+	var ended chan struct{} // of the subscription; nil if there is none
 	for {
 		if ended == nil {
-			if sub, err := a.subscribe(); err == nil {
+			if sub, err := a.watcher.subscribe(); err == nil {
 				ended = make(chan struct{})
 				wg.Go(func() { listen(ctx, sub, changes, ended) })
 			}
@@ -73,7 +73,7 @@ func (a *addressWatch) run(ctx context.Context) {
 	}
 }
 
-// listen leaves a token in changes for each message, until ctx or the subscription ends.
+// listen puts a token in changes for each message, until ctx or the subscription ends.
 func listen(ctx context.Context, sub subscription, changes, ended chan struct{}) {
 	defer close(ended)
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
@@ -83,7 +83,7 @@ func listen(ctx context.Context, sub subscription, changes, ended chan struct{})
 		}
 	}()
 	for {
-		// Messages that had no room in the socket are lost: something has changed.
+		// Messages beyond the socket's buffer are lost, but show a change.
 		if _, err := sub.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
@@ -91,7 +91,7 @@ func listen(ctx context.Context, sub subscription, changes, ended chan struct{})
 	}
 }
 
-// addresses returns the addresses of this host, loopback's among them.
+// addresses returns the addresses of this host, including loopback.
 func addresses() ([]Entry, error) {
 	data, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
 	if err != nil {
@@ -128,7 +128,7 @@ func addresses() ([]Entry, error) {
 	return entries, nil
 }
 
-// localAddr returns our own end of what a message tells of: on a point-to-point interface IFA_ADDRESS is the other one.
+// localAddr returns the local address in a message: on a point-to-point interface IFA_ADDRESS is the peer's.
 func localAddr(m *syscall.NetlinkMessage) (netip.Addr, error) {
 	attrs, err := syscall.ParseNetlinkRouteAttr(m)
 	if err != nil {

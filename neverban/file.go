@@ -14,15 +14,15 @@ import (
 
 const maxFile = 4 << 20 // bytes
 
-// A fileWatch watches the operator's file. It is read again when its time, size or inode differ, so both an editor that
-// renames and one that writes in place are noticed. What was last read well stays in force until something else is.
+// A fileWatch watches the operator's file. It is read again if its time, size or inode differ, so both an editor that renames
+// and one that writes in place are noticed. The last valid content stays in force until another one is read.
 type fileWatch struct {
-	*Watcher
-	seen  identity
-	known []Entry
+	watcher *Watcher
+	seen    identity
+	known   []Entry
 }
 
-// An identity differs when a file has, or may have, another content.
+// An identity differs if the content of a file has, or may have, changed.
 type identity struct {
 	device, inode    uint64
 	size             int64
@@ -30,10 +30,10 @@ type identity struct {
 }
 
 func (f *fileWatch) look() {
-	if f.opts.File == "" {
+	if f.watcher.opts.File == "" {
 		return
 	}
-	info, err := os.Stat(f.opts.File)
+	info, err := os.Stat(f.watcher.opts.File)
 	if err == nil && identify(info) == f.seen {
 		return
 	}
@@ -45,36 +45,41 @@ func (f *fileWatch) look() {
 	}
 	if err != nil {
 		if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-			f.seen, err = identity{}, unread.Err // try again: what is in the way may go without a change of the file
+			f.seen, err = identity{}, unread.Err // retry: the cause may disappear without a change of the file
 		}
-		f.put(file, report{f.known, []string{fmt.Sprintf("ignore_file %s: %v", f.opts.File, err)}})
+		consequence := "its addresses can be banned"
+		if len(f.known) > 0 {
+			consequence = "its last valid content stays in force"
+		}
+		f.watcher.put(file, report{f.known, []string{fmt.Sprintf("ignore_file %s: %v: %s; correct it, fsban check shows all errors",
+			f.watcher.opts.File, err, consequence)}})
 		return
 	}
 	f.known = nil
 	for _, p := range prefixes {
-		f.known = append(f.known, Entry{p, "ignore_file " + f.opts.File})
+		f.known = append(f.known, Entry{p, "ignore_file " + f.watcher.opts.File})
 	}
-	f.put(file, report{entries: f.known})
+	f.watcher.put(file, report{entries: f.known})
 
-	f.mu.Lock()
-	same := slices.Equal(f.named, named)
-	f.named = named
-	f.mu.Unlock()
+	f.watcher.mu.Lock()
+	same := slices.Equal(f.watcher.named, named)
+	f.watcher.named = named
+	f.watcher.mu.Unlock()
 	if !same {
-		token(f.refresh[hosts])
+		token(f.watcher.refresh[hosts])
 	}
 }
 
-// read returns what the file says.
+// read returns the content of the file.
 func (f *fileWatch) read(info fs.FileInfo) ([]netip.Prefix, []string, error) {
-	data, err := readRegular(f.opts.File, info.Mode(), maxFile)
+	data, err := readRegular(f.watcher.opts.File, info.Mode(), maxFile)
 	if err != nil {
 		return nil, nil, err
 	}
-	return f.opts.ParseFile(data)
+	return f.watcher.opts.ParseFile(data)
 }
 
-// ReadFile returns what Options.File would be read as. Its errors name path.
+// ReadFile reads a file as the watcher of Options.File does. Its errors name path.
 func ReadFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -87,8 +92,8 @@ func ReadFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// readRegular returns what a file holds, if that is at most limit bytes. It never waits: mode is to say that this is a
-// regular file, and where it has become a pipe meanwhile nobody waits for a writer.
+// readRegular returns the content of a file of at most limit bytes. It never blocks: mode must be that of a regular file, and
+// if the file has become a pipe meanwhile, it does not wait for a writer.
 func readRegular(path string, mode fs.FileMode, limit int64) ([]byte, error) {
 	if !mode.IsRegular() {
 		return nil, errors.New("not a regular file")

@@ -15,10 +15,10 @@ import (
 const (
 	apiTimeout = 5 * time.Second
 	maxReply   = 8 << 20 // bytes
-	maxDepth   = 32      // elements within each other
+	maxDepth   = 32      // nested elements
 )
 
-// ask has FreeSWITCH answer in XML.
+// ask runs an api command of FreeSWITCH that answers in XML.
 func (w *Watcher) ask(ctx context.Context, name, arguments string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
@@ -37,8 +37,8 @@ func (w *Watcher) ask(ctx context.Context, name, arguments string) ([]byte, erro
 	return data, nil
 }
 
-// walk calls start and text for the elements of data and what stands in them, path being the names of the elements around,
-// the element itself included. FreeSWITCH does not escape all that it prints: an ampersand stands for itself.
+// walk calls start for the elements of data and text for their content; path is the names of the enclosing elements and of the
+// element itself. FreeSWITCH does not escape all of its output: an ampersand stands for itself.
 func walk(data []byte, start func(path []string, attrs map[string]string), text func(path []string, value string)) error {
 	d := xml.NewDecoder(bytes.NewReader(bytes.Map(legible, data)))
 	d.Strict = false
@@ -72,8 +72,8 @@ func walk(data []byte, start func(path []string, attrs map[string]string), text 
 	}
 }
 
-// legible replaces what must not be in XML. FreeSWITCH calls its answers ISO-8859-1 and writes the bytes of its configuration,
-// whatever they are in; names of hosts are ASCII.
+// legible replaces characters that are invalid in XML. FreeSWITCH declares its answers as ISO-8859-1, but copies the bytes of
+// its configuration in any encoding; names of hosts are ASCII.
 func legible(r rune) rune {
 	if r == unicode.ReplacementChar || r == 0xFFFE || r == 0xFFFF || unicode.IsControl(r) && !strings.ContainsRune("\t\n\r", r) {
 		return '?'
@@ -81,7 +81,7 @@ func legible(r rune) rune {
 	return r
 }
 
-// printable returns a name that somebody has chosen, fit to be shown.
+// printable returns a user-defined name without characters unfit for display.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {

@@ -12,40 +12,40 @@ import (
 
 const (
 	maxGateways  = 1_000
-	gatewayStays = 10 * time.Minute // after FreeSWITCH no longer named it: a switch or profile that restarts has none for a while
+	gatewayStays = 10 * time.Minute // after FreeSWITCH stopped reporting it: a restarting switch or profile has none for a while
 )
 
-// A gatewayWatch watches the gateways of FreeSWITCH: the carriers that it registers with or sends calls to.
+// A gatewayWatch watches the gateways of FreeSWITCH: the carriers with which it registers or to which it sends calls.
 //
-// FreeSWITCH trusts the hosts of a gateway's proxy, register-proxy and outbound-proxy. `sofia xmlstatus gateway` names the
-// first; the others stand in its configuration only, where gateways of directory users are not. The realm and the domain in
-// From are often the carrier's hosts too, but need not be hosts at all: they count when they look like one and resolve, and
-// are no problem when they do not.
+// FreeSWITCH trusts the hosts of a gateway's proxy, register-proxy and outbound-proxy. `sofia xmlstatus gateway` reports the
+// first; the others are only in its configuration, which lacks gateways of directory users. The realm and the domain in From
+// are often the carrier's hosts too, but need not be hosts at all: they count if they look like one and resolve, and are no
+// problem otherwise.
 type gatewayWatch struct {
-	*Watcher
+	watcher *Watcher
 	lookup  *lookup
 	seen    map[string]gateway  // by profile and name
-	proxies map[string][]string // the configuration's, by the same
-	full    bool                // there are more than maxGateways
+	proxies map[string][]string // from the configuration, by profile and name
+	full    bool                // more than maxGateways exist
 }
 
-// A gateway is what `sofia xmlstatus gateway` says of one.
+// A gateway is one entry of `sofia xmlstatus gateway`.
 type gateway struct {
 	profile, name, proxy, realm, from string
-	gone                              time.Time // since when FreeSWITCH no longer names it; zero: it does
+	gone                              time.Time // when FreeSWITCH stopped reporting it; zero: reported
 }
 
 func (gw gateway) key() string { return gw.profile + "/" + gw.name }
 
-// A claim is a host that a gateway names.
+// A claim is a host named by a gateway.
 type claim struct {
 	origin string // "gateway carrier1"
 	host   string
-	hint   bool // it may be no host at all
+	hint   bool // may not be a host
 }
 
 func newGatewayWatch(w *Watcher) *gatewayWatch {
-	return &gatewayWatch{Watcher: w, lookup: &lookup{names: w.names, services: true}, seen: make(map[string]gateway)}
+	return &gatewayWatch{watcher: w, lookup: &lookup{names: w.names, services: true}, seen: make(map[string]gateway)}
 }
 
 func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
@@ -55,13 +55,17 @@ func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
 		return false
 	}
 	if err != nil {
-		wrong = append(wrong, fmt.Sprintf("gateways: %v", err))
+		consequence := "no gateway is known, so carriers can be banned: add their addresses to ignoreip"
+		if len(g.seen) > 0 {
+			consequence = "known gateways stay on the never-ban list, new ones can be banned"
+		}
+		wrong = append(wrong, fmt.Sprintf("gateways: %v: %s", err, consequence))
 	}
 	if g.full {
 		wrong = append(wrong, fmt.Sprintf("gateways: more than %d: the rest is left out", maxGateways))
 	}
 	claims := g.claims()
-	g.put(gateways, told(claims, g.lookup.known, wrong)) // name servers may take their time
+	g.watcher.put(gateways, told(claims, g.lookup.known, wrong)) // publish the known answers first: name servers may be slow
 	var wanted []string
 	for _, c := range claims {
 		if isHostName(c.host) {
@@ -73,11 +77,11 @@ func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
 		return false
 	}
 	r := told(claims, answers, wrong)
-	g.put(gateways, r)
+	g.watcher.put(gateways, r)
 	return len(r.problems) == 0
 }
 
-// told is what the claims come to, given what their names stand for.
+// told returns the report for claims, with the current answers for their names.
 func told(claims []claim, answers map[string]answer, wrong []string) report {
 	r := report{problems: slices.Clone(wrong)}
 	for _, c := range claims {
@@ -88,7 +92,7 @@ func told(claims []claim, answers map[string]answer, wrong []string) report {
 		case isHostName(c.host):
 			r.add(fmt.Sprintf("%s (%s)", c.origin, c.host), answers[c.host].addrs)
 			if !c.hint {
-				r.unresolved(fmt.Sprintf("%s: %s", c.origin, c.host), answers[c.host].err)
+				r.unresolved(fmt.Sprintf("%s: %s", c.origin, c.host), answers[c.host])
 			}
 		case !c.hint:
 			r.problems = append(r.problems, fmt.Sprintf("%s: %q is neither an address nor a host name", c.origin, c.host[:min(len(c.host), 80)]))
@@ -97,9 +101,9 @@ func told(claims []claim, answers map[string]answer, wrong []string) report {
 	return r
 }
 
-// update asks FreeSWITCH. What it cannot say stays as it was.
+// update reads the gateways from FreeSWITCH. On an error the known ones are kept.
 func (g *gatewayWatch) update(ctx context.Context) error {
-	data, err := g.ask(ctx, "sofia", "xmlstatus gateway")
+	data, err := g.watcher.ask(ctx, "sofia", "xmlstatus gateway")
 	if err != nil {
 		return err
 	}
@@ -126,7 +130,7 @@ func (g *gatewayWatch) update(ctx context.Context) error {
 	if len(g.seen) == 0 {
 		return nil
 	}
-	if data, err = g.ask(ctx, "xml_locate", "configuration configuration name sofia.conf"); err != nil {
+	if data, err = g.watcher.ask(ctx, "xml_locate", "configuration configuration name sofia.conf"); err != nil {
 		return fmt.Errorf("outbound proxies: %w", err)
 	}
 	proxies, err := parseProxies(data)
@@ -137,7 +141,7 @@ func (g *gatewayWatch) update(ctx context.Context) error {
 	return nil
 }
 
-// claims returns the hosts that the gateways name, in a fixed order.
+// claims returns the hosts named by the gateways, in a fixed order.
 func (g *gatewayWatch) claims() []claim {
 	var list []claim
 	for _, key := range slices.Sorted(maps.Keys(g.seen)) {
@@ -185,7 +189,7 @@ func parseGateways(data []byte) ([]gateway, error) {
 	return list, err
 }
 
-// parseProxies returns the proxies that sofia's configuration names beside the one that its status does, of each gateway.
+// parseProxies returns, for each gateway, the proxies in sofia's configuration other than the one in its status.
 func parseProxies(data []byte) (map[string][]string, error) {
 	proxies := make(map[string][]string)
 	var gw gateway
@@ -205,10 +209,10 @@ func parseProxies(data []byte) (map[string][]string, error) {
 	return proxies, err
 }
 
-// is tells whether an element is the one so placed.
+// is reports whether path consists of names.
 func is(path []string, names ...string) bool { return slices.Equal(path, names) }
 
-// hostOf returns the host of what FreeSWITCH takes for a SIP address: "sip:user@host:5060;transport=tcp", "<sip:host>",
+// hostOf returns the host of a SIP address as FreeSWITCH reads it: "sip:user@host:5060;transport=tcp", "<sip:host>",
 // "[2001:db8::1]:5060", "host".
 func hostOf(uri string) string {
 	s := strings.ToLower(strings.TrimSpace(uri))

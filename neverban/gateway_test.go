@@ -71,17 +71,17 @@ func TestGateways(t *testing.T) {
 		"names":                  {status([4]string{"c1", "sip:SIP.carrier.example:5061;transport=tcp", "carrier.example", "&lt;sip:a@edge.carrier.example;x=1&gt;"}), noSofia, []string{"192.0.2.1/32 gateway c1 (sip.carrier.example)", "192.0.2.2/32 gateway c1 (carrier.example)", "192.0.2.3/32 gateway c1 (edge.carrier.example)"}, nil},
 		"a short name":           {status([4]string{"c1", "sip:sbc", "asterisk", ""}), noSofia, []string{"192.0.2.4/32 gateway c1 (sbc)"}, nil},
 		"a realm that is none":   {status([4]string{"c1", "sip:sbc", "voice.nowhere.example", "&lt;sip:a@b c.d&gt;"}), noSofia, []string{"192.0.2.4/32 gateway c1 (sbc)"}, nil},
-		"does not resolve":       {status([4]string{"c1", "sip:nowhere.example", "nowhere.example", ""}), noSofia, nil, []string{"gateway c1: nowhere.example does not resolve: no such host"}},
+		"does not resolve":       {status([4]string{"c1", "sip:nowhere.example", "nowhere.example", ""}), noSofia, nil, []string{"gateway c1: nowhere.example does not resolve: no such host: it can be banned"}},
 		"no host":                {status([4]string{"c1", "sip:a b&c", "", ""}), noSofia, nil, []string{`gateway c1: "a b&c" is neither an address nor a host name`}},
 		"everybody":              {status([4]string{"c1", "sip:0.0.0.0", "", ""}, [4]string{"c2", "0.0.0.0/0", "", ""}, [4]string{"c3", "sip:127.0.0.1", "", ""}), noSofia, []string{"127.0.0.1/32 gateway c3"}, []string{`gateway c2: "0.0.0.0/0" is neither an address nor a host name`}},
 		"an odd name":            {status([4]string{"c\x1b[31m\xff&lt;", "sip:sbc", "", ""}), noSofia, []string{"192.0.2.4/32 gateway c?[31m?< (sbc)"}, nil},
-		"no sofia":               {"-ERR sofia Command not found!\n", "", nil, []string{`gateways: FreeSWITCH answers sofia xmlstatus gateway with "-ERR sofia Command not found!"`}},
-		"nothing":                {"", "", nil, []string{`gateways: FreeSWITCH answers sofia xmlstatus gateway with ""`}},
-		"cut off":                {status([4]string{"c1", "sip:sbc", "", ""})[:200], "", nil, []string{"gateways: sofia xmlstatus gateway: XML syntax error on line 8: unexpected EOF"}},
-		"too deep":               {strings.Repeat("<gateways>", 1000), "", nil, []string{"gateways: sofia xmlstatus gateway: more than 32 elements within each other"}},
-		"too long":               {"<" + strings.Repeat(" ", maxReply), "", nil, []string{"gateways: FreeSWITCH answers sofia xmlstatus gateway with 8388609 bytes, more than 8388608"}},
+		"no sofia":               {"-ERR sofia Command not found!\n", "", nil, []string{`gateways: FreeSWITCH answers sofia xmlstatus gateway with "-ERR sofia Command not found!": no gateway is known, so carriers can be banned: add their addresses to ignoreip`}},
+		"nothing":                {"", "", nil, []string{`gateways: FreeSWITCH answers sofia xmlstatus gateway with "": no gateway is known, so carriers can be banned: add their addresses to ignoreip`}},
+		"cut off":                {status([4]string{"c1", "sip:sbc", "", ""})[:200], "", nil, []string{"gateways: sofia xmlstatus gateway: XML syntax error on line 8: unexpected EOF: no gateway is known, so carriers can be banned: add their addresses to ignoreip"}},
+		"too deep":               {strings.Repeat("<gateways>", 1000), "", nil, []string{"gateways: sofia xmlstatus gateway: more than 32 elements within each other: no gateway is known, so carriers can be banned: add their addresses to ignoreip"}},
+		"too long":               {"<" + strings.Repeat(" ", maxReply), "", nil, []string{"gateways: FreeSWITCH answers sofia xmlstatus gateway with 8388609 bytes, more than 8388608: no gateway is known, so carriers can be banned: add their addresses to ignoreip"}},
 		"not where it should be": {"<x><gateways><gateway><proxy>sip:sbc</proxy></gateway></gateways></x>", "", nil, nil},
-		"no configuration":       {status([4]string{"c1", "sip:sbc", "", ""}), "can't find anything\n", []string{"192.0.2.4/32 gateway c1 (sbc)"}, []string{`gateways: outbound proxies: FreeSWITCH answers xml_locate configuration configuration name sofia.conf with "can't find anything"`}},
+		"no configuration":       {status([4]string{"c1", "sip:sbc", "", ""}), "can't find anything\n", []string{"192.0.2.4/32 gateway c1 (sbc)"}, []string{`gateways: outbound proxies: FreeSWITCH answers xml_locate configuration configuration name sofia.conf with "can't find anything": known gateways stay on the never-ban list, new ones can be banned`}},
 		"outbound proxies": {status([4]string{"c1", "sip:sbc", "", ""}), `<configuration name="sofia.conf"><profiles>
 			<profile name="internal"><gateways><gateway name="c1"><param name="outbound-proxy" value="198.51.100.66"></param></gateway></gateways></profile>
 			<profile name="external"><gateways><gateway name="c1"><param name="password" value="x"></param>
@@ -115,7 +115,7 @@ func TestGatewaysStayWhileFreeSWITCHCannotNameThem(t *testing.T) {
 		s.set(func() { s.err = errors.New("event socket is not connected") })
 		step(time.Hour)
 		r.want(t, all...)
-		r.wantProblems(t, "gateways: event socket is not connected")
+		r.wantProblems(t, "gateways: event socket is not connected: known gateways stay on the never-ban list, new ones can be banned")
 
 		// It has restarted, and has not loaded all profiles yet.
 		s.set(func() {
@@ -152,7 +152,7 @@ func TestGatewaysWithAddressesDoNotWaitForNameServers(t *testing.T) {
 		time.Sleep(nameTimeout)
 		synctest.Wait()
 		r.want(t, "198.51.100.7/32 gateway c1")
-		r.wantProblems(t, "gateway c2: sbc.example does not resolve: the name server does not answer")
+		r.wantProblems(t, "gateway c2: sbc.example does not resolve: the name server does not answer: it can be banned")
 	})
 }
 
@@ -193,19 +193,19 @@ func TestHostOf(t *testing.T) {
 	}
 }
 
-// FuzzGateways: whatever FreeSWITCH answers, an entry is a single address.
+// FuzzGateways: for any answer of FreeSWITCH, every entry is a single address.
 func FuzzGateways(f *testing.F) {
 	f.Add([]byte(status([4]string{"c1", "sip:198.51.100.7", "carrier.example", "&lt;sip:a@b&gt;"})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := &switchboard{replies: map[string]string{askGateways: string(data), askSofia: string(data)}}
 		g := newGatewayWatch(New(Options{API: s.API, Resolver: &zone{}}))
 		g.look(t.Context())
-		for _, e := range g.reports[gateways].entries {
+		for _, e := range g.watcher.reports[gateways].entries {
 			if !e.Prefix.IsSingleIP() || e.Prefix.Addr().IsUnspecified() || strings.ContainsFunc(e.Origin, func(r rune) bool { return r < ' ' }) {
 				t.Errorf("%v from %q", e, data)
 			}
 		}
-		if !slices.IsSortedFunc(g.reports[gateways].entries, compare) {
+		if !slices.IsSortedFunc(g.watcher.reports[gateways].entries, compare) {
 			t.Error("not sorted")
 		}
 	})

@@ -9,44 +9,49 @@ import (
 
 // A hostWatch resolves the host names that the operator has written, in ignoreip and in the file.
 type hostWatch struct {
-	*Watcher
-	lookup *lookup
+	watcher *Watcher
+	lookup  *lookup
 }
 
 func newHostWatch(w *Watcher) *hostWatch { return &hostWatch{w, &lookup{names: w.names}} }
 
 func (h *hostWatch) look(ctx context.Context) (complete bool) {
-	h.mu.Lock()
-	named := h.named
-	h.mu.Unlock()
+	h.watcher.mu.Lock()
+	named := h.watcher.named
+	h.watcher.mu.Unlock()
 
-	answers := h.lookup.resolve(ctx, slices.Concat(h.opts.Hosts, named))
+	answers := h.lookup.resolve(ctx, slices.Concat(h.watcher.opts.Hosts, named))
 	if ctx.Err() != nil {
 		return false
 	}
 	var r report
-	for _, host := range unique(h.opts.Hosts) {
+	for _, host := range unique(h.watcher.opts.Hosts) {
 		r.add("ignoreip "+printable(host), answers[host].addrs)
-		r.unresolved("ignoreip "+printable(host), answers[host].err)
+		r.unresolved("ignoreip "+printable(host), answers[host])
 	}
 	for _, host := range unique(named) {
-		r.add("ignore_file "+h.opts.File+" ("+printable(host)+")", answers[host].addrs)
-		r.unresolved("ignore_file "+h.opts.File+": "+printable(host), answers[host].err)
+		r.add("ignore_file "+h.watcher.opts.File+" ("+printable(host)+")", answers[host].addrs)
+		r.unresolved("ignore_file "+h.watcher.opts.File+": "+printable(host), answers[host])
 	}
-	h.put(hosts, r)
+	h.watcher.put(hosts, r)
 	return len(r.problems) == 0
 }
 
-// add adds what a name stands for.
+// add adds the addresses of a name.
 func (r *report) add(origin string, addrs []netip.Addr) {
 	for _, addr := range addrs {
 		r.entries = append(r.entries, single(addr, origin))
 	}
 }
 
-// unresolved adds what is wrong with a name, if anything is.
-func (r *report) unresolved(who string, err error) {
-	if err != nil {
-		r.problems = append(r.problems, fmt.Sprintf("%s does not resolve: %s", who, reason(err)))
+// unresolved adds the problem of a name without a current answer, if there is one.
+func (r *report) unresolved(origin string, a answer) {
+	if a.err == nil {
+		return
 	}
+	consequence := "it can be banned"
+	if len(a.addrs) > 0 {
+		consequence = "its known addresses stay on the never-ban list"
+	}
+	r.problems = append(r.problems, fmt.Sprintf("%s does not resolve: %s: %s", origin, reason(a.err), consequence))
 }

@@ -16,10 +16,10 @@ const (
 	maxSessionFile = 64 << 10
 )
 
-// A layout says where in a record of utmp (struct utmp of the C library) the things stand that differ between machines.
+// A layout holds the offsets in a record of utmp (struct utmp of the C library) that differ between machines.
 type layout struct {
 	size    int // of a record
-	address int // where ut_addr_v6 begins
+	address int // offset of ut_addr_v6
 }
 
 var (
@@ -27,7 +27,7 @@ var (
 	layout64 = layout{400, 360} // times of 64 bits, as on arm64
 )
 
-// utmpLayout is this machine's: 64-bit machines that have 32-bit kin write as these do.
+// utmpLayout is the layout of this machine: 64-bit machines with a compatible 32-bit mode use the 32-bit layout.
 var utmpLayout = map[string]layout{"arm64": layout64, "riscv64": layout64, "loong64": layout64}[runtime.GOARCH].or(layout32)
 
 func (l layout) or(other layout) layout {
@@ -38,12 +38,12 @@ func (l layout) or(other layout) layout {
 }
 
 const (
-	utmpLine    = 8 // where ut_line begins
-	userProcess = 7 // the ut_type of somebody logged in
+	utmpLine    = 8 // offset of ut_line
+	userProcess = 7 // ut_type of a logged-in user
 )
 
-// parseUtmp returns where the users who are logged in at a pseudo-terminal come from. Terminals of another kind are what an
-// FTP server writes of its customers.
+// parseUtmp returns the remote addresses of the users logged in at a pseudo-terminal. Other terminals are those of FTP servers,
+// which record their clients.
 func parseUtmp(data []byte, l layout) []netip.Addr {
 	var list []netip.Addr
 	for ; len(data) >= l.size; data = data[l.size:] {
@@ -52,7 +52,7 @@ func parseUtmp(data []byte, l layout) []netip.Addr {
 		}
 		raw := [16]byte(data[l.address:])
 		addr := netip.AddrFrom16(raw).Unmap()
-		if [12]byte(raw[4:]) == [12]byte{} { // IPv4 stands alone in the first word
+		if [12]byte(raw[4:]) == [12]byte{} { // an IPv4 address occupies only the first word
 			addr = netip.AddrFrom4([4]byte(raw[:4]))
 		}
 		if !addr.IsUnspecified() {
@@ -62,8 +62,8 @@ func parseUtmp(data []byte, l layout) []netip.Addr {
 	return list
 }
 
-// readSessions returns where the ssh sessions that logind knows come from. A session that is closing has lost its user: it
-// can stay for days, for a program that was left behind. Without logind there are none.
+// readSessions returns the remote addresses of logind's ssh sessions. Closing sessions are ignored: their user has logged out,
+// and they can remain for days because of a leftover program. Without logind there are none.
 func readSessions(directory string) []netip.Addr {
 	dir, err := os.Open(directory)
 	if err != nil {
@@ -73,7 +73,7 @@ func readSessions(directory string) []netip.Addr {
 	files, _ := dir.ReadDir(maxSessions)
 	var list []netip.Addr
 	for _, file := range files {
-		// What ends in .ref is a pipe. A session may end between the listing and here.
+		// Names ending in .ref are pipes. A session may end after the listing.
 		data, err := readRegular(filepath.Join(directory, file.Name()), file.Type(), maxSessionFile)
 		if err != nil {
 			continue
@@ -85,8 +85,8 @@ func readSessions(directory string) []netip.Addr {
 	return list
 }
 
-// parseSession returns where an ssh session comes from. With UseDNS in sshd's configuration logind may know a name only: a
-// name is what the peer's name server says, and no proof.
+// parseSession returns the remote address of an ssh session. With UseDNS in sshd's configuration logind may have only a name,
+// which the peer's name server controls: it proves nothing.
 func parseSession(data []byte) netip.Addr {
 	value := make(map[string]string)
 	for line := range strings.Lines(string(data)) {

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// A Resolver answers questions about names, as *net.Resolver does.
+// A Resolver resolves names, as *net.Resolver does.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (cname string, records []*net.SRV, err error)
 }
 
 const (
-	lookupTimeout = 5 * time.Second  // of one question
-	nameTimeout   = 10 * time.Second // of all questions about one name
-	maxLookups    = 8                // names asked about at once
+	lookupTimeout = 5 * time.Second  // of one query
+	nameTimeout   = 10 * time.Second // of all queries for one name
+	maxLookups    = 8                // concurrent names
 	maxTargets    = 16               // hosts of one service
 	maxPerName    = 64               // addresses
 )
 
-// names asks the name servers, for all sources together.
+// names queries the name servers for all sources.
 type names struct {
 	resolver Resolver
 	slots    chan struct{}
@@ -33,20 +33,20 @@ type names struct {
 
 func newNames(r Resolver) *names { return &names{r, make(chan struct{}, maxLookups)} }
 
-// An answer is what a name stands for. With an error its addresses are, in part or all, those known from before.
+// An answer is the result of resolving a name. With an error its addresses are, in part or all, earlier ones.
 type answer struct {
 	addrs []netip.Addr
 	err   error
 }
 
-// A lookup resolves the names of one source, and remembers what they last stood for.
+// A lookup resolves the names of one source, and keeps their last answers.
 type lookup struct {
-	*names
-	services bool // ask for the SIP services of a name too
+	names    *names
+	services bool // resolve the SIP services of a name too
 	known    map[string]answer
 }
 
-// resolve answers for each of hosts, and forgets others. When ctx ends it returns soon.
+// resolve resolves hosts, and forgets all others. It returns soon after the end of ctx.
 func (l *lookup) resolve(ctx context.Context, hosts []string) map[string]answer {
 	ctx, cancel := context.WithTimeout(ctx, refreshEvery)
 	defer cancel()
@@ -54,9 +54,9 @@ func (l *lookup) resolve(ctx context.Context, hosts []string) map[string]answer 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, host := range unique(hosts) {
-		l.slots <- struct{}{} // whoever has one gives it back within nameTimeout
+		l.names.slots <- struct{}{} // every holder returns its slot within nameTimeout
 		wg.Go(func() {
-			defer func() { <-l.slots }()
+			defer func() { <-l.names.slots }()
 			a := l.one(ctx, host)
 			mu.Lock()
 			answers[host] = a
@@ -68,7 +68,7 @@ func (l *lookup) resolve(ctx context.Context, hosts []string) map[string]answer 
 	return answers
 }
 
-// one answers for one name. Where a question got no answer, what the name stood for before is added.
+// one resolves one name. If a query failed, the last known addresses are added.
 func (l *lookup) one(ctx context.Context, host string) answer {
 	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
@@ -87,12 +87,12 @@ func (l *lookup) one(ctx context.Context, host string) answer {
 	}
 	if err != nil && notFound(err) {
 		if len(addrs) > 0 {
-			err = nil // a name of services alone
+			err = nil // a name with services only
 		} else {
 			lost = true
 		}
 	}
-	slices.SortFunc(addrs, netip.Addr.Compare) // servers rotate their answers
+	slices.SortFunc(addrs, netip.Addr.Compare) // servers rotate the order
 	addrs = usable(addrs)
 	if err == nil && len(addrs) == 0 {
 		err, lost = errors.New("no usable address"), true
@@ -106,27 +106,27 @@ func (l *lookup) one(ctx context.Context, host string) answer {
 func (l *lookup) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	addrs, err := l.resolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := l.names.resolver.LookupNetIP(ctx, "ip", host)
 	for i, a := range addrs {
 		addrs[i] = a.Unmap().WithZone("")
 	}
 	return addrs, err
 }
 
-// targets returns the hosts of a service; failed says that there may be others.
+// targets returns the hosts of a service; failed reports that there may be others.
 func (l *lookup) targets(ctx context.Context, service, proto, host string) (hosts []string, failed bool) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	_, records, err := l.resolver.LookupSRV(ctx, service, proto, host)
+	_, records, err := l.names.resolver.LookupSRV(ctx, service, proto, host)
 	for _, r := range records[:min(len(records), maxTargets)] {
-		if target := strings.TrimSuffix(r.Target, "."); isHostName(target) { // "." alone: there is no such service
+		if target := strings.TrimSuffix(r.Target, "."); isHostName(target) { // "." alone: no such service
 			hosts = append(hosts, target)
 		}
 	}
 	return hosts, err != nil && !notFound(err)
 }
 
-// usable returns the first maxPerName of addrs, without those that are nobody's, and each only once.
+// usable returns the first maxPerName unique addrs, without those that belong to no host.
 func usable(addrs []netip.Addr) []netip.Addr {
 	list := make([]netip.Addr, 0, min(len(addrs), maxPerName))
 	for _, a := range addrs {
@@ -140,13 +140,13 @@ func usable(addrs []netip.Addr) []netip.Addr {
 	return list
 }
 
-// notFound tells an answer, that there is nothing, from no answer.
+// notFound reports whether err is an answer without records, not a failed query.
 func notFound(err error) bool {
 	dns := (*net.DNSError)(nil)
 	return errors.As(err, &dns) && dns.IsNotFound
 }
 
-// reason is what is wrong, without the name, which whoever says it has named.
+// reason returns the cause of err without the name, which the caller adds.
 func reason(err error) string {
 	dns := (*net.DNSError)(nil)
 	switch {
@@ -158,7 +158,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// isHostName tells whether s is a name that can be asked for.
+// isHostName reports whether s is a valid host name.
 func isHostName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -173,7 +173,7 @@ func isHostName(s string) bool {
 	}) < 0
 }
 
-// unique returns list sorted, each once. It leaves list alone.
+// unique returns a sorted copy of list without duplicates.
 func unique(list []string) []string {
 	list = slices.Clone(list)
 	slices.Sort(list)

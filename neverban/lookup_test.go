@@ -85,7 +85,7 @@ func TestLookupIsBounded(t *testing.T) {
 			t.Errorf("%d questions", n)
 		}
 
-		// A thousand names and a silent server: it ends, and what was known stays.
+		// A thousand names and a silent server: the lookup ends, and known addresses stay.
 		z.slow = time.Hour
 		began := time.Now()
 		for i := range 800 {

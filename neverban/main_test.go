@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A rig is a running Watcher and what it has told.
+// A rig is a running Watcher with the lists it has published.
 type rig struct {
 	*Watcher
 	mu    sync.Mutex
@@ -63,14 +63,14 @@ func (r *rig) run(t *testing.T) {
 	})
 }
 
-// last returns what was told last, and how often anything was.
+// last returns the last published list and the number of calls.
 func (r *rig) last() (entries, problems []string, told int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.lines, r.trial, r.told
 }
 
-// want compares what was told, own addresses aside.
+// want compares the published list, without own addresses.
 func (r *rig) want(t *testing.T, want ...string) {
 	t.Helper()
 	entries, _, _ := r.last()

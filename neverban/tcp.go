@@ -12,21 +12,21 @@ import (
 	"strconv"
 )
 
-// maxTable bounds what is read of a table of connections, in bytes: some 200,000 of them.
+// maxTable bounds the bytes read of a table of connections: some 200,000 connections.
 const maxTable = 32 << 20
 
-// A connection is one that stands. The inode tells it from another one between the same ends.
+// A connection is an established one. The inode distinguishes it from another one between the same ends.
 type connection struct {
 	local, remote netip.AddrPort // not IPv4-mapped
 	inode         uint64
 }
 
-// appendConnections appends to list the established connections to one of ports in a table of the form of /proc/net/tcp, of
-// those that a process has accepted.
+// appendConnections appends to list the established connections to one of ports that a process has accepted, from a table in
+// the format of /proc/net/tcp.
 func appendConnections(list []connection, table io.Reader, ports []uint16) ([]connection, error) {
 	limited := &io.LimitedReader{R: table, N: maxTable}
 	lines := bufio.NewScanner(limited)
-	lines.Scan() // the heading
+	lines.Scan() // the header
 	for lines.Scan() {
 		c, state, err := parseConnection(lines.Bytes(), ports)
 		if err != nil {
@@ -45,14 +45,14 @@ func appendConnections(list []connection, table io.Reader, ports []uint16) ([]co
 	return list, nil
 }
 
-// established is the state of a connection that stands, as the kernel numbers it. No connection has state none.
+// established is the kernel's number of the state. Other lines have state none.
 const (
 	none        = 0
 	established = 1
 )
 
-// parseConnection parses one line: "0: 0100007F:0016 0200007F:D431 01 ...", the inode being field 9. The connection is zero,
-// in state none, when the line is about another port or another state than established.
+// parseConnection parses one line: "0: 0100007F:0016 0200007F:D431 01 ...", the inode being field 9. The connection is zero, in
+// state none, if the line has another port or a state other than established.
 func parseConnection(line []byte, ports []uint16) (c connection, state uint64, err error) {
 	n := 0
 	for field := range bytes.FieldsSeq(line) {
@@ -79,8 +79,8 @@ func parseConnection(line []byte, ports []uint16) (c connection, state uint64, e
 	return connection{}, none, fmt.Errorf("%d fields", n)
 }
 
-// parseAddrPort parses an address as the kernel prints it: 32-bit words as they lie in memory, a colon and the port, all of
-// it in hexadecimal.
+// parseAddrPort parses an address as the kernel prints it: 32-bit words in memory order, a colon and the port, all in
+// hexadecimal.
 func parseAddrPort(text []byte) (netip.AddrPort, error) {
 	words, port, _ := bytes.Cut(text, []byte(":"))
 	var raw [16]byte

@@ -1,10 +1,10 @@
-// Package neverban knows who must never be banned, and why, as of now: this host itself, its administrators, its carriers,
-// and whoever the operator has named.
+// Package neverban collects the addresses that must never be banned, with the reason of each: this host itself, its administrators,
+// its carriers, and addresses named by the operator.
 //
-// A Watcher asks several sources and tells when the list changes. It takes no privilege. What a source cannot say any more
-// stays as it was last known, and becomes a problem: a name server that is down must not expose a carrier. Nobody gets onto
-// the list by sending packets: each source is something that only this host, its operator or a name server of theirs says,
-// and of connections to sshd only those count that have logged in.
+// A Watcher reads several sources and reports changes of the list. It needs no privilege. If a source fails, its last known
+// entries are kept and a problem is reported: a name server that is down must not expose a carrier. Sending packets cannot add
+// an address to the list: each source is controlled by this host, its operator or their name servers, and connections to sshd
+// count only after a login.
 package neverban
 
 import (
@@ -22,27 +22,27 @@ import (
 // An Entry is a prefix that must never be banned.
 type Entry struct {
 	Prefix netip.Prefix // masked, never IPv4-mapped
-	Origin string       // why, for people: "own address eth0", "gateway carrier1 (sip.carrier.example)"
+	Origin string       // reason for display: "own address eth0", "gateway carrier1 (sip.carrier.example)"
 }
 
-// Options say where a Watcher looks. The zero value looks at this host's own addresses and at the peers of its sshd.
+// Options select the sources of a Watcher. The zero value selects this host's own addresses and the peers of its sshd.
 type Options struct {
-	Prefixes []Entry  // the operator's, passed on as they are
+	Prefixes []Entry  // the operator's, passed on unchanged
 	Hosts    []string // host names of ignoreip
 
-	// File is a list that is read again when it changes; empty: none. ParseFile returns what a content says: prefixes, and
-	// host names to resolve. How many there may be is for it to say.
+	// File is a list that is read again when it changes; empty: none. ParseFile returns the prefixes in its content and the
+	// host names to resolve, and bounds their number.
 	File      string
 	ParseFile func(data []byte) ([]netip.Prefix, []string, error)
 
-	// API runs an api command of FreeSWITCH; it returns when ctx ends. Nil: neither gateways nor access lists are known.
+	// API runs an api command of FreeSWITCH; it returns when ctx ends. Nil: gateways and access lists are not read.
 	API        func(ctx context.Context, name, arguments string) ([]byte, error)
-	NoGateways bool     // leave FreeSWITCH's gateways out
-	NoOwn      bool     // leave this host's own addresses out
-	ACLs       []string // the access lists of FreeSWITCH whose allowed prefixes are never banned
+	NoGateways bool     // ignore FreeSWITCH's gateways
+	NoOwn      bool     // ignore this host's own addresses
+	ACLs       []string // access lists of FreeSWITCH whose allowed prefixes are never banned
 
-	SSHPorts []uint16      // where sshd, and nothing else, listens; nil: 22; empty: ssh's peers are left out
-	SSHLogin time.Duration // 150s: a connection that sshd has kept for so long has logged in: above LoginGraceTime; negative: never
+	SSHPorts []uint16      // ports on which only sshd listens; nil: 22; empty: ssh's peers are ignored
+	SSHLogin time.Duration // 150s: sshd keeps a connection longer than this only after a login: above LoginGraceTime; negative: never
 	Proc     string        // /proc/net
 	Utmp     string        // /run/utmp
 	Sessions string        // /run/systemd/sessions
@@ -50,7 +50,7 @@ type Options struct {
 	Resolver Resolver // net.DefaultResolver
 
 	// Changed is called in the goroutine of Run: once as soon as the sources on this host have been read, then whenever the
-	// list or the problems differ. It must return soon, and change neither slice.
+	// list or the problems differ. It must return soon, and modify neither slice.
 	Changed func(entries []Entry, problems []string)
 }
 
@@ -78,7 +78,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// A source is one place that entries come from.
+// A source is one origin of entries.
 type source int
 
 const (
@@ -90,19 +90,20 @@ const (
 	hosts
 	gateways
 	acls
-	sources // how many there are
+	sources // number of sources
 )
 
 const (
 	refreshEvery = 5 * time.Minute  // names, gateways, access lists
-	retryEvery   = time.Minute      // the same, when something could not be said
-	refreshGap   = 5 * time.Second  // never sooner than that after the last time, however often Refresh is called
-	lookEvery    = 5 * time.Second  // who is logged in over ssh, the file
-	addressEvery = 30 * time.Second // own addresses, which the kernel tells of by itself
+	retryEvery   = time.Minute      // the same, if a part failed
+	refreshGap   = 5 * time.Second  // minimum interval, however often Refresh is called
+	failedGap    = time.Second / 4  // the same after a failure: the first query may come just before the event socket is up
+	lookEvery    = 5 * time.Second  // ssh logins, the file
+	addressEvery = 30 * time.Second // own addresses, in addition to the kernel's reports
 	maxProblems  = 50               // of one source
 )
 
-// A report is what a source says. It replaces what the source has said before.
+// A report is the current entries and problems of a source. It replaces the one before.
 type report struct {
 	entries  []Entry
 	problems []string
@@ -115,8 +116,8 @@ type Watcher struct {
 
 	subscribe func() (subscription, error) // replaced by tests
 
-	dirty   chan struct{}          // holds a token when a report differs from what was published
-	refresh [sources]chan struct{} // each holds a token when its source is to be asked again
+	dirty   chan struct{}          // holds a token if a report differs from the published one
+	refresh [sources]chan struct{} // each holds a token if its source is due for a refresh
 	updates chan update
 
 	mu        sync.Mutex
@@ -127,7 +128,7 @@ type Watcher struct {
 	published bool
 }
 
-// New returns a Watcher. It starts nothing.
+// New returns a Watcher. It starts no goroutine.
 func New(opts Options) *Watcher {
 	w := &Watcher{opts: opts.withDefaults(), subscribe: subscribe, dirty: make(chan struct{}, 1), updates: make(chan update)}
 	w.names = newNames(w.opts.Resolver)
@@ -144,7 +145,7 @@ func (w *Watcher) Status() (entries []Entry, problems []string) {
 	return slices.Clone(w.entries), slices.Clone(w.problems)
 }
 
-// SetPeer says who is at the other end of the event socket. The zero Addr is nobody.
+// SetPeer sets the peer address of the event socket. The zero Addr removes it.
 func (w *Watcher) SetPeer(addr netip.Addr) {
 	var r report
 	if addr.IsValid() {
@@ -153,19 +154,19 @@ func (w *Watcher) SetPeer(addr netip.Addr) {
 	w.put(peer, r)
 }
 
-// Refresh has FreeSWITCH and the name servers asked now: the event socket has come up, or a gateway has changed.
+// Refresh queries FreeSWITCH and the name servers now, after the event socket has come up or a gateway has changed.
 func (w *Watcher) Refresh() {
 	for _, s := range []source{gateways, acls, hosts} {
 		token(w.refresh[s])
 	}
 }
 
-// Local returns what can be said at once, before Run: the operator's prefixes and this host's own addresses.
+// Local returns the entries known before Run: the prefixes of the operator and the addresses of this host.
 func (w *Watcher) Local() []Entry {
 	entries := slices.Clone(w.opts.Prefixes)
 	if !w.opts.NoOwn {
 		own, err := addresses()
-		if err != nil { // Run says so
+		if err != nil { // Run reports it
 			return normal(entries)
 		}
 		entries = append(entries, own...)
@@ -173,7 +174,7 @@ func (w *Watcher) Local() []Entry {
 	return normal(entries)
 }
 
-// watches are what looks at the sources, and remembers what they last said.
+// watches are the watchers of all sources, each with its last known entries.
 type watches struct {
 	own      *addressWatch
 	ssh      *sshWatch
@@ -183,17 +184,16 @@ type watches struct {
 	acls     *aclWatch
 }
 
-// An update is what Set asks for.
+// An update is a request of Reconfigure.
 type update struct {
 	opts Options
 	done chan struct{}
 }
 
-// Set has Run look where opts say from now on. Changed, API, ParseFile and whatever says where things are on this host stay,
-// unless opts have them. What a source has said so far stays in force until it says something else; one that is not asked any
-// more says nothing. Set returns once the list has been told that comes of it and of what can be said at once, or when ctx
-// ends.
-func (w *Watcher) Set(ctx context.Context, opts Options) error {
+// Reconfigure makes Run apply opts. Changed, API, ParseFile and the paths on this host stay, unless opts sets them. The last
+// report of a source stays in force until its next one; the report of a disabled source is removed. Reconfigure returns after
+// Changed was called with the results available at once, or when ctx ends.
+func (w *Watcher) Reconfigure(ctx context.Context, opts Options) error {
 	u := update{opts, make(chan struct{})}
 	select {
 	case w.updates <- u:
@@ -208,10 +208,10 @@ func (w *Watcher) Set(ctx context.Context, opts Options) error {
 	}
 }
 
-// Run watches until ctx ends. It returns ctx's error, after every goroutine that it started.
+// Run watches until ctx ends. It returns ctx's error, after every goroutine that it started has ended.
 func (w *Watcher) Run(ctx context.Context) error {
 	all := &watches{
-		&addressWatch{Watcher: w}, newSSHWatch(w), &fileWatch{Watcher: w}, newHostWatch(w), newGatewayWatch(w), &aclWatch{Watcher: w},
+		&addressWatch{watcher: w}, newSSHWatch(w), &fileWatch{watcher: w}, newHostWatch(w), newGatewayWatch(w), &aclWatch{watcher: w},
 	}
 	var u update
 	for {
@@ -228,13 +228,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// look asks the sources on this host, and has those say nothing that are not asked.
+// look reads the sources on this host, and clears the reports of disabled ones.
 func (w *Watcher) look(all *watches) {
 	w.put(static, report{entries: w.opts.Prefixes})
 	for _, s := range []struct {
 		source source
 		asked  bool
-		look   func() // nil: it may take its time
+		look   func() // nil: the source may be slow
 	}{
 		{own, !w.opts.NoOwn, all.own.look},
 		{ssh, len(w.opts.SSHPorts) > 0, all.ssh.look},
@@ -256,7 +256,7 @@ func (w *Watcher) asksHosts() bool { return len(w.opts.Hosts) > 0 || w.opts.File
 
 func (w *Watcher) asksGateways() bool { return w.opts.API != nil && !w.opts.NoGateways }
 
-// watch watches until Set says otherwise, or until ctx ends.
+// watch watches until Reconfigure is called or ctx ends.
 func (w *Watcher) watch(ctx context.Context, all *watches) (update, error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -292,7 +292,7 @@ func (w *Watcher) watch(ctx context.Context, all *watches) (update, error) {
 	}
 }
 
-// take puts other options into force, while nobody looks.
+// take applies other options, while no source is being read.
 func (w *Watcher) take(opts *Options, all *watches) {
 	was := w.opts
 	for _, s := range []struct{ to, or *string }{{&opts.Proc, &was.Proc}, {&opts.Utmp, &was.Utmp}, {&opts.Sessions, &was.Sessions}} {
@@ -317,7 +317,7 @@ func (w *Watcher) take(opts *Options, all *watches) {
 	}
 }
 
-// put replaces what s says.
+// put replaces the report of s.
 func (w *Watcher) put(s source, r report) {
 	r.entries = normal(r.entries)
 	if n := len(r.problems); n > maxProblems {
@@ -332,7 +332,7 @@ func (w *Watcher) put(s source, r report) {
 	}
 }
 
-// publish puts the reports together, and tells when the result is new.
+// publish merges the reports, and calls Changed if the result is new.
 func (w *Watcher) publish() {
 	w.mu.Lock()
 	var entries []Entry
@@ -351,14 +351,14 @@ func (w *Watcher) publish() {
 	}
 }
 
-// every calls look now, every refreshEvery, sooner when it says that something is missing, and when s is to be refreshed.
+// every calls look now, every refreshEvery, sooner after an incomplete result, and if a refresh of s is requested.
 func (w *Watcher) every(ctx context.Context, s source, look func(context.Context) (complete bool)) {
 	for {
-		wait := retryEvery
+		wait, gap := retryEvery, failedGap
 		if look(ctx) {
-			wait = refreshEvery
+			wait, gap = refreshEvery, refreshGap
 		}
-		if !sleep(ctx, refreshGap, nil) || !sleep(ctx, wait-refreshGap, w.refresh[s]) {
+		if !sleep(ctx, gap, nil) || !sleep(ctx, wait-gap, w.refresh[s]) {
 			return
 		}
 	}
@@ -371,7 +371,7 @@ func tick(ctx context.Context, d time.Duration, look func()) {
 	}
 }
 
-// sleep waits for d, or for early. It is false when ctx has ended.
+// sleep waits for d, or for early. It returns false if ctx has ended.
 func sleep(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -384,7 +384,7 @@ func sleep(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 	return true
 }
 
-// token leaves a token in c, unless one is there.
+// token puts a token in c, unless it holds one.
 func token(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -392,13 +392,13 @@ func token(c chan struct{}) {
 	}
 }
 
-// single is the entry of one address. Whatever named it, it is never wider than that.
+// single returns the entry of one address: never a wider prefix.
 func single(addr netip.Addr, origin string) Entry {
 	addr = addr.Unmap().WithZone("")
 	return Entry{netip.PrefixFrom(addr, addr.BitLen()), origin}
 }
 
-// normal returns entries in plain form, without those that are nothing, sorted, and each once.
+// normal returns valid entries in plain form, sorted, without duplicates.
 func normal(entries []Entry) []Entry {
 	list := make([]Entry, 0, len(entries))
 	for _, e := range entries {

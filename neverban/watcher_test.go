@@ -74,7 +74,7 @@ func TestNamesAreAskedForAgain(t *testing.T) {
 		r := start(t, Options{Hosts: []string{"a.example", "b.example"}, Resolver: z})
 		synctest.Wait()
 		r.want(t, "192.0.2.1/32 ignoreip a.example")
-		r.wantProblems(t, "ignoreip b.example does not resolve: no such host")
+		r.wantProblems(t, "ignoreip b.example does not resolve: no such host: it can be banned")
 
 		z.set(func() { z.hosts["b.example"] = []string{"192.0.2.2"} })
 		time.Sleep(retryEvery)
@@ -95,7 +95,7 @@ func TestNamesAreAskedForAgain(t *testing.T) {
 		time.Sleep(refreshEvery)
 		synctest.Wait()
 		r.want(t, "192.0.2.1/32 ignoreip a.example", "192.0.2.3/32 ignoreip b.example")
-		r.wantProblems(t, "ignoreip b.example does not resolve: server misbehaving")
+		r.wantProblems(t, "ignoreip b.example does not resolve: server misbehaving: its known addresses stay on the never-ban list")
 	})
 }
 
@@ -120,6 +120,38 @@ func TestRefreshAsksAtOnceButNotTooOften(t *testing.T) {
 		}
 		if n := asked(); n > 5 {
 			t.Errorf("asked %d times in 10 s of refreshing, want one in %v", n, refreshGap)
+		}
+	})
+}
+
+func TestRefreshAsksSoonAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := &zone{broken: map[string]error{"a.example": errors.New("server misbehaving")}}
+		r := start(t, Options{Hosts: []string{"a.example"}, Resolver: z})
+		synctest.Wait()
+		r.wantProblems(t, "ignoreip a.example does not resolve: server misbehaving: it can be banned")
+		z.set(func() { z.broken, z.hosts = nil, map[string][]string{"a.example": {"192.0.2.1"}} })
+		r.Refresh()
+		time.Sleep(failedGap)
+		synctest.Wait()
+		r.want(t, "192.0.2.1/32 ignoreip a.example")
+		r.wantProblems(t)
+	})
+}
+
+func TestRefreshDuringFailuresAsksAtMostOncePerGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := &zone{hosts: map[string][]string{}, broken: map[string]error{"a.example": errors.New("server misbehaving")}}
+		r := start(t, Options{Hosts: []string{"a.example"}, Resolver: z})
+		for range 1000 {
+			r.Refresh()
+			time.Sleep(10 * time.Millisecond)
+		}
+		synctest.Wait()
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		if n, most := z.asked["a.example"], int(10*time.Second/failedGap)+1; n > most {
+			t.Errorf("asked %d times in 10 s of refreshing, want at most %d", n, most)
 		}
 	})
 }
@@ -150,24 +182,26 @@ func TestFileIsReadAgainWhenItChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		z := &zone{hosts: map[string][]string{"a.example": {"192.0.2.1"}}}
 		r := start(t, Options{File: path, ParseFile: parse, Resolver: z})
+		const correct = "; correct it, fsban check shows all errors"
+		const kept = ": its last valid content stays in force" + correct
 		for _, step := range []struct {
 			name     string
 			do       func()
 			want     []string
 			problems []string
 		}{
-			{"missing", func() {}, nil, []string{"ignore_file " + path + ": no such file or directory"}},
+			{"missing", func() {}, nil, []string{"ignore_file " + path + ": no such file or directory: its addresses can be banned" + correct}},
 			{"written", func() { write("198.51.100.0/24 a.example") }, []string{"192.0.2.1/32" + origin + " (a.example)", "198.51.100.0/24" + origin}, nil},
 			{"wrong", func() { write("rubbish") }, []string{"192.0.2.1/32" + origin + " (a.example)", "198.51.100.0/24" + origin},
-				[]string{"ignore_file " + path + `: line 1: "rubbish" is no address`}},
+				[]string{"ignore_file " + path + `: line 1: "rubbish" is no address` + kept}},
 			{"right again", func() { write("203.0.113.0/25 b.example") }, []string{"203.0.113.0/25" + origin},
-				[]string{"ignore_file " + path + ": b.example does not resolve: no such host"}},
+				[]string{"ignore_file " + path + ": b.example does not resolve: no such host: it can be banned"}},
 			{"too large", func() { write(strings.Repeat("203.0.113.0/24 ", maxFile/10)) }, []string{"203.0.113.0/25" + origin},
-				[]string{"ignore_file " + path + ": larger than 4194304 bytes", "ignore_file " + path + ": b.example does not resolve: no such host"}},
+				[]string{"ignore_file " + path + ": larger than 4194304 bytes" + kept, "ignore_file " + path + ": b.example does not resolve: no such host: it can be banned"}},
 			{"empty", func() { write("") }, nil, nil},
 			{"same size, in place", func() { write("192.0.2.5/32") }, []string{"192.0.2.5/32" + origin}, nil},
-			{"gone", func() { _ = os.Remove(path) }, []string{"192.0.2.5/32" + origin}, []string{"ignore_file " + path + ": no such file or directory"}},
-			{"a pipe", func() { _ = unix.Mkfifo(path, 0o600) }, []string{"192.0.2.5/32" + origin}, []string{"ignore_file " + path + ": not a regular file"}},
+			{"gone", func() { _ = os.Remove(path) }, []string{"192.0.2.5/32" + origin}, []string{"ignore_file " + path + ": no such file or directory" + kept}},
+			{"a pipe", func() { _ = unix.Mkfifo(path, 0o600) }, []string{"192.0.2.5/32" + origin}, []string{"ignore_file " + path + ": not a regular file" + kept}},
 		} {
 			step.do()
 			time.Sleep(2*refreshGap + time.Second)
@@ -223,9 +257,9 @@ func TestRunEndsWithItsContextWhileFreeSWITCHIsSilent(t *testing.T) {
 		r.wantProblems(t)
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		r.wantProblems(t, "ignoreip a.example does not resolve: the name server does not answer",
-			"gateways: FreeSWITCH does not answer to sofia xmlstatus gateway",
-			"access lists: FreeSWITCH does not answer to xml_locate configuration configuration name acl.conf")
+		r.wantProblems(t, "ignoreip a.example does not resolve: the name server does not answer: it can be banned",
+			"gateways: FreeSWITCH does not answer to sofia xmlstatus gateway: no gateway is known, so carriers can be banned: add their addresses to ignoreip",
+			"access lists: FreeSWITCH does not answer to xml_locate configuration configuration name acl.conf: their addresses can be banned: add them to ignoreip")
 	})
 }
 
@@ -245,11 +279,11 @@ func TestSetLooksElsewhereWithoutForgetting(t *testing.T) {
 		synctest.Wait()
 		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.0/24 ignoreip")
 
-		// The name server is down: what the name stood for holds on, and what this host can say is there at once.
+		// The name server is down: the known addresses of the name stay, and the sources on this host are read at once.
 		z.set(func() { z.broken = map[string]error{"a.example": errors.New("down"), "b.example": errors.New("down")} })
 		set := func(o Options) {
 			t.Helper()
-			if err := r.Set(t.Context(), o); err != nil {
+			if err := r.Reconfigure(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -257,19 +291,19 @@ func TestSetLooksElsewhereWithoutForgetting(t *testing.T) {
 		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
 		synctest.Wait()
 		r.want(t, "192.0.2.1/32 ignoreip a.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
-		r.wantProblems(t, "ignoreip a.example does not resolve: down", "ignoreip b.example does not resolve: down")
+		r.wantProblems(t, "ignoreip a.example does not resolve: down: its known addresses stay on the never-ban list", "ignoreip b.example does not resolve: down: it can be banned")
 		z.set(func() { z.broken = nil })
 		time.Sleep(retryEvery)
 		synctest.Wait()
 		r.want(t, "192.0.2.1/32 ignoreip a.example", "192.0.2.2/32 ignoreip b.example", "198.51.100.128/25 ignoreip", "203.0.113.9/32 ignore_file "+path)
 
-		// What is not asked any more says nothing, the host itself included.
+		// A disabled source has no entries, the host itself included.
 		set(Options{Prefixes: prefix("198.51.100.0/24"), NoOwn: true, SSHPorts: []uint16{}})
 		if entries, _, _ := r.last(); !slices.Equal(entries, []string{"198.51.100.0/24 ignoreip"}) {
 			t.Errorf("entries %q", entries)
 		}
 		r.wantProblems(t)
-		// And what is asked again begins anew.
+		// And a source that is enabled again starts anew.
 		set(Options{File: path, SSHPorts: []uint16{}})
 		r.want(t, "203.0.113.9/32 ignore_file "+path)
 		time.Sleep(time.Hour)

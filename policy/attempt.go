@@ -1,11 +1,11 @@
-// Package policy decides who is banned, and for how long.
+// Package policy decides which addresses are banned, and for how long.
 //
 // An Engine counts the attempts of each address in sliding windows, one for each rule. It knows the addresses from which
 // somebody has logged in lately and is milder with them, remembers past bans, watches users under attack, and holds bans
 // when there are suspiciously many.
 //
 // It does no I/O, starts no goroutine and never reads the clock: time arrives with the attempts, so that replaying a
-// recording next year gives the same bans. All that it holds is bounded, and what it forgets for that is counted. An
+// recording next year gives the same bans. Every table is bounded, and evictions are counted. An
 // Engine is not safe for concurrent use; package daemon owns the only one.
 package policy
 
@@ -15,33 +15,34 @@ import (
 	"time"
 )
 
-// An Attempt is one thing a remote address tried at FreeSWITCH's door, as one source reported it.
+// An Attempt is one login, call or other request by a remote address, as one source reported it.
 type Attempt struct {
-	Addr      netip.Addr `json:"addr"` // the remote end; never IPv4-mapped, never the zero Addr
-	At        time.Time  `json:"at"`   // when FreeSWITCH saw it, not when we read it
-	Kind      Kind       `json:"kind"`
-	Source    Source     `json:"source"`
-	Method    Method     `json:"method,omitempty"`
-	User      string     `json:"user,omitempty"`   // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
-	Number    string     `json:"number,omitempty"` // that was dialled; as untrusted as User
-	Domain    string     `json:"domain,omitempty"`
-	Profile   string     `json:"profile,omitempty"`
-	UserAgent string     `json:"user_agent,omitempty"`
-	Clock     time.Time  `json:"clock,omitzero"` // when FreeSWITCH says it was, where its clock is so far off that At is when we read it
+	Addr       netip.Addr `json:"addr"` // the remote end; never IPv4-mapped, never the zero Addr
+	At         time.Time  `json:"at"`   // when FreeSWITCH saw it, not when we read it
+	Kind       Kind       `json:"kind"`
+	Source     Source     `json:"source"`
+	Method     Method     `json:"method,omitempty"`
+	Proof      Proof      `json:"proof,omitempty"`
+	User       string     `json:"user,omitempty"`   // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
+	Number     string     `json:"number,omitempty"` // user of To, if it is not User: the number that a call dialled; as untrusted as User
+	Domain     string     `json:"domain,omitempty"`
+	Profile    string     `json:"profile,omitempty"`
+	UserAgent  string     `json:"user_agent,omitempty"`
+	ReportedAt time.Time  `json:"clock,omitzero"` // when FreeSWITCH says it was, where its clock is so far off that At is when we read it
 }
 
-// Stamp returns when a was by FreeSWITCH's clock, however far off that is.
-func (a *Attempt) Stamp() time.Time {
-	if a.Clock.IsZero() {
+// SwitchTime returns the time of a by the clock of FreeSWITCH, however far off that is.
+func (a *Attempt) SwitchTime() time.Time {
+	if a.ReportedAt.IsZero() {
 		return a.At
 	}
-	return a.Clock
+	return a.ReportedAt
 }
 
-// Adrift has a count as happening now, because FreeSWITCH's clock is so far off.
-func (a *Attempt) Adrift(now time.Time) { a.Clock, a.At = a.At, now }
+// CorrectTime sets the time of a, because the clock of FreeSWITCH is off, and keeps the reported time in ReportedAt.
+func (a *Attempt) CorrectTime(now time.Time) { a.ReportedAt, a.At = a.At, now }
 
-// A Kind is what was tried. The set is closed and small: safe as a metric label.
+// A Kind is the kind of an attempt. The set is closed and small: safe as a metric label.
 type Kind uint8
 
 // The kinds.
@@ -49,7 +50,7 @@ const (
 	AuthFailure Kind = iota // credentials were presented and refused
 	Challenge               // no credentials yet: ordinary phones do this all day
 	AuthSuccess             // the password was right
-	Violation               // what mod_cti reports besides a failed registration: an irregular message, a number that is not allowed
+	Violation               // other reports of mod_cti: an irregular message, a number that is not allowed
 	ACLReject               // an access list of FreeSWITCH's refused the address
 	CallReject              // a call without credentials that the dialplan did not take, or to a number that is not allowed
 	NumKinds
@@ -70,7 +71,7 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 // UnmarshalText reads the name.
 func (k *Kind) UnmarshalText(text []byte) error { return fromName(k, text, kindNames[:], "kind") }
 
-// A Source is who reported an attempt, or ordered a ban. The set is closed and small: safe as a metric label.
+// A Source reports attempts or orders bans. The set is closed and small: safe as a metric label.
 type Source uint8
 
 // The sources.
@@ -82,10 +83,11 @@ const (
 	CTIEvent               // mod_cti's CUSTOM events on the event socket
 	ESLLog                 // FreeSWITCH's log, as the event socket sends it
 	Fleet                  // another node
+	SIP                    // SIP messages as they cross the wire
 	NumSources
 )
 
-var sourceNames = [NumSources]string{"event", "operator", "kernel", "cti_log", "cti_event", "esl_log", "fleet"}
+var sourceNames = [NumSources]string{"event", "operator", "kernel", "cti_log", "cti_event", "esl_log", "fleet", "sip"}
 
 func (s Source) String() string { return sourceNames[s] }
 
@@ -100,13 +102,17 @@ type Method uint8
 
 // The methods.
 const (
-	AnyMethod Method = iota // not told
+	UnknownMethod Method = iota // not told
 	Register
 	Invite
+	Subscribe
+	Message
+	Publish
+	OtherMethod
 	NumMethods
 )
 
-var methodNames = [NumMethods]string{"", "REGISTER", "INVITE"}
+var methodNames = [NumMethods]string{"", "REGISTER", "INVITE", "SUBSCRIBE", "MESSAGE", "PUBLISH", "other"}
 
 func (m Method) String() string { return methodNames[m] }
 
@@ -115,6 +121,28 @@ func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // UnmarshalText reads the name.
 func (m *Method) UnmarshalText(text []byte) error { return fromName(m, text, methodNames[:], "method") }
+
+// A Proof is the evidence that the sender of an attempt has its address: source addresses of UDP packets can be forged.
+type Proof uint8
+
+// The proofs.
+const (
+	UnknownProof  Proof = iota // the source has no evidence, or cannot have any
+	TCPProof                   // an established connection, over TCP or TLS
+	NonceProof                 // the credentials answer a nonce that was sent to this address
+	PasswordProof              // the same, and the password was right
+	NumProofs
+)
+
+var proofNames = [NumProofs]string{"", "tcp", "nonce", "password"}
+
+func (p Proof) String() string { return proofNames[p] }
+
+// MarshalText writes the name.
+func (p Proof) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads the name.
+func (p *Proof) UnmarshalText(text []byte) error { return fromName(p, text, proofNames[:], "proof") }
 
 func fromName[T ~uint8](to *T, text []byte, names []string, what string) error {
 	for i, n := range names {

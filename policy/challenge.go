@@ -1,127 +1,132 @@
 package policy
 
-// waiting are the challenges that may still be answered with credentials: a ring in the order in which they came, and in
-// it a chain for each address. One that is answered leaves its chain, and stays in the ring until its turn comes.
+// waiting holds the challenges that may still be answered with credentials: a ring in order of arrival with a chain for each
+// address. An answered challenge leaves its chain, and stays in the ring until it is the oldest.
 type waiting struct {
-	limit  int // challenges; beyond it the oldest counts as answered
-	lost   uint64
-	ring   []challenge
-	first  uint64 // the ring holds the challenges of these numbers: first, first+1, … next-1. 0 is none
-	next   uint64
-	chains table[key, chain]
+	limit   int // challenges; beyond it the oldest counts as answered
+	dropped uint64
+	ring    []challenge
+	oldest  uint64 // the ring holds the challenges of these numbers: oldest, oldest+1, … next-1. 0 is none
+	next    uint64
+	chains  table[key, chain]
 }
 
 // A challenge is one that may still be answered.
 type challenge struct {
 	attempt  Attempt
 	key      key
-	who      uint32
+	user     uint32
 	due      int64  // when it counts as not answered, in unix milliseconds
-	after    uint64 // the next of the same address
+	next     uint64 // the next of the same address
 	answered bool
 }
 
 // A chain is the challenges of one address.
 type chain struct {
-	first, last uint64 // those that are not answered
-	length      int    // and those that are: the places in the ring
+	first, last uint64 // the unanswered ones
+	length      int    // of the chain, including answered challenges: the places in the ring
 }
 
-// maxChain is how many challenges of one address wait at most: more than any rule of sense asks for.
+// maxChain is the maximum number of waiting challenges of one address: more than any reasonable rule needs.
 const maxChain = 1024
 
+// minRing is the number of places in the smallest ring.
+const minRing = 16
+
 func newWaiting() waiting {
-	return waiting{ring: make([]challenge, 16), first: 1, next: 1, chains: newTable[key, chain](0, nil)}
+	return waiting{ring: make([]challenge, minRing), oldest: 1, next: 1, chains: newTable[key, chain](0, nil)}
 }
 
-// challenged has a challenge wait for credentials. Those to a known-good address are taken for answered: its phones also
-// subscribe and send messages, with credentials that FreeSWITCH does not tell of.
-func (e *Engine) challenged(s *sight) {
-	if s.later != 0 && !s.known {
+// observeChallenge lets a challenge wait for credentials. A challenge to a known-good address counts as answered: its phones also
+// subscribe and send messages, with credentials that FreeSWITCH does not report.
+func (e *Engine) observeChallenge(s *observation) {
+	if s.deferred != 0 && !s.known && !e.replay.active {
 		e.waiting.add(s, e.now+e.opts.ChallengeWait.Milliseconds())
 	}
 }
 
-// unanswered counts a challenge that nobody answered as an attempt that came late.
-func (e *Engine) unanswered(c challenge) {
-	s := e.sight(c.attempt)
-	if s.now = s.later; s.known {
+// countUnanswered counts a challenge without credentials as a late attempt.
+func (e *Engine) countUnanswered(c challenge) {
+	s := e.examine(c.attempt)
+	if s.known {
 		return
 	}
+	if s.immediate != 0 { // rules have counted it at once; without its user agent, Replay leaves them out
+		s.UserAgent = ""
+	}
+	s.immediate = s.deferred
 	s.when = e.time()
 	d := Decision{Prefix: s.prefix}
-	e.reports = nil
-	if e.count(&s, &d); d.Verdict == BanNow || d.Verdict == Held || d.Verdict == SparedBan {
-		d.Reports, e.reports = e.reports, nil
-		e.ready = append(e.ready, d)
+	e.pending.reports = nil
+	if e.count(&s, &d); d.Verdict != Pass {
+		d.Unanswered, d.Reports, e.pending.reports = &s.Attempt, e.pending.reports, nil
+		e.pending.decisions = append(e.pending.decisions, d)
 	}
 }
 
-func (w *waiting) add(s *sight, due int64) {
+func (w *waiting) add(s *observation, due int64) {
 	c := w.chains.get(s.key)
 	if c != nil && c.length >= maxChain {
 		return
 	}
-	for w.next-w.first >= uint64(w.limit) {
-		if lost := w.pop(); !lost.answered {
-			w.lost++
+	for w.next-w.oldest >= uint64(w.limit) {
+		if lost := w.removeOldest(); !lost.answered {
+			w.dropped++
 		}
 	}
-	if w.next-w.first == uint64(len(w.ring)) {
-		w.grow()
+	if w.next-w.oldest == uint64(len(w.ring)) {
+		w.resize(2 * len(w.ring))
 	}
 	w.chains.limit = len(w.ring)
 	n := w.next
 	w.next++
-	*w.at(n) = challenge{attempt: s.Attempt, key: s.key, who: s.who &^ failed, due: due}
+	*w.at(n) = challenge{attempt: s.Attempt, key: s.key, user: s.user &^ failed, due: due}
 	c = w.chains.touch(s.key)
 	if c.length++; c.last == 0 {
 		c.first = n
 	} else {
-		w.at(c.last).after = n
+		w.at(c.last).next = n
 	}
 	c.last = n
 }
 
-// due takes the oldest challenge from the ring if it is due and not answered.
-func (w *waiting) due(now int64) (c challenge, ok bool) {
-	for w.first < w.next && w.at(w.first).due <= now {
-		if c = w.pop(); !c.answered {
-			return c, true
-		}
+// first returns the oldest challenge in the ring, whether answered or not.
+func (w *waiting) first() (c *challenge, ok bool) {
+	if w.oldest == w.next {
+		return nil, false
 	}
-	return c, false
+	return w.at(w.oldest), true
 }
 
-// answer takes the challenges of a user at an address for answered, or else the oldest one of the address.
-func (w *waiting) answer(k key, who uint32) {
+// answer marks the challenges of a user at an address as answered, or else the oldest one of the address.
+func (w *waiting) answer(k key, user uint32) {
 	c := w.chains.get(k)
 	if c == nil {
 		return
 	}
-	who &^= failed
+	user &^= failed
 	found := false
 	for before, n := uint64(0), c.first; n != 0; {
 		open := w.at(n)
-		if after := open.after; open.who == who {
-			w.settle(c, before, n)
+		if after := open.next; open.user == user {
+			w.markAnswered(c, before, n)
 			n, found = after, true
 		} else {
 			before, n = n, after
 		}
 	}
 	if !found && c.first != 0 {
-		w.settle(c, 0, c.first)
+		w.markAnswered(c, 0, c.first)
 	}
 }
 
-// settle takes challenge n, which follows the one numbered before in c, for answered.
-func (w *waiting) settle(c *chain, before, n uint64) {
+// markAnswered marks challenge n of chain c as answered; before is the number of the one before it in the chain.
+func (w *waiting) markAnswered(c *chain, before, n uint64) {
 	open := w.at(n)
 	if before == 0 {
-		c.first = open.after
+		c.first = open.next
 	} else {
-		w.at(before).after = open.after
+		w.at(before).next = open.next
 	}
 	if c.last == n {
 		c.last = before
@@ -129,49 +134,58 @@ func (w *waiting) settle(c *chain, before, n uint64) {
 	open.answered = true
 }
 
-// forgive takes all challenges of an address for answered.
-func (w *waiting) forgive(k key) {
+// answerAll marks all challenges of an address as answered.
+func (w *waiting) answerAll(k key) {
 	if c := w.chains.get(k); c != nil {
 		for c.first != 0 {
-			w.settle(c, 0, c.first)
+			w.markAnswered(c, 0, c.first)
 		}
 	}
 }
 
-// of returns how many challenges of an address wait.
-func (w *waiting) of(k key) (n int) {
+// count returns the number of waiting challenges of an address.
+func (w *waiting) count(k key) (n int) {
 	if c := w.chains.get(k); c != nil {
-		for i := c.first; i != 0; i = w.at(i).after {
+		for i := c.first; i != 0; i = w.at(i).next {
 			n++
 		}
 	}
 	return n
 }
 
-// pop takes the oldest challenge from the ring.
-func (w *waiting) pop() challenge {
-	old := *w.at(w.first)
-	*w.at(w.first) = challenge{}
+// removeOldest removes the oldest challenge from the ring and returns it.
+func (w *waiting) removeOldest() challenge {
+	old := *w.at(w.oldest)
+	*w.at(w.oldest) = challenge{}
 	c := w.chains.get(old.key)
-	if c.first == w.first {
-		c.first = old.after
+	if c.first == w.oldest {
+		c.first = old.next
 	}
-	if c.last == w.first {
+	if c.last == w.oldest {
 		c.last = 0
 	}
 	if c.length--; c.length == 0 {
 		w.chains.remove(old.key)
 	}
-	w.first++
+	w.oldest++
 	return old
 }
 
-func (w *waiting) grow() {
-	larger := make([]challenge, 2*len(w.ring))
-	for n := w.first; n < w.next; n++ {
-		larger[n%uint64(len(larger))] = *w.at(n)
+// resize gives the ring places for n challenges, at least as many as wait.
+func (w *waiting) resize(n int) {
+	ring := make([]challenge, n)
+	for i := w.oldest; i < w.next; i++ {
+		ring[i%uint64(n)] = *w.at(i)
 	}
-	w.ring = larger
+	w.ring = ring
+}
+
+// compact releases memory after most challenges have left the ring.
+func (w *waiting) compact() {
+	if n := len(w.ring) / 4; n >= minRing && w.next-w.oldest <= uint64(n/2) {
+		w.resize(n)
+	}
+	w.chains.compact()
 }
 
 func (w *waiting) at(n uint64) *challenge { return &w.ring[n%uint64(len(w.ring))] }

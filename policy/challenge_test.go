@@ -8,7 +8,7 @@ import (
 // flood sends n challenges of different users within a second.
 func flood(w *world, n int) {
 	for i := range n {
-		w.try(Challenge, stranger, extension(i))
+		w.attempt(Challenge, stranger, extension(i))
 	}
 }
 
@@ -37,7 +37,7 @@ func TestCredentialsAnswerAChallenge(t *testing.T) {
 			w := newWorld(t, NeverBan{}, Options{KnownFor: -1})
 			w.e.SetRules(DefaultRules()[6:], Options{KnownFor: -1})
 			flood(w, 60)
-			w.try(tc.kind, stranger, tc.user(30))
+			w.attempt(tc.kind, stranger, tc.user(30))
 			w.pass(time.Minute)
 			if len(w.bans) > 0 {
 				t.Errorf("bans %+v", w.bans)
@@ -55,8 +55,8 @@ func TestAnAnswerThatComesTooLateIsNone(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
 	flood(w, 59)
 	w.pass(5100 * time.Millisecond)
-	w.try(AuthFailure, stranger, "1000")
-	w.try(Challenge, stranger, "1000")
+	w.attempt(AuthFailure, stranger, "1000")
+	w.attempt(Challenge, stranger, "1000")
 	w.pass(6 * time.Second)
 	if len(w.bans) != 1 {
 		t.Errorf("bans %+v", w.bans)
@@ -66,7 +66,7 @@ func TestAnAnswerThatComesTooLateIsNone(t *testing.T) {
 func TestAScannersChallengeCountsAtOnce(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
 	for range 3 {
-		w.tryAs(Challenge, stranger, "100", "friendly-scanner")
+		w.attemptAs(Challenge, stranger, "100", "friendly-scanner")
 	}
 	if len(w.bans) != 1 || w.bans[0].Rule.Name != "scanner" {
 		t.Errorf("bans %+v", w.bans)
@@ -79,7 +79,7 @@ func TestAScannersChallengeCountsAtOnce(t *testing.T) {
 func TestAKnownGoodAddressNeedNotAnswer(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
 	flood(w, 100)
-	w.e.SetKnown(KnownGood{Prefix: w.e.Prefix(stranger), Since: start, Last: start})
+	w.e.SetKnownGood(KnownGood{Prefix: w.e.Prefix(stranger), Since: start, Last: start})
 	flood(w, 100)
 	w.pass(10 * time.Second)
 	if len(w.bans) > 0 || w.e.Stats().Tracked > 0 {
@@ -90,7 +90,7 @@ func TestAKnownGoodAddressNeedNotAnswer(t *testing.T) {
 func TestChallengesThatWaitAreBounded(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{MaxWaiting: 100})
 	for i := range 300 {
-		w.try(Challenge, address(i), "100")
+		w.attempt(Challenge, address(i), "100")
 	}
 	if s := w.e.Stats(); s.Waiting != 100 || s.ChallengesForgotten != 200 {
 		t.Errorf("stats %+v", s)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A Verdict is what an attempt led to. The set is closed and small: safe as a metric label.
+// A Verdict is the result of an attempt. The set is closed and small: safe as a metric label.
 type Verdict uint8
 
 // The verdicts.
@@ -33,13 +33,13 @@ func (v *Verdict) UnmarshalText(text []byte) error {
 	return fromName(v, text, verdictNames[:], "verdict")
 }
 
-// A Decision is the answer to one attempt, or what the passing of time has brought about: then its verdict is BanNow, Held,
-// SparedBan or Lift, or Pass where it only reports.
+// A Decision is the result of an attempt, or of time that has passed: an unanswered challenge that counts, a held ban that is made
+// (BanNow), a Lift, or Pass with reports alone.
 type Decision struct {
 	Verdict Verdict
-	Prefix  netip.Prefix // what was counted, and is banned with BanNow
+	Prefix  netip.Prefix // the counted prefix; banned with BanNow
 	Rule    *Rule        // the rule that bans; otherwise of those that counted the one nearest to MaxRetry. Not to be changed
-	Count   int          // what Rule counts in its window, this attempt included; at most MaxRetry
+	Count   int          // attempts in the window of Rule, this one included; at most MaxRetry
 
 	KnownGood bool        // the address is known-good, so failures of one user count as one
 	Never     *NeverEntry // with Spared and SparedBan: the entry that spares it
@@ -48,13 +48,16 @@ type Decision struct {
 	// With BanNow, SparedBan and Held.
 	Since, Until time.Time // Until is zero for a ban without end. With Held and SparedBan: the ban that it would have been
 	Evidence     []Attempt // the last attempts, oldest first; at most MaxRetry, fewer where memory ran out
-	Offence      int       // with BanNow: the number of this offence of Prefix, from 1; with Lift: how many remain. Save Offence(Prefix)
+	Offence      int       // with BanNow: the number of this offence of Prefix, from 1; with Lift: how many remain
 
-	// KnownChanged: what KnownGood(Addr) returns has changed so that it should be saved: a new one, one confirmed for the
-	// first time in this hour, or none any more.
-	KnownChanged bool
+	Unanswered *Attempt // the challenge that this decision is on, if time made it
+	Journal    bool     // Replay must see the attempt, or Unanswered, after a restart: it counts, or changed known-good addresses
 
-	Reports []Report // what else there is to say; valid until the engine is used again
+	// KnownGoodChanged reports a change of KnownGood(Addr) for other nodes: a new known-good address, one confirmed for the first
+	// time in this hour, or one that is no longer known-good. Unsaved returns the changes for the disk.
+	KnownGoodChanged bool
+
+	Reports []Report // reports without a ban; valid until the next call of the engine
 }
 
 // A Guard holds bans that should rather not be made. The set is closed and small: safe as a metric label.
@@ -93,17 +96,6 @@ type StuckPhone struct {
 	Since, Last time.Time
 }
 
-// A SuspiciousLogin is a success right after failures of the same user, from an address that was not known-good: somebody
-// has found a password, or remembered it. The address does not become known-good by it.
-type SuspiciousLogin struct {
-	User      string // untrusted, as in an Attempt
-	Domain    string
-	Addr      netip.Addr
-	UserAgent string
-	Failures  int // of that user before, from any address; at most SuspiciousAfter are counted
-	At        time.Time
-}
-
 // A DistributedAttack is many addresses that fail on one user. It is reported once, and again after fewer than half as
 // many failed.
 type DistributedAttack struct {
@@ -115,15 +107,14 @@ type DistributedAttack struct {
 
 // A GuardChange says that a guard holds bans from now on, or does not any more.
 type GuardChange struct {
-	Guard      Guard
-	Active     bool
-	Now, Limit int // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
-	Held       int // bans that it holds
-	Dropped    int // bans that it held and that are not made
-	At         time.Time
+	Guard          Guard
+	Active         bool
+	Current, Limit int // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Held           int // bans that it holds
+	Dropped        int // bans that it held and that are not made
+	At             time.Time
 }
 
 func (StuckPhone) report()        {}
-func (SuspiciousLogin) report()   {}
 func (DistributedAttack) report() {}
 func (GuardChange) report()       {}

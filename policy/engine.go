@@ -3,16 +3,18 @@ package policy
 import (
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// An Engine holds what is known of all addresses and users.
+// An Engine holds counts and records of all addresses and users.
 type Engine struct {
 	opts  Options
 	rules *ruleset
 	never NeverBan
 	seed  maphash.Seed // of the hashes of users and addresses
 	now   int64        // the newest time seen, in unix milliseconds: no clock runs here
+	clock clock
 
 	pool     pool // the windows of trackers
 	trackers table[key, tracker]
@@ -21,15 +23,33 @@ type Engine struct {
 	known    known
 	stuck    table[phone, StuckPhone]
 	users    users
-	offences table[key, offence]
+	offences offences
+	unsaved  unsaved
 	graces   graces
-	outage   outage
-	rate     rate
-	held     held
+	guards   guards
 	spared   []SparedCount // for each never-ban entry
 
-	reports []Report   // of the attempt in hand
-	ready   []Decision // of the time that has passed, for Advance
+	replay  replay
+	pending pendingOutput
+}
+
+// A clock holds the times of Advance. Times are unix milliseconds.
+type clock struct {
+	last   int64 // of the last Advance; 0: none yet
+	newest int64 // of a restored record, until the next Advance
+}
+
+// guards hold bans.
+type guards struct {
+	outage outage
+	rate   rate
+	held   held
+}
+
+// pendingOutput is output that the caller has not received yet.
+type pendingOutput struct {
+	reports   []Report   // on the attempt in hand
+	decisions []Decision // made by time
 }
 
 // NewEngine returns an engine for rules, which package config has validated. It passes over rules beyond MaxRules.
@@ -37,35 +57,39 @@ func NewEngine(rules []Rule, never NeverBan, opts Options) *Engine {
 	e := &Engine{seed: maphash.MakeSeed()}
 	e.opts = opts.withDefaults()
 	e.evidence = newEvidence(e.opts.KeepEvidence)
-	e.trackers = newTable[key](0, func(t *tracker) { e.pool.clear(&t.window) })
-	e.known = newKnown()
+	e.trackers = newTable[key](0, func(_ key, t *tracker) { e.pool.clear(&t.window) })
+	e.known.table = newTable[key](0, func(k key, h *knownRecord) { e.known.leave(h); e.unsaved.markKnownGood(k) })
 	e.stuck = newTable[phone, StuckPhone](0, nil)
 	e.users.init()
-	e.offences = newTable[key, offence](0, nil)
+	e.offences.table = newTable[key](0, func(k key, _ *offence) { e.unsaved.markOffence(k) })
 	e.waiting = newWaiting()
 	e.graces = newGraces()
-	e.outage = newOutage()
-	e.held.table = newTable[key](0, func(h *HeldBan) { e.held.by[h.Guard]-- })
+	e.guards.outage = newOutage()
+	e.guards.held.table = newTable[key](0, func(_ key, h *HeldBan) { e.guards.held.by[h.Guard]-- })
 	e.rules = newRuleset(nil, &e.opts)
+	if opts.Records {
+		e.unsaved = newUnsaved()
+	}
 	e.SetRules(rules, opts)
 	e.SetNeverBan(never)
 	return e
 }
 
 // SetRules puts other rules and options into force. Windows are kept for rules that count the same as before under the
-// same name; what findtime, maxretry and bantime are may change. KeepEvidence stays as it was.
+// same name; findtime, maxretry and bantime may differ. KeepEvidence stays as it was.
 func (e *Engine) SetRules(rules []Rule, opts Options) {
 	e.opts = opts.withDefaults()
 	o := &e.opts
+	e.never.translation = translation{o.NAT64Prefixes}
 	e.pool.limit = max(o.MaxHits/len(block{}.hits), 64)
 	e.trackers.limit = o.MaxTracked
-	e.known.limit, e.outage.failing.limit = o.MaxKnown, o.MaxKnown
+	e.known.limit, e.guards.outage.failing.limit = o.MaxKnown, o.MaxKnown
 	e.stuck.limit = o.MaxStuck
 	e.users.set(o)
 	e.offences.limit = o.MaxOffenders
 	e.waiting.limit = o.MaxWaiting
-	e.held.limit = o.MaxHeld
-	e.rate.set(o.BanRate)
+	e.guards.held.limit = o.MaxHeld
+	e.guards.rate.set(o.BanRate)
 	next := newRuleset(rules, o)
 	bit := e.rules.successor(next)
 	for _, t := range e.trackers.all() {
@@ -77,47 +101,62 @@ func (e *Engine) SetRules(rules []Rule, opts Options) {
 // Rules returns the rules in force. The caller must not change them.
 func (e *Engine) Rules() []Rule { return e.rules.public() }
 
-// Observe counts a and says what to do now. Each rule that counts it has its own window (t-FindTime, t], t being the
+// Observe counts a and returns the decision on it. Each rule that counts it has its own window (t-FindTime, t], t being the
 // newest attempt, so attempts may come late and out of order. The ban falls on attempt number MaxRetry; of several rules
 // that ban at once the one with the longest BanTime does, and every count of the address starts again from zero.
 //
 // It allocates nothing for an address that it already knows, unless it bans or reports. Attempts of long ago, replayed in
 // the order of their times, lead to the same state as when they were new.
 func (e *Engine) Observe(a Attempt) Decision {
-	e.pass(a.At.UnixMilli())
-	s := e.sight(a)
+	e.advanceTo(a.At.UnixMilli())
+	s := e.examine(a)
 	d := Decision{Prefix: s.prefix}
 	if !s.prefix.IsValid() || a.Kind >= NumKinds { // no source may send this
 		return d
 	}
-	e.reports = e.reports[:0]
+	e.pending.reports = e.pending.reports[:0]
+	if s.known {
+		if h := e.known.get(s.knownKey); !h.applied { // it was restored
+			e.applyKnownGood(&s)
+			h.applied = true
+		}
+	}
 	switch a.Kind {
 	case AuthSuccess:
-		e.succeeded(&s, &d)
+		e.observeSuccess(&s, &d)
 	case AuthFailure:
-		e.failed(&s)
+		e.observeFailure(&s)
 	case Challenge:
-		e.challenged(&s)
+		e.observeChallenge(&s)
 	}
 	d.KnownGood = s.known
 	e.count(&s, &d)
-	if len(e.reports) > 0 {
-		d.Reports = e.reports
+	if len(e.pending.reports) > 0 {
+		d.Reports = e.pending.reports
 	}
 	return d
 }
 
-// Forget unbans: it drops what is counted of every address in prefix and the bans that are held of them, and for the time
-// of Options.Grace nothing counts against them. The newest offence of prefix goes too, if its ban would still be in force: what an operator takes back
-// makes no later ban longer. Forget returns the offences that remain on record, and whether they have changed.
+// HasCounts reports whether exactly prefix has counts, waiting challenges or a held ban.
+func (e *Engine) HasCounts(prefix netip.Prefix) bool {
+	k := keyOf(prefix.Masked())
+	return e.trackers.get(k) != nil || e.guards.held.get(k) != nil || e.waiting.chains.get(k) != nil
+}
+
+// Forget unbans: it drops the counts and held bans of every address in prefix, and for the time
+// of Options.Grace nothing counts against them. The newest offence of prefix goes too if its ban would still be in force: a
+// withdrawn ban makes no later ban longer. Forget returns the offences that remain on record, and whether they have changed.
 func (e *Engine) Forget(prefix netip.Prefix, now time.Time) (left Offence, changed bool) {
-	e.pass(now.UnixMilli())
+	e.advanceTo(now.UnixMilli())
 	prefix = prefix.Masked()
+	e.pending.decisions = slices.DeleteFunc(e.pending.decisions, func(d Decision) bool { // overtaken
+		return d.Prefix.IsValid() && d.Prefix.Overlaps(prefix)
+	})
 	k := keyOf(prefix)
 	if prefix == e.Prefix(prefix.Addr()) {
 		e.trackers.remove(k)
-		e.waiting.forgive(k)
-		e.held.remove(k)
+		e.waiting.answerAll(k)
+		e.guards.held.remove(k)
 	} else {
 		for k := range e.trackers.all() {
 			if prefix.Overlaps(k.prefix()) {
@@ -126,13 +165,16 @@ func (e *Engine) Forget(prefix netip.Prefix, now time.Time) (left Offence, chang
 		}
 		for k := range e.waiting.chains.all() {
 			if prefix.Overlaps(k.prefix()) {
-				e.waiting.forgive(k)
+				e.waiting.answerAll(k)
 			}
 		}
-		e.held.drop(func(h *HeldBan) bool { return h.Prefix.Bits() >= prefix.Bits() && prefix.Contains(h.Prefix.Addr()) })
+		e.guards.held.drop(func(h *HeldBan) bool { return h.Prefix.Bits() >= prefix.Bits() && prefix.Contains(h.Prefix.Addr()) })
 	}
 	if e.opts.Grace > 0 {
-		e.graces.give(prefix, prefix == e.Prefix(prefix.Addr()), e.now+e.opts.Grace.Milliseconds())
+		e.graces.add(prefix, prefix == e.Prefix(prefix.Addr()), e.now+e.opts.Grace.Milliseconds())
 	}
-	return e.takeBack(k)
+	if e.replay.active {
+		return left, false
+	}
+	return e.withdrawOffence(k)
 }

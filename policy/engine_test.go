@@ -83,7 +83,7 @@ func TestABanSaysPrefixTimesRuleAndEvidence(t *testing.T) {
 		e.Observe(failure(other, time.Duration(i)*time.Second))
 	}
 	d := e.Observe(failure(guesser, 4*time.Second))
-	want := Decision{Verdict: BanNow, Prefix: netip.MustParsePrefix("192.0.2.7/32"), Count: 5, Since: start.Add(4 * time.Second), Until: start.Add(4*time.Second + 24*time.Hour), Offence: 1}
+	want := Decision{Verdict: BanNow, Prefix: netip.MustParsePrefix("192.0.2.7/32"), Count: 5, Since: start.Add(4 * time.Second), Until: start.Add(4*time.Second + 24*time.Hour), Offence: 1, Journal: true}
 	for i := range 5 {
 		want.Evidence = append(want.Evidence, failure(guesser, time.Duration(i)*time.Second))
 	}

@@ -2,8 +2,8 @@ package policy
 
 import "net/netip"
 
-// evidence remembers the last attempts of all addresses together: a ring, in which each piece knows the one before it
-// from the same address. What a ban needs is found without a search; what is too old is overwritten.
+// evidence holds the last attempts of all addresses in a ring. Each piece has the number of the one before it of the same address, so
+// the evidence of a ban is found without a search. New pieces overwrite the oldest.
 type evidence struct {
 	ring  []piece
 	added uint32 // number of the newest piece; it wraps, and passes over 0, which is none

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"fsban/detect"
+	"fsban/internal/testenv"
 	"fsban/policy"
 )
 
@@ -27,8 +28,8 @@ import (
 // the first and the last, and a number:
 //
 //   - A failure exactly findtime ago counts in fail2ban. Here it does not.
-//   - When the first failure is older than findtime, fail2ban estimates from the rate of all how many are not. So it bans
-//     who had fewer than maxretry within any findtime, or spares who had them all.
+//   - When the first failure is older than findtime, fail2ban estimates the number of recent ones from the rate. So it bans
+//     addresses with fewer than maxretry within any findtime, or spares some that reached it.
 //   - A line that comes late, by a minute at most, counts in fail2ban even if it is older than findtime.
 //   - fail2ban counts each IPv6 address. Here it is the /64.
 //   - fail2ban bans 192.0.2.300.
@@ -63,7 +64,7 @@ func text(failures []failure) string {
 	return b.String()
 }
 
-// A ban is the number of a line, and who is banned at it.
+// A ban is a banned address with the number of the line that caused it.
 type ban struct {
 	line int
 	who  string
@@ -92,7 +93,7 @@ func fsban(log string, findTime time.Duration, o policy.Options) (bans []ban) {
 	return bans
 }
 
-// banned returns who is banned, once each.
+// banned returns the banned addresses, without duplicates.
 func banned(bans []ban) []string {
 	set := make(map[string]bool)
 	for _, b := range bans {
@@ -103,7 +104,7 @@ func banned(bans []ban) []string {
 
 func random(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano())
+	const seed = 20261122
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
@@ -115,6 +116,8 @@ func sortByTime(failures []failure) {
 // A real server reads one half of a log back, follows the other, and bans the same addresses. All lies within one findtime,
 // however long the server takes to start.
 func TestFail2banBansTheSameAddresses(t *testing.T) {
+	testenv.System(t, "fail2ban-server")
+	t.Parallel()
 	const findTime = time.Hour
 	r, now := random(t), time.Now()
 	var failures []failure
@@ -146,8 +149,10 @@ func TestFail2banBansTheSameAddresses(t *testing.T) {
 	}
 }
 
-// A real server is told of the last minute, whose times it believes, at once, with a findtime of 20 s.
+// A real server receives lines of the last minute, whose times it accepts, all at once, with a findtime of 20 s.
 func TestWhereFail2banCountsOtherwise(t *testing.T) {
+	testenv.System(t, "fail2ban-server")
+	t.Parallel()
 	const findTime = 20 * time.Second
 	tests := []struct {
 		name         string
@@ -194,8 +199,10 @@ func TestWhereFail2banCountsOtherwise(t *testing.T) {
 	}
 }
 
-// Over hours, to the line: fail2ban's own filter, whose clock it lets a test set, reads every line at its time.
+// Over hours, to the line: fail2ban's own filter, with a clock set by the test, reads every line at its time.
 func TestFail2banBansAtTheSameLines(t *testing.T) {
+	testenv.System(t, "python3")
+	t.Parallel()
 	const findTime = 300 * time.Second
 	r, begin := random(t), time.Date(2026, 11, 22, 16, 0, 0, 0, time.UTC)
 	var failures []failure
@@ -241,7 +248,7 @@ func TestFail2banBansAtTheSameLines(t *testing.T) {
 	}
 }
 
-// An estimate is what fail2ban keeps of an address, in whole seconds: it drops the fractions that a line has.
+// An estimate is fail2ban's state of an address, in whole seconds: it drops the fractions that a line has.
 type estimate struct {
 	first, last float64
 	failures    float64
@@ -274,7 +281,8 @@ const needsFail2ban = "this test needs fail2ban (Debian package fail2ban), and f
 
 func fail2banFilter(t *testing.T, failures []failure, findTime time.Duration) (bans []ban) {
 	t.Helper()
-	// performSvc forgets whose last failure is older than findtime. A server does that every 5 s at most.
+	testenv.System(t, "/usr/bin/python3")
+	// performSvc forgets addresses whose last failure is older than findtime. A server does that every 5 s at most.
 	const python = `import sys
 from fail2ban.server.jail import Jail
 from fail2ban.server.mytime import MyTime
@@ -323,6 +331,7 @@ const lastLine1, lastLine2 = "192.0.2.1", "192.0.2.2"
 // startFail2ban starts a server that reads log back. When it returns, the server has done so, and follows the log.
 func startFail2ban(t *testing.T, findTime time.Duration, log string) *server {
 	t.Helper()
+	testenv.System(t, "fail2ban-server", "fail2ban-client")
 	dir, err := os.MkdirTemp("", "f2b") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
@@ -379,14 +388,14 @@ func lastLines(addr string) string {
 
 func (s *server) until(addr string) {
 	s.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !slices.Contains(s.all(), addr); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !slices.Contains(s.all(), addr); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatal("fail2ban did not read its log within 30 s")
+			s.t.Fatal("fail2ban did not read its log within two minutes")
 		}
 	}
 }
 
-// banned returns whom the server has banned.
+// banned returns the addresses banned by the server.
 func (s *server) banned() []string {
 	list := slices.DeleteFunc(s.all(), func(addr string) bool { return addr == lastLine1 || addr == lastLine2 })
 	slices.Sort(list)

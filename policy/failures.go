@@ -1,107 +1,86 @@
 package policy
 
-// failures are the last failures of one user, wherever from, oldest first: the newest of each prefix, and the newest ones of
-// all, by which a success may be suspicious. Whose hit it is here is a hash of the prefix that failed.
-//
-// They stand in one piece of memory and are searched from the newest, so who fails again is found at once.
+import "slices"
+
+// failures counts the failures of one user for each prefix that they came from: the prefix with the oldest failure first.
 type failures struct {
-	hits     []hit
-	prefixes int    // hits that are the newest of their prefix, and count
-	first    [2]hit // where hits begin: most users are guessed at from one address
+	prefixes []failedPrefix
+	first    [2]failedPrefix // the first places of prefixes: most users are attacked from one address
 }
 
-const (
-	ofPrefix    = 1  // in the rules of a hit: it is the newest of its prefix, and counts
-	maxPrefixes = 64 // prefixes told apart for one user
-)
+// A failedPrefix is a prefix that failed on one user.
+type failedPrefix struct {
+	last  int64  // unix milliseconds of its newest failure
+	id    uint32 // prefixID
+	count uint32 // failures, none of them later than findTime after the one before
+}
 
-// add notes h. The newest of all stay, keep of them; a prefix is forgotten when its newest hit is findTime milliseconds older
-// than that of another, or maxPrefixes others are newer.
-func (f *failures) add(h hit, findTime int64, keep int) {
-	if len(f.hits) == cap(f.hits) {
+// maxPrefixes bounds the prefixes that are counted for each user.
+const maxPrefixes = 64
+
+// network returns the part of an id that all prefixes of one network have in common.
+func (p *failedPrefix) network() uint32 { return p.id >> hostBits }
+
+// add counts a failure of prefix id at time at. It removes prefixes whose newest failure is findTime milliseconds older than
+// that of another, and, beyond maxPrefixes, the prefix with the oldest failure.
+func (f *failures) add(id uint32, at, findTime int64) {
+	p := failedPrefix{last: at, id: id, count: 1}
+	if i := f.index(id); i >= 0 {
+		old := f.prefixes[i]
+		switch {
+		case at <= old.last-findTime:
+			return
+		case at < old.last+findTime:
+			p = failedPrefix{max(old.last, at), id, old.count + 1}
+		}
+		f.prefixes = slices.Delete(f.prefixes, i, i+1)
+	}
+	if len(f.prefixes) == cap(f.prefixes) {
 		f.grow()
 	}
-	h.rules = ofPrefix
-	i := len(f.hits)
-	f.hits = f.hits[:i+1]
-	for ; i > 0 && f.hits[i-1].at() > h.at(); i-- { // h comes late
-		if f.hits[i-1].who == h.who {
-			h.rules = 0
-		}
-		f.hits[i] = f.hits[i-1]
+	i := len(f.prefixes)
+	for i > 0 && f.prefixes[i-1].last > p.last {
+		i--
 	}
-	f.hits[i] = h
-	if h.rules != 0 {
-		f.prefixes++
-		f.replace(f.hits[:i], h.who)
-	}
-	f.forget(f.hits[len(f.hits)-1].at()-findTime, keep)
-}
-
-// replace has the newest hit of a prefix among older ones count no more.
-func (f *failures) replace(older []hit, who uint32) {
-	for i := len(older) - 1; i >= 0; i-- {
-		if old := &older[i]; old.who == who && old.rules != 0 {
-			old.rules = 0
-			f.prefixes--
-			return
-		}
-	}
-}
-
-// forget drops what is not needed any more.
-func (f *failures) forget(begin int64, keep int) {
-	n := 0
-	for ; n < len(f.hits); n++ {
-		h := &f.hits[n]
-		if h.rules != 0 && h.at() > begin && f.prefixes <= maxPrefixes {
-			break
-		}
-		f.prefixes -= int(h.rules)
-		h.rules = 0
-	}
-	if n = min(n, len(f.hits)-keep); n > 0 {
-		f.drop(0, n)
-	}
-	for i := len(f.hits) - keep - 1; i >= 0 && len(f.hits)-f.prefixes > keep; i-- {
-		if f.hits[i].rules == 0 {
-			f.drop(i, 1)
-		}
-	}
-}
-
-func (f *failures) drop(i, n int) { f.hits = f.hits[:i+copy(f.hits[i:], f.hits[i+n:])] }
-
-func (f *failures) grow() {
-	if cap(f.hits) == 0 {
-		f.hits = f.first[:0]
-		return
-	}
-	f.hits = append(make([]hit, 0, 3*cap(f.hits)+2), f.hits...) // 2, 8, 26, 80
-}
-
-// since returns how many of the newest hits, keep of them at most, are younger than begin.
-func (f *failures) since(begin int64, keep int) (n int) {
-	for i := len(f.hits) - 1; i >= 0 && n < keep && f.hits[i].at() > begin; i-- {
+	f.prefixes = slices.Insert(f.prefixes, i, p)
+	begin := f.prefixes[len(f.prefixes)-1].last - findTime
+	n := max(0, len(f.prefixes)-maxPrefixes)
+	for n < len(f.prefixes) && f.prefixes[n].last <= begin {
 		n++
 	}
-	return n
+	f.prefixes = slices.Delete(f.prefixes, 0, n)
 }
 
-// prefixesSince returns how many prefixes have failed after begin.
-func (f *failures) prefixesSince(begin int64) (n int) {
-	for i := len(f.hits) - 1; i >= 0 && f.hits[i].at() > begin; i-- {
-		n += int(f.hits[i].rules)
-	}
-	return n
-}
-
-// oldest returns when the prefix that has been silent longest of those that count has failed.
-func (f *failures) oldest() int64 {
-	for i := range f.hits {
-		if f.hits[i].rules != 0 {
-			return f.hits[i].at()
+// index returns the place of a prefix, or -1. It searches from the newest, because the same prefixes fail again.
+func (f *failures) index(id uint32) int {
+	for i, p := range slices.Backward(f.prefixes) {
+		if p.id == id {
+			return i
 		}
 	}
-	return maxTime
+	return -1
+}
+
+func (f *failures) grow() {
+	if cap(f.prefixes) == 0 {
+		f.prefixes = f.first[:0]
+		return
+	}
+	f.prefixes = append(make([]failedPrefix, 0, min(3*cap(f.prefixes)+2, maxPrefixes+1)), f.prefixes...) // 2, 8, 26, 65
+}
+
+// moved must be called on a copy that replaces the original: short lists are stored in the struct itself.
+func (f *failures) moved() {
+	if cap(f.prefixes) == len(f.first) {
+		f.prefixes = f.first[:len(f.prefixes)]
+	}
+}
+
+// since returns the prefixes that failed after begin.
+func (f *failures) since(begin int64) []failedPrefix {
+	i := len(f.prefixes)
+	for i > 0 && f.prefixes[i-1].last > begin {
+		i--
+	}
+	return f.prefixes[i:]
 }

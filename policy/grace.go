@@ -4,8 +4,8 @@ import "net/netip"
 
 // graces are the prefixes that were unbanned a moment ago. All graces are of one length, so the oldest ends first.
 type graces struct {
-	counted table[key, int64] // prefixes as they are counted: until when
-	others  []grace           // wider ones, and narrower
+	exact  table[key, int64] // prefixes as they are counted: until when
+	others []grace           // wider ones, and narrower
 }
 
 type grace struct {
@@ -19,11 +19,11 @@ const (
 	maxOthers = 64
 )
 
-func newGraces() graces { return graces{counted: newTable[key, int64](maxGraces, nil)} }
+func newGraces() graces { return graces{exact: newTable[key, int64](maxGraces, nil)} }
 
-func (g *graces) give(p netip.Prefix, counted bool, until int64) {
+func (g *graces) add(p netip.Prefix, counted bool, until int64) {
 	if counted {
-		*g.counted.touch(keyOf(p)) = until
+		*g.exact.touch(keyOf(p)) = until
 		return
 	}
 	if len(g.others) == maxOthers {
@@ -32,9 +32,9 @@ func (g *graces) give(p netip.Prefix, counted bool, until int64) {
 	g.others = append(g.others, grace{p, until})
 }
 
-// excuse tells whether nothing counts against s now.
-func (g *graces) excuse(s *sight, now int64) bool {
-	if until := g.counted.get(s.key); until != nil && now < *until {
+// covers reports whether attempts of s do not count now.
+func (g *graces) covers(s *observation, now int64) bool {
+	if until := g.exact.get(s.key); until != nil && now < *until {
 		return true
 	}
 	for _, o := range g.others {
@@ -46,8 +46,8 @@ func (g *graces) excuse(s *sight, now int64) bool {
 }
 
 func (g *graces) expire(now int64) {
-	for k, until := g.counted.first(); until != nil && *until <= now; k, until = g.counted.first() {
-		g.counted.remove(k)
+	for k, until := g.exact.first(); until != nil && *until <= now; k, until = g.exact.first() {
+		g.exact.remove(k)
 	}
 	for len(g.others) > 0 && g.others[0].until <= now {
 		g.others = g.others[1:]

@@ -11,78 +11,77 @@ type outage struct {
 	since   int64
 	until   int64             // when it ends, if it is not seen again
 	failing table[key, int64] // known-good addresses that fail: when last
-	banned  []bannedHome      // known-good addresses banned within OutageWindow, oldest first
+	banned  []bannedKnown     // known-good addresses banned within OutageWindow, oldest first
 }
 
-// A bannedHome is a known-good address that was banned a moment ago.
-type bannedHome struct {
-	key, home key
-	was       home
-	at        int64
+// A bannedKnown is a known-good address that was banned within OutageWindow.
+type bannedKnown struct {
+	key, knownKey key
+	record        knownRecord
+	at            int64
 }
 
-// maxBannedHomes bounds how many of them are remembered.
-const maxBannedHomes = 1000
+// maxBannedKnown bounds the number of them.
+const maxBannedKnown = 1000
 
 func newOutage() outage { return outage{failing: newTable[key, int64](0, nil)} }
 
-// failed is what an auth_failure changes before it is counted: a challenge is answered, a back end may be down, and its
-// user is under attack.
-func (e *Engine) failed(s *sight) {
-	e.waiting.answer(s.key, s.who)
+// observeFailure applies an auth_failure before it is counted: it answers a challenge, and counts for the outage guard and for its user.
+func (e *Engine) observeFailure(s *observation) {
+	e.waiting.answer(s.key, s.user)
 	if s.known {
-		e.known.see(e.known.get(s.home), e.now)
+		e.known.noteSeen(e.known.get(s.knownKey), s.ms)
 		e.watchOutage(s)
 	}
-	e.attacked(s)
+	e.countUserFailure(s)
 }
 
-func (e *Engine) watchOutage(s *sight) {
-	o := &e.outage
+func (e *Engine) watchOutage(s *observation) {
+	o := &e.guards.outage
 	if e.opts.OutageMin < 0 {
 		return
 	}
-	*o.failing.touch(s.home) = e.now
-	if e.failing() < e.outageLimit() {
+	*o.failing.touch(s.knownKey) = e.now
+	if e.failingKnownGood() < e.outageLimit() {
 		return
 	}
 	o.until = e.now + e.opts.OutageHold.Milliseconds()
 	if !o.active {
 		o.active, o.since = true, e.now
-		e.reports = append(e.reports, e.change(OutageGuard, 0))
+		e.pending.reports = append(e.pending.reports, e.guardChange(OutageGuard, 0))
 		e.liftBans()
 	}
 }
 
-// noteBan remembers that a known-good address was banned.
-func (e *Engine) noteBan(k, home key, was home) {
-	o := &e.outage
+// rememberKnownBan records the ban of a known-good address.
+func (e *Engine) rememberKnownBan(k, home key, was knownRecord) {
+	o := &e.guards.outage
 	old := 0
-	for old < len(o.banned) && (o.banned[old].at <= e.now-e.opts.OutageWindow.Milliseconds() || len(o.banned)-old >= maxBannedHomes) {
+	for old < len(o.banned) && (o.banned[old].at <= e.now-e.opts.OutageWindow.Milliseconds() || len(o.banned)-old >= maxBannedKnown) {
 		old++
 	}
-	o.banned = append(slices.Delete(o.banned, 0, old), bannedHome{k, home, was, e.now})
+	o.banned = append(slices.Delete(o.banned, 0, old), bannedKnown{k, home, was, e.now})
 }
 
-// liftBans takes back the bans of known-good addresses that were made just before the outage was seen: where many phones
-// share an address it is the first to be banned.
+// liftBans lifts the bans of known-good addresses made just before the outage was recognized: an address shared by many phones is
+// banned first.
 func (e *Engine) liftBans() {
-	for _, b := range e.outage.banned {
+	for _, b := range e.guards.outage.banned {
 		if b.at <= e.now-e.opts.OutageWindow.Milliseconds() {
 			continue
 		}
-		left, _ := e.takeBack(b.key)
-		*e.known.touch(b.home) = b.was
-		e.ready = append(e.ready, Decision{
-			Verdict: Lift, Prefix: b.key.prefix(), Guard: OutageGuard, Offence: left.Count, KnownGood: true, KnownChanged: true,
+		left, _ := e.withdrawOffence(b.key)
+		e.setKnown(b.knownKey, b.record)
+		e.pending.decisions = append(e.pending.decisions, Decision{
+			Verdict: Lift, Prefix: b.key.prefix(), Guard: OutageGuard, Offence: left.Count, KnownGood: true, KnownGoodChanged: true,
 		})
 	}
-	e.outage.banned = nil
+	e.guards.outage.banned = nil
 }
 
-// failing returns how many known-good addresses have failed within OutageWindow.
-func (e *Engine) failing() int {
-	f := &e.outage.failing
+// failingKnownGood returns the number of known-good addresses that failed within OutageWindow.
+func (e *Engine) failingKnownGood() int {
+	f := &e.guards.outage.failing
 	for k, last := f.first(); last != nil && *last <= e.now-e.opts.OutageWindow.Milliseconds(); k, last = f.first() {
 		f.remove(k)
 	}
@@ -94,24 +93,24 @@ func (e *Engine) outageLimit() int {
 	return max(e.opts.OutageMin, int(math.Ceil(e.opts.OutageShare*float64(e.known.active(e.now)))))
 }
 
-// endOutage ends the outage guard when its time has come. The bans it held are dropped: it was not the phones' fault.
-func (e *Engine) endOutage() {
-	if !e.outage.active || e.now < e.outage.until {
+// endOutageGuard ends the outage guard when its time is over, and drops the bans that it held: the phones were not at fault.
+func (e *Engine) endOutageGuard() {
+	if !e.guards.outage.active || e.now < e.guards.outage.until {
 		return
 	}
-	dropped := e.held.drop(func(h *HeldBan) bool { return h.Guard == OutageGuard })
-	e.outage.active = false
-	e.ready = append(e.ready, Decision{Reports: []Report{e.change(OutageGuard, dropped)}})
+	dropped := e.guards.held.drop(func(h *HeldBan) bool { return h.Guard == OutageGuard })
+	e.guards.outage.active = false
+	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(OutageGuard, dropped)}})
 }
 
 // rate watches how many bans rules make.
 type rate struct {
-	active bool
-	since  int64
-	over   int64   // when a prefix was last held that was not held before
-	next   int64   // when the next held ban may be made
-	bans   []int64 // a ring of the times of the last bans: as many as may be made in a minute; empty: off
-	at     int     // the oldest of them
+	active      bool
+	since       int64
+	lastHeld    int64   // when a prefix was last held that was not held before
+	nextRelease int64   // when the next held ban may be made
+	bans        []int64 // a ring of the times of the last bans: as many as may be made in a minute; empty: off
+	at          int     // the oldest of them
 }
 
 // set puts another limit into force. The bans of the last minute count against it.
@@ -134,17 +133,24 @@ func (r *rate) clear() {
 	}
 }
 
-// take tells whether one more ban may be made now, and notes it.
-func (r *rate) take(now int64) bool {
+// allow reports whether one more ban may be made now, and counts it.
+func (r *rate) allow(now int64) bool {
 	if len(r.bans) == 0 {
 		return true
 	}
 	if r.bans[r.at] > now-minuteMS {
 		return false
 	}
-	r.bans[r.at] = now
-	r.at = (r.at + 1) % len(r.bans)
+	r.add(now)
 	return true
+}
+
+// add counts a ban, in the order of their times.
+func (r *rate) add(at int64) {
+	if len(r.bans) > 0 {
+		r.bans[r.at] = at
+		r.at = (r.at + 1) % len(r.bans)
+	}
 }
 
 // inMinute returns how many bans were made in the last minute.
@@ -157,41 +163,43 @@ func (r *rate) inMinute(now int64) (n int) {
 	return n
 }
 
-// guard returns the guard that holds a ban of s, or none. What none holds counts as made. To ban again who is banned is no
-// new ban.
-func (e *Engine) guard(s *sight) Guard {
+// holdingGuard returns the guard that holds a ban of s, or NoGuard; then the ban counts for the ban rate. A ban of a prefix that is
+// banned already is no new ban.
+func (e *Engine) holdingGuard(s *observation) Guard {
 	switch {
-	case s.known && e.outage.active:
+	case s.known && e.guards.outage.active:
 		return OutageGuard
-	case !e.inForce(s.key, e.now) && !e.rate.take(e.now):
+	case e.replay.active:
+		return RateGuard
+	case !e.inForce(s.key, e.now) && !e.guards.rate.allow(e.now):
 		return RateGuard
 	}
 	return NoGuard
 }
 
-// raiseRate notes that a prefix is held that was not held before.
-func (e *Engine) raiseRate() {
-	r := &e.rate
-	r.over = e.now
-	if !r.active {
+// startRateGuard records that another prefix is held.
+func (e *Engine) startRateGuard() {
+	r := &e.guards.rate
+	r.lastHeld = e.now
+	if !r.active && !e.replay.active {
 		r.active, r.since = true, e.now
-		e.reports = append(e.reports, e.change(RateGuard, 0))
+		e.pending.reports = append(e.pending.reports, e.guardChange(RateGuard, 0))
 	}
 }
 
-// endRate ends the ban-rate guard when for a minute nobody was held who was not held before.
-func (e *Engine) endRate() {
-	r := &e.rate
-	if !r.active || e.now < r.over+minuteMS {
+// endRateGuard ends the ban-rate guard when no other prefix has been held for a minute.
+func (e *Engine) endRateGuard() {
+	r := &e.guards.rate
+	if !r.active || e.now < r.lastHeld+minuteMS {
 		return
 	}
 	r.active = false
-	r.next = max(r.next, r.over+minuteMS)
-	e.ready = append(e.ready, Decision{Reports: []Report{e.change(RateGuard, 0)}})
+	r.nextRelease = max(r.nextRelease, r.lastHeld+minuteMS)
+	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(RateGuard, 0)}})
 }
 
-// change reports what a guard does now.
-func (e *Engine) change(g Guard, dropped int) GuardChange {
+// guardChange reports the state of a guard.
+func (e *Engine) guardChange(g Guard, dropped int) GuardChange {
 	s := e.guardState(g)
-	return GuardChange{Guard: g, Active: s.Active, Now: s.Now, Limit: s.Limit, Held: s.Held, Dropped: dropped, At: e.time()}
+	return GuardChange{Guard: g, Active: s.Active, Current: s.Current, Limit: s.Limit, Held: s.Held, Dropped: dropped, At: e.time()}
 }

@@ -12,7 +12,7 @@ import (
 func floodOf(w *world, first, n int) {
 	for i := first; i < first+n; i++ {
 		for range 5 {
-			w.try(AuthFailure, address(i), fmt.Sprint(i))
+			w.attempt(AuthFailure, address(i), fmt.Sprint(i))
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestHeldBansThatAreNotMade(t *testing.T) {
 	}
 	prefix := netip.PrefixFrom(address(1), 32)
 	for name, excuse := range map[string]func(*world){
-		"it has become known-good":     func(w *world) { w.try(AuthSuccess, address(1), "new") },
+		"it has become known-good":     func(w *world) { w.attempt(AuthSuccess, address(1), "new") },
 		"it is never banned now":       func(w *world) { w.e.SetNeverBan(NewNeverBan(NeverEntries("allowed by anna", prefix))) },
 		"the operator discards it":     func(w *world) { w.e.Discard(prefix) },
 		"the operator unbans it":       func(w *world) { w.e.Forget(prefix, w.now) },
@@ -129,22 +129,22 @@ func TestReleasingPausesWhileTheGuardIsUpAgain(t *testing.T) {
 func TestAnOutageNeedsManyKnownGoodAddresses(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5, OutageWindow: time.Minute})
 	for i := range 20 {
-		w.try(AuthSuccess, address(i), fmt.Sprint(i))
+		w.attempt(AuthSuccess, address(i), fmt.Sprint(i))
 	}
 	for i := range 9 {
-		w.try(AuthFailure, address(i), fmt.Sprint(i))
-		w.try(AuthFailure, address(100+i), fmt.Sprint(i)) // strangers
+		w.attempt(AuthFailure, address(i), fmt.Sprint(i))
+		w.attempt(AuthFailure, address(100+i), fmt.Sprint(i)) // strangers
 	}
-	if g := w.e.Guards()[OutageGuard]; g.Active || g.Now != 9 || g.Limit != 10 {
+	if g := w.e.Guards()[OutageGuard]; g.Active || g.Current != 9 || g.Limit != 10 {
 		t.Errorf("%+v", g)
 	}
 	w.pass(61 * time.Second)
-	w.try(AuthFailure, address(9), "9")
-	if g := w.e.Guards()[OutageGuard]; g.Active || g.Now != 1 {
+	w.attempt(AuthFailure, address(9), "9")
+	if g := w.e.Guards()[OutageGuard]; g.Active || g.Current != 1 {
 		t.Errorf("a minute later %+v", g)
 	}
 	for i := range 10 {
-		w.try(AuthFailure, address(i), fmt.Sprint(i))
+		w.attempt(AuthFailure, address(i), fmt.Sprint(i))
 	}
 	if g := w.e.Guards()[OutageGuard]; !g.Active || !g.Since.Equal(w.now) {
 		t.Errorf("%+v", g)
@@ -162,7 +162,7 @@ func TestAnOutageNeedsManyKnownGoodAddresses(t *testing.T) {
 func TestWhoWasNotSeenForAnHourIsNoPartOfTheShare(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{OutageMin: 3, OutageShare: 0.5, OutageWindow: time.Minute})
 	for i := range 100 {
-		w.try(AuthSuccess, address(i), fmt.Sprint(i))
+		w.attempt(AuthSuccess, address(i), fmt.Sprint(i))
 	}
 	if g := w.e.Guards()[OutageGuard]; g.Limit != 50 {
 		t.Errorf("%+v", g)
@@ -179,14 +179,14 @@ func TestWhoWasNotSeenForAnHourIsNoPartOfTheShare(t *testing.T) {
 
 func TestAHeldOfficeCanBeReleasedByTheOperator(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{OutageMin: 1})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	for range 50 {
-		w.try(AuthFailure, office, "1000")
+		w.attempt(AuthFailure, office, "1000")
 	}
 	if len(w.bans) != 0 || w.held != 1 || w.e.Held()[0].Guard != OutageGuard {
 		t.Fatalf("bans %+v, held %+v", w.bans, w.e.Held())
 	}
-	if d, ok := w.e.Release(netip.PrefixFrom(office, 32), w.now); !ok || d.Verdict != BanNow || !d.KnownChanged {
+	if d, ok := w.e.Release(netip.PrefixFrom(office, 32), w.now); !ok || d.Verdict != BanNow || !d.KnownGoodChanged {
 		t.Errorf("%+v", d)
 	}
 }

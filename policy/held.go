@@ -22,58 +22,58 @@ type held struct {
 	lost uint64         // not held: there were MaxHeld already
 }
 
-// maxHeldEvidence bounds what is kept for each held ban.
+// maxHeldEvidence bounds the evidence of each held ban.
 const maxHeldEvidence = 5
 
 // hold keeps the ban that d describes.
 func (e *Engine) hold(k key, d *Decision) {
-	h := e.held.get(k)
+	h := e.guards.held.get(k)
 	if h == nil && d.Guard == RateGuard {
-		e.raiseRate()
+		e.startRateGuard()
 	}
 	switch {
-	case h == nil && e.held.length >= e.held.limit:
-		e.held.lost++
+	case h == nil && e.guards.held.length >= e.guards.held.limit:
+		e.guards.held.lost++
 		return
 	case h == nil:
-		h = e.held.touch(k)
+		h = e.guards.held.touch(k)
 		h.Prefix, h.Since = d.Prefix, d.Since
 	default:
-		e.held.by[h.Guard]--
+		e.guards.held.by[h.Guard]--
 	}
-	e.held.by[d.Guard]++
+	e.guards.held.by[d.Guard]++
 	h.Guard, h.Rule, h.Count, h.Until = d.Guard, d.Rule, d.Count, d.Until
 	h.Evidence = d.Evidence[max(0, len(d.Evidence)-maxHeldEvidence):]
 }
 
 // releaseHeld makes bans that the ban-rate guard held, oldest first, BanRate a minute and evenly. New ones do not wait for
-// them: they have a minute's allowance of their own.
-func (e *Engine) releaseHeld() {
-	r := &e.rate
-	if r.active || r.next > e.now || e.held.by[RateGuard] == 0 {
+// them: they have a minute's allowance of their own. Those that will be over at the time given are dropped.
+func (e *Engine) releaseHeld(until int64) {
+	r := &e.guards.rate
+	if r.active || r.nextRelease > e.now || e.guards.held.by[RateGuard] == 0 || e.replay.active {
 		return
 	}
 	step := int64(0)
 	if len(r.bans) > 0 {
 		step = max(minuteMS/int64(len(r.bans)), 1)
 	}
-	for k, h := range e.held.all() {
+	for k, h := range e.guards.held.all() {
 		switch {
 		case h.Guard != RateGuard:
-		case e.lapsed(h) || e.isKnown(k) || e.never.index(h.Prefix) >= 0:
-			e.held.remove(k)
-		case r.next > e.now:
+		case h.endedBy(until) || e.isKnown(k) || e.never.index(h.Prefix) >= 0:
+			e.guards.held.remove(k)
+		case r.nextRelease > e.now:
 			return
 		default:
-			r.next = max(r.next, e.now-minuteMS) + step
-			e.ready = append(e.ready, e.release(k, h))
+			r.nextRelease = max(r.nextRelease, e.now-minuteMS) + step
+			e.pending.decisions = append(e.pending.decisions, e.release(k, h))
 		}
 	}
 }
 
-// lapsed tells whether the ban would have ended by now.
-func (e *Engine) lapsed(h *HeldBan) bool {
-	return !h.Until.IsZero() && h.Until.UnixMilli() <= e.now
+// endedBy reports whether the ban would have ended by a time.
+func (h *HeldBan) endedBy(ms int64) bool {
+	return !h.Until.IsZero() && h.Until.UnixMilli() <= ms
 }
 
 // release makes a held ban.
@@ -82,8 +82,8 @@ func (e *Engine) release(k key, h *HeldBan) Decision {
 		Prefix: h.Prefix, Rule: h.Rule, Count: h.Count, Guard: h.Guard,
 		Since: e.time(), Until: h.Until, Evidence: h.Evidence,
 	}
-	_, number := e.sentence(k, h.Rule, e.now)
-	e.ban(k, k, number, &d)
+	_, number := e.banLength(k, h.Rule, e.now)
+	e.makeBan(k, k, number, e.now, &d)
 	return d
 }
 
@@ -101,44 +101,44 @@ func (h *held) drop(which func(*HeldBan) bool) (n int) {
 // Held returns the bans that guards hold, the one held longest first.
 func (e *Engine) Held() []HeldBan {
 	var list []HeldBan
-	for _, h := range e.held.all() {
-		if !e.lapsed(h) {
+	for _, h := range e.guards.held.all() {
+		if !h.endedBy(e.now) {
 			list = append(list, *h)
 		}
 	}
 	return list
 }
 
-// Release makes the held ban of prefix now, whatever the guards say. It tells false where there is none.
+// Release makes the held ban of prefix now, regardless of the guards. It returns false if there is none.
 func (e *Engine) Release(prefix netip.Prefix, now time.Time) (Decision, bool) {
-	e.pass(now.UnixMilli())
+	e.advanceTo(now.UnixMilli())
 	if !prefix.IsValid() {
 		return Decision{}, false
 	}
 	k := keyOf(prefix.Masked())
-	h := e.held.get(k)
-	if h == nil || e.lapsed(h) {
+	h := e.guards.held.get(k)
+	if h == nil || h.endedBy(e.now) {
 		return Decision{}, false
 	}
 	return e.release(k, h), true
 }
 
-// ReleaseAll makes all held bans now, whatever the guards say, except of what is never banned.
+// ReleaseAll makes all held bans now, regardless of the guards, except of never-ban prefixes.
 func (e *Engine) ReleaseAll(now time.Time) []Decision {
-	e.pass(now.UnixMilli())
+	e.advanceTo(now.UnixMilli())
 	var list []Decision
-	for k, h := range e.held.all() {
-		if !e.lapsed(h) && e.never.index(h.Prefix) < 0 {
+	for k, h := range e.guards.held.all() {
+		if !h.endedBy(e.now) && e.never.index(h.Prefix) < 0 {
 			list = append(list, e.release(k, h))
 		}
 	}
 	return list
 }
 
-// Discard drops the held ban of prefix. It tells false where there is none.
+// Discard drops the held ban of prefix. It returns false if there is none.
 func (e *Engine) Discard(prefix netip.Prefix) bool {
-	return prefix.IsValid() && e.held.drop(func(h *HeldBan) bool { return h.Prefix == prefix.Masked() }) > 0
+	return prefix.IsValid() && e.guards.held.drop(func(h *HeldBan) bool { return h.Prefix == prefix.Masked() }) > 0
 }
 
 // DiscardAll drops all held bans and returns how many there were.
-func (e *Engine) DiscardAll() int { return e.held.drop(func(*HeldBan) bool { return true }) }
+func (e *Engine) DiscardAll() int { return e.guards.held.drop(func(*HeldBan) bool { return true }) }

@@ -10,35 +10,35 @@ import (
 
 func TestAKnownGoodAddressIsForgottenAfterKnownFor(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
-	if d := w.try(AuthSuccess, office, "1000"); !d.KnownGood || !d.KnownChanged {
+	if d := w.attempt(AuthSuccess, office, "1000"); !d.KnownGood || !d.KnownGoodChanged {
 		t.Errorf("the first success: %+v", d)
 	}
-	if d := w.try(AuthSuccess, office, "1001"); d.KnownChanged {
+	if d := w.attempt(AuthSuccess, office, "1001"); d.KnownGoodChanged {
 		t.Error("the second success in a row is to be saved")
 	}
 	w.pass(time.Hour)
-	if d := w.try(AuthSuccess, office, "1001"); !d.KnownChanged {
+	if d := w.attempt(AuthSuccess, office, "1001"); !d.KnownGoodChanged {
 		t.Error("the first success of the next hour is not to be saved")
 	}
 	w.now = w.now.Add(7*24*time.Hour - time.Second)
-	if d := w.try(AuthFailure, office, "1000"); !d.KnownGood {
+	if d := w.attempt(AuthFailure, office, "1000"); !d.KnownGood {
 		t.Error("forgotten too early")
 	}
 	w.pass(time.Second)
-	if d := w.try(AuthFailure, office, "1000"); d.KnownGood {
+	if d := w.attempt(AuthFailure, office, "1000"); d.KnownGood {
 		t.Error("known-good for ever")
 	}
-	if _, ok := w.e.KnownGood(office); ok || w.e.Stats().Known != 0 || slices.Collect(w.e.Known()) != nil {
+	if _, ok := w.e.KnownGood(office); ok || w.e.Stats().Known != 0 || slices.Collect(w.e.AllKnownGood()) != nil {
 		t.Error("still in the list")
 	}
 }
 
 func TestFourUsersOfAnOfficeAreTooMany(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	for i := range 4 {
 		for range 4 {
-			w.try(AuthFailure, office, extension(i))
+			w.attempt(AuthFailure, office, extension(i))
 		}
 	}
 	if len(w.bans) != 1 || w.bans[0].Rule.Name != "enumeration" || w.bans[0].Count != 4 {
@@ -49,19 +49,19 @@ func TestFourUsersOfAnOfficeAreTooMany(t *testing.T) {
 func TestFailuresFromBeforeTheFirstSuccessCountMildly(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{SuspiciousAfter: -1})
 	for range 4 {
-		w.try(AuthFailure, office, "1000")
+		w.attempt(AuthFailure, office, "1000")
 	}
-	w.try(AuthSuccess, office, "1001")
-	if d := w.try(AuthFailure, office, "1002"); d.Verdict != Counted || d.Count != 2 {
+	w.attempt(AuthSuccess, office, "1001")
+	if d := w.attempt(AuthFailure, office, "1002"); d.Verdict != Counted || d.Count != 2 {
 		t.Errorf("%v %d", d.Verdict, d.Count)
 	}
 }
 
 func TestAScannerAtAnOfficeIsCountedInFull(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	for range 3 {
-		w.tryAs(AuthFailure, office, "1000", "friendly-scanner")
+		w.attemptAs(AuthFailure, office, "1000", "friendly-scanner")
 	}
 	if len(w.bans) != 1 || w.bans[0].Rule.Name != "scanner" {
 		t.Errorf("bans %+v", w.bans)
@@ -70,16 +70,16 @@ func TestAScannerAtAnOfficeIsCountedInFull(t *testing.T) {
 
 func TestABannedOfficeCountsInFullUntilTheNextSuccess(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	for range 50 {
-		w.try(AuthFailure, office, "1000")
+		w.attempt(AuthFailure, office, "1000")
 	}
 	if len(w.bans) != 1 || w.bans[0].Rule.Name != "office" || w.bans[0].Until.Sub(w.bans[0].Since) != 24*time.Hour {
 		t.Fatalf("bans %+v", w.bans)
 	}
 	w.now = w.now.Add(25 * time.Hour)
 	for range 5 {
-		w.try(AuthFailure, office, "1000")
+		w.attempt(AuthFailure, office, "1000")
 	}
 	if len(w.bans) != 2 || w.bans[1].Rule.Name != "auth" || w.bans[1].Offence != 2 {
 		t.Errorf("bans %+v", w.bans)
@@ -93,17 +93,17 @@ func TestTheKnownAreBoundedSavedAndRestored(t *testing.T) {
 	}
 	v6 := netip.MustParseAddr("2001:db8::77")
 	e.Observe(Attempt{Addr: v6, At: start.Add(time.Minute), Kind: AuthSuccess, User: "1000"})
-	saved := slices.Collect(e.Known())
+	saved := slices.Collect(e.AllKnownGood())
 	if s := e.Stats(); s.Known != 3 || s.KnownForgotten != 3 || len(saved) != 3 || saved[0].Prefix.Addr() != address(3) || saved[2].Prefix != netip.MustParsePrefix("2001:db8::/64") {
 		t.Fatalf("stats %+v, saved %+v", s, saved)
 	}
 	restored := NewEngine(DefaultRules(), NeverBan{}, Options{})
 	for _, g := range saved {
-		restored.SetKnown(g)
+		restored.SetKnownGood(g)
 	}
-	restored.SetKnown(KnownGood{Prefix: netip.PrefixFrom(stranger, 32), Suspected: start})
+	restored.SetKnownGood(KnownGood{Prefix: netip.PrefixFrom(stranger, 32), Suspected: start})
 	restored.Advance(start.Add(time.Hour))
-	if got := slices.Collect(restored.Known())[:3]; !reflect.DeepEqual(got, saved) {
+	if got := slices.Collect(restored.AllKnownGood())[:3]; !reflect.DeepEqual(got, saved) {
 		t.Errorf("got %+v, want %+v", got, saved)
 	}
 	if g, ok := restored.KnownGood(v6); !ok || !g.Since.Equal(start.Add(time.Minute)) {
@@ -116,15 +116,15 @@ func TestTheKnownAreBoundedSavedAndRestored(t *testing.T) {
 
 func TestAKnownGoodIPv4AddressCountsAloneInAWiderPrefix(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{IPv4Prefix: 24})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	neighbour := netip.MustParseAddr("203.0.113.77")
 	for range 4 {
-		w.try(AuthFailure, office, "1000")
-		if d := w.try(AuthFailure, neighbour, "1000"); d.Prefix != netip.MustParsePrefix("203.0.113.0/24") || d.Verdict != Counted {
+		w.attempt(AuthFailure, office, "1000")
+		if d := w.attempt(AuthFailure, neighbour, "1000"); d.Prefix != netip.MustParsePrefix("203.0.113.0/24") || d.Verdict != Counted {
 			t.Errorf("the neighbour: %+v", d)
 		}
 	}
-	if d := w.try(AuthFailure, office, "1000"); d.Prefix != netip.PrefixFrom(office, 32) || d.Verdict != Counted {
+	if d := w.attempt(AuthFailure, office, "1000"); d.Prefix != netip.PrefixFrom(office, 32) || d.Verdict != Counted {
 		t.Errorf("the office: %+v", d)
 	}
 }
@@ -132,9 +132,9 @@ func TestAKnownGoodIPv4AddressCountsAloneInAWiderPrefix(t *testing.T) {
 func TestStuckPhonesAreBoundedAndForgotten(t *testing.T) {
 	w := newWorld(t, NeverBan{}, Options{MaxStuck: 2, OfficeMaxRetry: 1000, OutageMin: -1})
 	for i := range 4 {
-		w.try(AuthSuccess, address(i), extension(i))
+		w.attempt(AuthSuccess, address(i), extension(i))
 		for range 7 {
-			w.try(AuthFailure, address(i), extension(i))
+			w.attempt(AuthFailure, address(i), extension(i))
 		}
 	}
 	if s := w.e.Stats(); s.Stuck != 2 || s.StuckForgotten != 2 || len(reported[StuckPhone](w)) != 4 {
@@ -145,7 +145,7 @@ func TestStuckPhonesAreBoundedAndForgotten(t *testing.T) {
 		t.Errorf("an hour later %+v", s)
 	}
 	for range 5 {
-		w.try(AuthFailure, address(3), "1003")
+		w.attempt(AuthFailure, address(3), "1003")
 	}
 	late := Attempt{Addr: address(3), At: w.now.Add(-time.Minute), Kind: AuthFailure, User: "1003"}
 	w.e.Observe(late)

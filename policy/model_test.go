@@ -43,7 +43,7 @@ type mPending struct {
 	answered bool
 }
 
-type mBan struct{ since, until int64 } // until 0: without end
+type mBan struct{ since, until int64 } // since: its newest attempt; until 0: without end
 
 type mGrace struct {
 	prefix netip.Prefix
@@ -60,7 +60,7 @@ func newModel(rules []Rule, never NeverBan, o Options) *model {
 
 func ms(t time.Time) int64 { return t.UnixMilli() }
 
-// observe returns what the engine must decide, as text, and what it must have ready for the next Advance.
+// observe returns the expected decision of the engine, as text, and the expected output of the next Advance.
 func (m *model) observe(a Attempt) (decision string, ready []string) {
 	ready = m.advance(ms(a.At))
 	prefix := m.prefix(a.Addr)
@@ -101,7 +101,7 @@ func (m *model) advance(now int64) (ready []string) {
 		if p.answered || m.trusts(p.prefix) {
 			continue
 		}
-		if d, _ := m.count(p.prefix, p.Attempt, m.patient(p.Attempt), m.now); strings.HasPrefix(d, "ban") || strings.HasPrefix(d, "spared_ban") {
+		if d, _ := m.count(p.prefix, p.Attempt, m.patient(p.Attempt), m.now); d != "pass" {
 			ready = append(ready, d)
 		}
 		i = 0
@@ -161,6 +161,9 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 			return "excused", nil
 		}
 	}
+	if past := m.bans[prefix]; len(past) > 0 && ms(a.At) <= past[len(past)-1].since {
+		return "excused", nil // that ban has punished it
+	}
 	for _, i := range counting {
 		m.hits[prefix] = append(m.hits[prefix], mHit{a, i})
 	}
@@ -207,6 +210,10 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 			strongest = f
 		}
 	}
+	newest := ms(a.At)
+	for _, h := range m.hits[prefix] {
+		newest = max(newest, ms(h.At))
+	}
 	delete(m.hits, prefix)
 	for i := range m.pending {
 		if m.pending[i].prefix == prefix {
@@ -218,6 +225,7 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 	}
 	delete(m.known, prefix)
 	number, until := m.ban(prefix, strongest.BanTime, since)
+	m.bans[prefix][number-1].since = newest
 	return fmt.Sprintf("ban %s %d number %d until %d", strongest.Name, strongest.n, number, until), reports
 }
 
@@ -257,7 +265,7 @@ func (m *model) forget(prefix netip.Prefix, now int64) (ready []string) {
 		if last := past[len(past)-1]; last.until == 0 || m.now < last.until {
 			m.bans[prefix] = past[:len(past)-1]
 			if n := len(past) - 1; n > 0 {
-				m.bans[prefix][n-1].until = last.since
+				m.bans[prefix][n-1] = mBan{last.since, last.since}
 			}
 		}
 	}
@@ -290,15 +298,9 @@ func (m *model) success(prefix netip.Prefix, a Attempt) (reports []string) {
 	}
 	waits := k.suspected != 0 && at-k.suspected < m.o.TrustAfter.Milliseconds()
 	if !m.trusts(prefix) && (k.suspected == 0 || waits && k.suspect != account) {
-		failures := 0
-		for _, f := range m.window(m.failuresOf(account), 0, m.o.SuspiciousFindTime) {
-			if ms(f.At) > at-m.o.SuspiciousFindTime.Milliseconds() {
-				failures++
-			}
-		}
-		if failures >= m.o.SuspiciousAfter {
+		if evidence := m.evidence(prefix, a); evidence != "" {
 			m.known[prefix] = mKnown{suspected: at, suspect: account}
-			return []string{"suspicious " + account}
+			return []string{"suspicious " + account + " " + evidence}
 		}
 	}
 	if waits {
@@ -316,6 +318,97 @@ func (m *model) success(prefix netip.Prefix, a Attempt) (reports []string) {
 	m.known[prefix] = k
 	m.mild(prefix)
 	return nil
+}
+
+// evidence returns why a success is suspicious, or nothing.
+func (m *model) evidence(prefix netip.Prefix, a Attempt) string {
+	others := make(map[string]bool)
+	for i := -1; i < len(m.rules); i++ { // -1: the office rule
+		findTime := m.o.OfficeFindTime
+		if i >= 0 {
+			findTime = m.rules[i].FindTime
+		}
+		in := m.window(m.hits[prefix], i, findTime)
+		for j, h := range in {
+			superseded := i >= 0 && m.rules[i].DistinctUsers && slices.ContainsFunc(in[:j], func(o mHit) bool {
+				return o.User == h.User && ms(o.At) > ms(h.At)
+			}) || i >= 0 && m.rules[i].DistinctUsers && slices.ContainsFunc(in[j+1:], func(o mHit) bool {
+				return o.User == h.User && ms(o.At) >= ms(h.At)
+			})
+			if h.Kind == AuthFailure && h.User != a.User && !superseded {
+				others[h.User] = true
+			}
+		}
+	}
+	newest, find := ms(a.At), m.o.SuspiciousFindTime.Milliseconds()
+	for _, f := range m.failures {
+		if f.User+"@"+f.Domain == a.User+"@"+a.Domain {
+			newest = max(newest, ms(f.At))
+		}
+	}
+	own, total, prefixes := 0, 0, 0
+	for from, p := range m.prefixesOf(a.User + "@" + a.Domain) {
+		if p.last <= newest-find {
+			continue
+		}
+		prefixes++
+		total += int(p.count)
+		if m.network(from) == m.network(prefix) {
+			own += int(p.count)
+		}
+	}
+	after := m.o.SuspiciousAfter
+	switch {
+	case len(others) >= max(after, 3):
+		return "spray"
+	case own > 0 && m.attacks[a.User+"@"+a.Domain] && 2*m.attackers(a.User+"@"+a.Domain) >= m.o.DistributedAfter:
+		return "distributed"
+	case own >= after:
+		return "own_failures"
+	case prefixes <= 3 && total >= after*max(prefixes, 2):
+		return "few_prefixes"
+	}
+	return ""
+}
+
+// network is the network that a prefix is in.
+func (m *model) network(p netip.Prefix) netip.Prefix {
+	bits := 48
+	if p.Addr().Is4() {
+		bits = 24
+	}
+	n, _ := p.Addr().Prefix(min(bits, p.Bits()))
+	return n
+}
+
+// prefixesOf counts the failures of an account by prefix, in the order in which they came.
+func (m *model) prefixesOf(account string) map[netip.Prefix]failedPrefix {
+	ids := make(map[netip.Prefix]uint32)
+	counted := make(slowFailures)
+	for _, f := range m.failuresOf(account) {
+		p := m.prefix(f.Addr)
+		if _, ok := ids[p]; !ok {
+			ids[p] = uint32(len(ids))
+		}
+		counted.add(ids[p], ms(f.At), max(m.o.SuspiciousFindTime, m.o.DistributedFindTime).Milliseconds())
+	}
+	result := make(map[netip.Prefix]failedPrefix)
+	for p, id := range ids {
+		if c, ok := counted[id]; ok {
+			result[p] = c
+		}
+	}
+	return result
+}
+
+// attackers returns how many prefixes have failed on an account within DistributedFindTime.
+func (m *model) attackers(account string) (n int) {
+	for _, p := range m.prefixesOf(account) {
+		if p.last > m.now-m.o.DistributedFindTime.Milliseconds() {
+			n++
+		}
+	}
+	return n
 }
 
 // mild leaves of each user's failures the newest to the rules that count users of a known-good address.
@@ -412,7 +505,7 @@ func text(d *Decision) string {
 	for _, r := range d.Reports {
 		switch r := r.(type) {
 		case SuspiciousLogin:
-			s += fmt.Sprintf(" suspicious %s@%s", r.User, r.Domain)
+			s += fmt.Sprintf(" suspicious %s@%s %v", r.User, r.Domain, r.Evidence)
 		case DistributedAttack:
 			s += fmt.Sprintf(" distributed %s@%s %d", r.User, r.Domain, r.Addresses)
 		case StuckPhone:

@@ -9,12 +9,13 @@ import (
 // A NeverEntry is a prefix that is never banned, and why.
 type NeverEntry struct {
 	Prefix netip.Prefix
-	Origin string // who put it there, for people: "ignoreip", "own address", "gateway carrier1", "ssh peer"
+	Origin string // reason, for people: "ignoreip", "own address", "gateway carrier1", "ssh peer"
 }
 
 // A NeverBan is a list of prefixes that no rule can ban. The zero value is empty. It does not change once it is made.
 type NeverBan struct {
-	entries []NeverEntry // by address; none covers another
+	entries     []NeverEntry // by address; none covers another
+	translation translation  // of IPv6 prefixes into those of entries
 }
 
 // NeverEntries returns an entry for each prefix, all of one origin.
@@ -44,8 +45,9 @@ func NewNeverBan(lists ...[]NeverEntry) NeverBan {
 	return n
 }
 
-// Match returns the entry that forbids a ban of p: one that holds p, or a part of it. The time it takes grows with the
-// logarithm of the number of entries.
+// Match returns the entry that forbids a ban of p: one that holds p or a part of it, or that holds a part of the IPv4 prefix
+// that p stands for behind a translator. The time it takes grows with the logarithm of the number of entries. The list of an
+// Engine knows Options.NAT64Prefixes, any other the well-known prefixes alone.
 func (n NeverBan) Match(p netip.Prefix) (NeverEntry, bool) {
 	if i := n.index(p); i >= 0 {
 		return n.entries[i], true
@@ -54,7 +56,19 @@ func (n NeverBan) Match(p netip.Prefix) (NeverEntry, bool) {
 }
 
 // index returns the number of the entry that Match returns, or -1.
-func (n NeverBan) index(p netip.Prefix) int {
+func (n *NeverBan) index(p netip.Prefix) int {
+	found := n.search(p)
+	if found < 0 && p.Addr().Is6() {
+		n.translation.ipv4(p, func(v4 netip.Prefix) bool {
+			found = n.search(v4)
+			return found < 0
+		})
+	}
+	return found
+}
+
+// search returns the number of an entry that overlaps p, or -1.
+func (n *NeverBan) search(p netip.Prefix) int {
 	after := sort.Search(len(n.entries), func(i int) bool { return p.Addr().Less(n.entries[i].Prefix.Addr()) })
 	for _, i := range [...]int{after - 1, after} {
 		if i >= 0 && i < len(n.entries) && n.entries[i].Prefix.Overlaps(p) {

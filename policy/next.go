@@ -2,19 +2,19 @@ package policy
 
 import "slices"
 
-// next fills in what the next auth_failure of the address that s is about would lead to.
-func (e *Engine) next(w *Standing, s *sight) {
+// predictNext fills in the decisions that the next auth_failure of the address of s would lead to.
+func (e *Engine) predictNext(w *AddressState, s *observation) {
 	phone, tried := lastFailure(w.Evidence)
 	phone.Addr, phone.At, phone.Kind = s.Addr, e.time(), AuthFailure
 	if tried {
-		d := e.foretell(phone)
+		d := e.predict(phone)
 		w.Next = &d
 	}
-	phone.User = e.untried(s.key)
-	w.Another = e.foretell(phone)
+	phone.User = e.unusedUser(s.key)
+	w.NextNewUser = e.predict(phone)
 }
 
-// lastFailure returns the newest auth_failure of a list, or what comes last where there is none.
+// lastFailure returns the newest auth_failure of a list, or else its last attempt.
 func lastFailure(list []Attempt) (a Attempt, ok bool) {
 	for _, a := range slices.Backward(list) {
 		if a.Kind == AuthFailure {
@@ -27,14 +27,14 @@ func lastFailure(list []Attempt) (a Attempt, ok bool) {
 	return list[len(list)-1], true
 }
 
-// untried returns the name of a user that nothing is counted of in the window of k.
-func (e *Engine) untried(k key) string {
+// unusedUser returns the name of a user without counts in the window of k.
+func (e *Engine) unusedUser(k key) string {
 	t := e.trackers.get(k)
 	for user := "another"; ; user += "'" {
 		tried := false
 		if t != nil {
 			for h := range e.pool.hits(&t.window) {
-				tried = tried || h.who&^failed == e.who(user)
+				tried = tried || h.subject&^failed == e.userHash(user)
 			}
 		}
 		if !tried {
@@ -43,42 +43,42 @@ func (e *Engine) untried(k key) string {
 	}
 }
 
-// foretell returns what Observe would decide of a, which is no success and is not newer than what the engine has seen. It
-// changes nothing: another engine decides, which knows of this one all that bears on a. Evidence and Reports are left out.
-func (e *Engine) foretell(a Attempt) Decision {
-	s := e.sight(a)
-	d := e.likeness(&s).Observe(a)
+// predict returns the decision of Observe on a, which is no success and not newer than the time of the engine. It changes nothing: a
+// copy of the engine decides. Evidence and Reports are left out.
+func (e *Engine) predict(a Attempt) Decision {
+	s := e.examine(a)
+	d := e.copyFor(&s).Observe(a)
 	d.Evidence, d.Reports = nil, nil
 	return d
 }
 
-// likeness returns an engine in which the address of s stands as in e. Of other addresses it knows only what moves the
-// guards. It shares with e what an attempt does not change, and what is remembered of user agents.
-func (e *Engine) likeness(s *sight) *Engine {
+// copyFor returns an engine with the state of the address of s. Of other addresses it has only the state of the guards. It shares
+// with e the parts that an attempt does not change, and the cache of user agents.
+func (e *Engine) copyFor(s *observation) *Engine {
 	o := e.opts
-	o.KeepEvidence = 1
+	o.KeepEvidence, o.Records = 1, false
 	l := NewEngine(nil, e.never, o)
 	l.rules, l.seed, l.now, l.graces = e.rules, e.seed, e.now, e.graces
 	if t := e.trackers.get(s.key); t != nil {
 		l.pool.copy(&l.trackers.touch(s.key).window, &e.pool, &t.window)
 	}
-	l.known.hour, l.known.thisHour, l.known.lastHour = e.known.hour, e.known.thisHour, e.known.lastHour
-	copyOf(&l.known.table, &e.known.table, s.home)
-	copyOf(&l.offences, &e.offences, s.key)
-	l.rate = e.rate
-	l.rate.bans = slices.Clone(e.rate.bans)
-	l.outage.active, l.outage.since, l.outage.until = e.outage.active, e.outage.since, e.outage.until
-	l.outage.banned = slices.Clone(e.outage.banned)
-	if s.known && !e.outage.active { // it may be the one too many; they are fewer than outageLimit
-		for k, at := range e.outage.failing.all() {
-			*l.outage.failing.touch(k) = *at
+	l.offences.newest, l.known.hour, l.known.thisHour, l.known.lastHour = e.offences.newest, e.known.hour, e.known.thisHour, e.known.lastHour
+	copyEntry(&l.known.table, &e.known.table, s.knownKey)
+	copyEntry(&l.offences.table, &e.offences.table, s.key)
+	l.guards.rate = e.guards.rate
+	l.guards.rate.bans = slices.Clone(e.guards.rate.bans)
+	l.guards.outage.active, l.guards.outage.since, l.guards.outage.until = e.guards.outage.active, e.guards.outage.since, e.guards.outage.until
+	l.guards.outage.banned = slices.Clone(e.guards.outage.banned)
+	if s.known && !e.guards.outage.active { // it may be the one too many; they are fewer than outageLimit
+		for k, at := range e.guards.outage.failing.all() {
+			*l.guards.outage.failing.touch(k) = *at
 		}
 	}
 	return l
 }
 
-// copyOf has to know of k what from knows.
-func copyOf[V any](to, from *table[key, V], k key) {
+// copyEntry copies the entry of k.
+func copyEntry[V any](to, from *table[key, V], k key) {
 	if v := from.get(k); v != nil {
 		*to.touch(k) = *v
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// asForetold returns how what Observe has decided differs from what was foretold: "" for not at all.
+// asForetold returns the difference between a forecast and the decision of Observe: "" if there is none.
 func asForetold(foretold, observed *Decision) string {
 	d := *observed
 	d.Evidence, d.Reports = nil, nil
@@ -43,7 +43,7 @@ func (g *guarded) addr() netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, 2, byte(g.c(9))})
 }
 
-// step does one thing, the same to each engine, and returns what they decided.
+// step performs one operation on each engine, and returns their decisions.
 func (g *guarded) step(engines ...*Engine) [][]Decision {
 	g.at = g.at.Add(time.Duration(g.c(3000)) * time.Millisecond)
 	a := randomAttempt(g.c, g.at.Add(-time.Duration(g.c(2)*g.c(4000))*time.Millisecond))
@@ -61,7 +61,7 @@ func (g *guarded) step(engines ...*Engine) [][]Decision {
 		case what == 2:
 			e.SetRules(rules, g.o)
 		case what == 3:
-			e.SetKnown(KnownGood{Prefix: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Since: g.at, Last: g.at})
+			e.SetKnownGood(KnownGood{Prefix: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Since: g.at, Last: g.at})
 		case what == 4:
 			e.SetOffence(Offence{Prefix: e.Prefix(a.Addr), Count: 2, Since: g.at.Add(-time.Hour), Until: g.at.Add(-time.Minute)})
 		case what < 25:
@@ -77,10 +77,8 @@ func (g *guarded) step(engines ...*Engine) [][]Decision {
 }
 
 func TestTheNextFailureIsWhatWasForetold(t *testing.T) {
-	sequences := uint64(200)
-	if testing.Short() {
-		sequences = 50
-	}
+	t.Parallel()
+	sequences := sequences(150, 15)
 	seen := make(map[string]int)
 	for seed := range sequences {
 		c := choices(rand.New(rand.NewPCG(seed, 1)).IntN)
@@ -94,7 +92,7 @@ func TestTheNextFailureIsWhatWasForetold(t *testing.T) {
 			if tried != (w.Next != nil) {
 				t.Fatalf("seed %d, step %d: %+v", seed, i, w)
 			}
-			foretold := &w.Another
+			foretold := &w.NextNewUser
 			if tried && c(2) == 0 {
 				foretold = w.Next
 			} else {
@@ -116,7 +114,7 @@ func TestTheNextFailureIsWhatWasForetold(t *testing.T) {
 			if d.Offence > 2 {
 				seen["third offence"]++
 			}
-			if w.Next != nil && w.Next.Rule != w.Another.Rule {
+			if w.Next != nil && w.Next.Rule != w.NextNewUser.Rule {
 				seen["another rule"]++
 			}
 			for _, r := range d.Reports {
@@ -141,7 +139,8 @@ func TestTheNextFailureIsWhatWasForetold(t *testing.T) {
 
 // Of two engines that see the same, one is asked all the time.
 func TestToBeAskedChangesNothing(t *testing.T) {
-	for seed := range uint64(30) {
+	t.Parallel()
+	for seed := range sequences(30, 10) {
 		g := newGuarded(rand.New(rand.NewPCG(seed, 2)).IntN)
 		asked, quiet := NewEngine(g.rules, g.list, g.o), NewEngine(g.rules, g.list, g.o)
 		quiet.seed = asked.seed

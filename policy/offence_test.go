@@ -10,7 +10,7 @@ import (
 func offend(w *world, addr netip.Addr) Decision {
 	w.t.Helper()
 	for range 5 {
-		if d := w.try(AuthFailure, addr, "1000"); d.Verdict == BanNow {
+		if d := w.attempt(AuthFailure, addr, "1000"); d.Verdict == BanNow {
 			w.now = d.Until
 			return d
 		}
@@ -26,7 +26,7 @@ func TestEachOffenceDoublesTheBan(t *testing.T) {
 		d := offend(w, stranger)
 		least, most := time.Duration(days)*day, min(time.Duration(days)*day*11/10, 30*day)
 		if i == 0 {
-			most = least // the first ban is what the rule says
+			most = least // the first ban has the rule's length
 		}
 		if length := d.Until.Sub(d.Since); length < least || length > most || d.Offence != i+1 {
 			t.Errorf("offence %d (number %d) lasts %v, want %v to %v", i+1, d.Offence, length, least, most)
@@ -64,7 +64,7 @@ func TestABanLongerThanTheLimitStaysAsItIs(t *testing.T) {
 		rules[0].BanTime = d
 		e := NewEngine(rules, NeverBan{}, Options{})
 		for n := 1; n < 4; n++ {
-			if got := e.grown(keyOf(netip.PrefixFrom(stranger, 32)), d, n); got != d {
+			if got := e.escalate(keyOf(netip.PrefixFrom(stranger, 32)), d, n); got != d {
 				t.Errorf("offence %d of %v: %v", n, d, got)
 			}
 		}
@@ -119,17 +119,17 @@ func TestNothingCountsInTheGraceAfterAnUnban(t *testing.T) {
 			t.Error("why does not tell of the grace")
 		}
 		for range 59 {
-			if d := w.try(AuthFailure, stranger, "1000"); d.Verdict != Excused {
+			if d := w.attempt(AuthFailure, stranger, "1000"); d.Verdict != Excused {
 				t.Fatalf("in the grace: %+v", d)
 			}
 			w.pass(time.Second)
 		}
-		if d := w.try(AuthFailure, guesser, "1000"); d.Verdict != Counted {
+		if d := w.attempt(AuthFailure, guesser, "1000"); d.Verdict != Counted {
 			t.Errorf("somebody else: %v", d.Verdict)
 		}
 		w.pass(time.Second)
 		for i := 1; i <= 5; i++ {
-			if d := w.try(AuthFailure, stranger, "1000"); (d.Verdict == BanNow) != (i == 5) {
+			if d := w.attempt(AuthFailure, stranger, "1000"); (d.Verdict == BanNow) != (i == 5) {
 				t.Errorf("attempt %d after the grace: %v", i, d.Verdict)
 			}
 		}
@@ -144,12 +144,12 @@ func TestGracesAreBounded(t *testing.T) {
 	for i := range 2 * maxOthers {
 		w.e.Forget(netip.PrefixFrom(address(i<<8), 24), w.now)
 	}
-	if g := &w.e.graces; g.counted.length != maxGraces || len(g.others) != maxOthers {
-		t.Errorf("%d and %d graces", g.counted.length, len(g.others))
+	if g := &w.e.graces; g.exact.length != maxGraces || len(g.others) != maxOthers {
+		t.Errorf("%d and %d graces", g.exact.length, len(g.others))
 	}
 	w.pass(time.Minute)
-	if g := &w.e.graces; g.counted.length != 0 || len(g.others) != 0 {
-		t.Errorf("%d and %d graces are left", g.counted.length, len(g.others))
+	if g := &w.e.graces; g.exact.length != 0 || len(g.others) != 0 {
+		t.Errorf("%d and %d graces are left", g.exact.length, len(g.others))
 	}
 }
 
@@ -182,4 +182,75 @@ func TestOffencesAreBoundedSavedAndRestored(t *testing.T) {
 	if d := offend(restored, saved[0].Prefix.Addr()); d.Offence != 2 {
 		t.Errorf("number %d", d.Offence)
 	}
+}
+
+func TestAnOffenceIsForgottenAfterOffenceFor(t *testing.T) {
+	const day = 24 * time.Hour
+	w := newWorld(t, NeverBan{}, Options{Records: true})
+	d := offend(w, stranger)
+	w.e.Unsaved()
+	w.now = d.Until.Add(90*day - 2*time.Second)
+	w.pass(time.Second)
+	if _, ok := w.e.Offence(d.Prefix); !ok || w.e.Stats().Offenders != 1 {
+		t.Error("forgotten too early")
+	}
+	if _, changed := w.e.Unsaved(); len(changed) != 0 {
+		t.Errorf("changed %+v", changed)
+	}
+	w.pass(time.Second)
+	if _, ok := w.e.Offence(d.Prefix); ok || w.e.Stats().Offenders != 0 {
+		t.Errorf("still in the list: %+v", w.e.Stats())
+	}
+	if _, changed := w.e.Unsaved(); len(changed) != 1 || changed[0].Prefix != d.Prefix || changed[0].Value != nil {
+		t.Errorf("the record is not to be deleted from disk: %+v", changed)
+	}
+}
+
+// A restart must not give attackers another minute's allowance of bans, nor hold one ban more than the rate says.
+func TestBansFromBeforeARestartCountForTheBanRate(t *testing.T) {
+	before := newWorld(t, NeverBan{}, Options{BanRate: 5})
+	floodOf(before, 0, 4)
+	if len(before.bans) != 4 {
+		t.Fatalf("%d bans", len(before.bans))
+	}
+	restart := func(bans []Decision) *world {
+		w := newWorld(t, NeverBan{}, Options{BanRate: 5})
+		for _, d := range bans {
+			o, ok := before.e.Offence(d.Prefix)
+			if !ok {
+				t.Fatalf("no record of %v", d.Prefix)
+			}
+			w.e.SetOffence(o)
+		}
+		w.now = before.now
+		w.pass(time.Second)
+		return w
+	}
+	w := restart(before.bans)
+	if g := w.e.Guards()[RateGuard]; g.Current != 4 {
+		t.Errorf("%d bans in the last minute, want 4", g.Current)
+	}
+	floodOf(w, 100, 2)
+	if len(w.bans) != 1 || w.held != 1 {
+		t.Errorf("%d bans and %d held, want one of each", len(w.bans), w.held)
+	}
+	t.Run("for one minute", func(t *testing.T) {
+		w := restart(before.bans)
+		w.pass(time.Minute)
+		floodOf(w, 100, 6)
+		if len(w.bans) != 5 || w.held != 1 {
+			t.Errorf("%d bans and %d held, want 5 and 1", len(w.bans), w.held)
+		}
+	})
+	t.Run("a record from another node does not", func(t *testing.T) {
+		w := restart(nil)
+		for _, d := range before.bans {
+			o, _ := before.e.Offence(d.Prefix)
+			w.e.SetOffence(o)
+		}
+		floodOf(w, 100, 6)
+		if len(w.bans) != 5 || w.held != 1 {
+			t.Errorf("%d bans and %d held, want 5 and 1", len(w.bans), w.held)
+		}
+	})
 }

@@ -1,16 +1,21 @@
 package policy
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
-// Options bound an Engine and tune what is no rule. A zero value stands for the default. Where it says "negative: off",
+// Options bound an Engine and configure everything but the rules. A zero value stands for the default. Where it says "negative: off",
 // a negative value switches the thing off; elsewhere it stands for the default too.
 type Options struct {
-	// What is remembered of addresses.
+	// Memory of addresses.
 	MaxTracked   int // addresses held at the same time; default 1,000,000
 	MaxHits      int // attempts that all their windows hold together, 13 bytes each; default 7 × MaxTracked
 	KeepEvidence int // attempts remembered, over all addresses, as the evidence of later bans; default 8,192
 	IPv4Prefix   int // bits that count as one IPv4 attacker; default 32
 	IPv6Prefix   int // bits that count as one IPv6 attacker; default 64, because a host walks through its network at no cost
+
+	NAT64Prefixes []netip.Prefix // prefixes of the operator's own translators, as CheckNAT64 accepts them; the well-known ones are built in
 
 	// A challenge counts when no credentials came within ChallengeWait.
 	ChallengeWait time.Duration // default 5 s
@@ -31,9 +36,11 @@ type Options struct {
 	OfficeMaxRetry int           // so many auth_failures of a known-good address ban it all the same; default 50
 	OfficeFindTime time.Duration // within this; default 5 minutes
 	OfficeBanTime  time.Duration // for this; default 24 hours
-	StuckAfter     int           // so many failures of one user at a known-good address within OfficeFindTime are a stuck phone; at most OfficeMaxRetry; default 5; negative: off
-	StuckSilence   time.Duration // a phone that has been silent for so long is not stuck any more; default 1 hour
-	MaxStuck       int           // stuck phones that are remembered; default 1,000
+	// so many failures of one user at a known-good address within OfficeFindTime are a stuck phone; at most OfficeMaxRetry;
+	// default 5; negative: off
+	StuckAfter   int
+	StuckSilence time.Duration // a phone that has been silent for so long is not stuck any more; default 1 hour
+	MaxStuck     int           // stuck phones that are remembered; default 1,000
 
 	// Users under attack.
 	SuspiciousAfter     int           // a success after so many failures of that user is suspicious; at most 64; default 3; negative: off
@@ -41,7 +48,8 @@ type Options struct {
 	TrustAfter          time.Duration // an address with a suspicious login can become known-good after this; default 24 hours
 	DistributedAfter    int           // so many prefixes failing on one user are a distributed attack; at most 64; default 20; negative: off
 	DistributedFindTime time.Duration // within this; default 1 hour
-	MaxUsers            int           // users with failures that are remembered; default 65,536; fewer where many prefixes fail on many of them
+	// users with failures that are remembered; default 65,536; fewer where many prefixes fail on many of them
+	MaxUsers int
 
 	// Guards.
 	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
@@ -50,9 +58,11 @@ type Options struct {
 	OutageHold   time.Duration // an outage lasts so long after it was last seen; default 2 minutes
 	BanRate      int           // bans a minute that rules may make; default 100; negative: off
 	MaxHeld      int           // bans that are held at the same time; default 10,000
+
+	Records bool // keep changes of records for Unsaved, which must then be called regularly
 }
 
-// DefaultOptions returns what the zero Options stand for.
+// DefaultOptions returns the values that zero Options stand for.
 func DefaultOptions() Options {
 	const minute, day = time.Minute, 24 * time.Hour
 	return Options{
@@ -67,7 +77,7 @@ func DefaultOptions() Options {
 	}
 }
 
-// withDefaults returns o with the defaults in place of what is not set.
+// withDefaults returns o with defaults in place of zero values.
 func (o Options) withDefaults() Options {
 	d := DefaultOptions()
 	positive(&o.MaxTracked, d.MaxTracked)

@@ -1,19 +1,20 @@
 package policy
 
 import (
+	"hash/maphash"
 	"regexp"
 	"slices"
 	"time"
 )
 
-// Forever as a bantime bans until somebody unbans.
+// Forever as a bantime bans until an operator unbans.
 const Forever time.Duration = -1
 
-// MaxRules is how many rules an Engine takes; it passes over what comes after them.
+// MaxRules is the number of rules that an Engine accepts; it ignores rules beyond it.
 const MaxRules = numBits - 1
 
-// A Rule bans an address after MaxRetry attempts of its kinds within FindTime, for BanTime. The words mean what they
-// mean in fail2ban.
+// A Rule bans an address after MaxRetry attempts of its kinds within FindTime, for BanTime. The terms have the same meaning as
+// in fail2ban.
 //
 // A challenge is no offence: ordinary phones get one all day. So a challenge counts only when no credentials followed it;
 // a rule that asks for a user agent counts it at once.
@@ -24,15 +25,16 @@ type Rule struct {
 	MaxRetry      int            // at least 1: the ban falls on attempt number MaxRetry
 	BanTime       time.Duration  // more than zero, or Forever
 	DistinctUsers bool           // count the users that were claimed, not the attempts
-	UserAgent     *regexp.Regexp // count only what calls itself so; nil: anything
+	UserAgent     *regexp.Regexp // count only matching user agents; nil: all
 	Profiles      []string       // count only attempts at these profiles; empty: at any
 }
 
-// ScannerAgents is what the known scanners call themselves, at the beginning of their user agent: the tools sipvicious
+// ScannerAgents matches user agents of known scanners: the tools sipvicious
 // (friendly-scanner, and friendly-request in copies of it), SIPPTS (pplsip, sipptk), sipsak, sipcli, SiVuS, smap,
 // siparmyknife and iWar, the worm Sundayddr, and the VaxVoIP kit under the name that it has out of the box. Names that
 // real phones bear (eyeBeam, PortSIP) are not in it, however often scanners borrow them.
-const ScannerAgents = `(?i)^(friendly-scanner|friendly-request|sipvicious|sip-?scan|sipcli|sipsak|sundayddr|iwar|vaxs?ipuseragent|pplsip|sipptk|sivus|smap|siparmyknife)\b`
+const ScannerAgents = `(?i)^(friendly-scanner|friendly-request|sipvicious|sip-?scan|sipcli|sipsak|sundayddr|` +
+	`iwar|vaxs?ipuseragent|pplsip|sipptk|sivus|smap|siparmyknife)\b`
 
 // DefaultRules returns the rules that hold where nothing else is configured.
 func DefaultRules() []Rule {
@@ -51,7 +53,7 @@ func DefaultRules() []Rule {
 	}
 }
 
-// until returns the end of a ban of d that starts at t: the zero time for one without end.
+// until returns the end of a ban of d that starts at t: the zero time if it is permanent.
 func until(t time.Time, d time.Duration) time.Time {
 	if d == Forever {
 		return time.Time{}
@@ -59,11 +61,11 @@ func until(t time.Time, d time.Duration) time.Time {
 	return t.Add(d)
 }
 
-// longer tells whether a ban of a lasts longer than one of b.
+// longer reports whether a ban of a lasts longer than one of b.
 func longer(a, b time.Duration) bool { return b != Forever && (a == Forever || a > b) }
 
-// countsAs tells whether r and other count the same attempts, each of them as much.
-func (r *Rule) countsAs(other *Rule) bool {
+// sameCounting reports whether r and other count the same attempts in the same way.
+func (r *Rule) sameCounting(other *Rule) bool {
 	text := func(re *regexp.Regexp) string {
 		if re == nil {
 			return ""
@@ -77,19 +79,19 @@ func (r *Rule) countsAs(other *Rule) bool {
 // A ruleset is rules made ready: sets of rules are one bit each. The last of them is the office rule, which counts the
 // auth_failures of known-good addresses.
 type ruleset struct {
-	rules    []Rule // with the office rule
-	counters counters
-	byKind   [NumKinds]uint16
-	office   uint16 // the office rule
-	agents   uint16 // rules that ask for a user agent
-	profiles uint16 // rules that ask for a profile
-	distinct uint16 // rules that count users
-	mild     uint16 // rules that count each user's auth_failures from a known-good address as one
-	verdicts agentVerdicts
+	rules      []Rule // with the office rule
+	counters   counters
+	byKind     [NumKinds]uint16
+	office     uint16 // the office rule
+	agents     uint16 // rules that ask for a user agent
+	profiles   uint16 // rules that ask for a profile
+	distinct   uint16 // rules that count users
+	lenient    uint16 // rules that count each user's auth_failures from a known-good address as one
+	agentCache agentCache
 }
 
 func newRuleset(rules []Rule, o *Options) *ruleset {
-	rs := &ruleset{rules: slices.Clone(rules[:min(len(rules), MaxRules)]), verdicts: newAgentVerdicts()}
+	rs := &ruleset{rules: slices.Clone(rules[:min(len(rules), MaxRules)]), agentCache: newAgentVerdicts()}
 	rs.office = 1 << len(rs.rules)
 	rs.rules = append(rs.rules, Rule{
 		Name: "office", Kinds: []Kind{AuthFailure}, FindTime: o.OfficeFindTime, MaxRetry: o.OfficeMaxRetry, BanTime: o.OfficeBanTime,
@@ -122,16 +124,16 @@ func (rs *ruleset) prepare(i int) {
 			rs.byKind[k] |= bit
 		}
 		if k == AuthFailure && r.UserAgent == nil {
-			rs.mild |= bit
+			rs.lenient |= bit
 		}
 	}
 }
 
-// counting returns the rules that count a, and apart from them those that count it if no credentials follow.
-func (rs *ruleset) counting(a *Attempt) (now, later uint16) {
+// matching returns the rules that count a at once, and those that count it if no credentials follow.
+func (rs *ruleset) matching(a *Attempt) (now, later uint16) {
 	m := rs.byKind[a.Kind]
 	if asked := m & rs.agents; asked != 0 {
-		m &^= asked &^ rs.agent(a.UserAgent)
+		m &^= asked &^ rs.matchAgent(a.UserAgent)
 	}
 	if m&rs.profiles != 0 {
 		for i := range rs.rules {
@@ -153,10 +155,42 @@ func (rs *ruleset) public() []Rule { return rs.rules[:len(rs.rules)-1] }
 func (rs *ruleset) successor(next *ruleset) (bit [numBits]uint16) {
 	for i := range rs.rules {
 		for j := range next.rules {
-			if rs.rules[i].countsAs(&next.rules[j]) && (1<<i == rs.office) == (1<<j == next.office) {
+			if rs.rules[i].sameCounting(&next.rules[j]) && (1<<i == rs.office) == (1<<j == next.office) {
 				bit[i] = 1 << j
 			}
 		}
 	}
 	return bit
+}
+
+// agentCache caches the rules that user agents match. Its size is fixed, about 20 kB: a newer name replaces an older one.
+type agentCache struct {
+	seed  maphash.Seed
+	slots []agentMatch
+}
+
+type agentMatch struct {
+	agent string
+	rules uint16
+	known bool
+}
+
+func newAgentVerdicts() agentCache { return agentCache{seed: maphash.MakeSeed()} }
+
+// matchAgent returns the rules with a pattern that matches a user agent.
+func (rs *ruleset) matchAgent(name string) uint16 {
+	if rs.agentCache.slots == nil {
+		rs.agentCache.slots = make([]agentMatch, 512)
+	}
+	v := &rs.agentCache.slots[maphash.String(rs.agentCache.seed, name)%uint64(len(rs.agentCache.slots))]
+	if v.known && v.agent == name {
+		return v.rules
+	}
+	*v = agentMatch{agent: name, known: true}
+	for i := range rs.rules {
+		if re := rs.rules[i].UserAgent; re != nil && re.MatchString(name) {
+			v.rules |= 1 << i
+		}
+	}
+	return v.rules
 }

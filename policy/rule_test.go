@@ -45,7 +45,7 @@ func TestEachDefaultRuleBansOnItsMaxRetry(t *testing.T) {
 		w := newWorld(t, NeverBan{}, Options{})
 		want := DefaultRules()[slices.IndexFunc(DefaultRules(), func(r Rule) bool { return r.Name == rule })]
 		for i := 1; i <= want.MaxRetry; i++ {
-			w.tryAs(b.kind, stranger, extension(i%b.users), b.agent)
+			w.attemptAs(b.kind, stranger, extension(i%b.users), b.agent)
 			if i == want.MaxRetry-1 && len(w.bans) > 0 {
 				t.Errorf("%s: banned already on attempt %d", rule, i)
 			}
@@ -69,7 +69,7 @@ func TestOfSeveralRulesTheStrongestBans(t *testing.T) {
 	if d.Verdict != BanNow || d.Rule.Name != "forever" || !d.Until.IsZero() {
 		t.Errorf("%v by %s until %v", d.Verdict, d.Rule.Name, d.Until)
 	}
-	if d := e.Observe(failure(guesser, 0)); d.Verdict != Counted || d.Count != 1 {
+	if d := e.Observe(failure(guesser, time.Millisecond)); d.Verdict != Counted || d.Count != 1 {
 		t.Errorf("after the ban: %+v", d)
 	}
 }
@@ -161,7 +161,7 @@ func TestNothingThatIsWrongPanics(t *testing.T) {
 		e.Forget(netip.MustParsePrefix("0.0.0.0/0"), start)
 		e.Release(netip.Prefix{}, start)
 		e.Discard(netip.Prefix{})
-		e.SetKnown(KnownGood{})
+		e.SetKnownGood(KnownGood{})
 		e.SetOffence(Offence{})
 		e.Stats()
 		e.Guards()

@@ -7,26 +7,26 @@ import (
 
 // A phone is one user at one known-good address.
 type phone struct {
-	home key
-	who  uint32
+	address key
+	user    uint32
 }
 
 func (p phone) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, p) }
 
-// failedAtHome sees whether a failure from a known-good address is one of a stuck phone. While a back end is down none is:
-// then they all fail.
-func (e *Engine) failedAtHome(s *sight, t *tracker) {
-	if e.opts.StuckAfter < 0 || e.outage.active {
+// countPhoneFailure counts a failure at a known-good address for its phone, and reports a stuck phone. During an outage no phone is
+// stuck: all fail then.
+func (e *Engine) countPhoneFailure(s *observation, t *tracker) {
+	if e.opts.StuckAfter < 0 || e.guards.outage.active {
 		return
 	}
-	p := phone{s.home, s.who}
+	p := phone{s.knownKey, s.user}
 	if old := e.stuck.get(p); old != nil && !e.silent(old) {
 		old = e.stuck.touch(p)
 		old.Count++
 		old.Last = later(old.Last, s.At)
 		return
 	}
-	n, since := e.failuresAtHome(s, t)
+	n, since := e.phoneFailures(s, t)
 	if n < min(e.opts.StuckAfter, e.opts.OfficeMaxRetry) {
 		return
 	}
@@ -35,11 +35,11 @@ func (e *Engine) failedAtHome(s *sight, t *tracker) {
 		Count: n, Since: since, Last: later(since, s.At),
 	}
 	*e.stuck.touch(p) = found
-	e.reports = append(e.reports, found)
+	e.pending.reports = append(e.pending.reports, found)
 }
 
-// failuresAtHome counts how often the user of s fails at a known-good address, and since when.
-func (e *Engine) failuresAtHome(s *sight, t *tracker) (n int, since time.Time) {
+// phoneFailures returns the number of failures of the user of s at a known-good address, and the time of the first.
+func (e *Engine) phoneFailures(s *observation, t *tracker) (n int, since time.Time) {
 	newest, oldest := int64(0), int64(maxTime)
 	for h := range e.pool.hits(&t.window) {
 		if h.rules&e.rules.office != 0 {
@@ -47,7 +47,7 @@ func (e *Engine) failuresAtHome(s *sight, t *tracker) (n int, since time.Time) {
 		}
 	}
 	for h := range e.pool.hits(&t.window) {
-		if h.rules&e.rules.office != 0 && h.who == s.who && h.at() > newest-e.opts.OfficeFindTime.Milliseconds() {
+		if h.rules&e.rules.office != 0 && h.subject == s.user && h.at() > newest-e.opts.OfficeFindTime.Milliseconds() {
 			n++
 			oldest = min(oldest, h.at())
 		}
@@ -55,8 +55,8 @@ func (e *Engine) failuresAtHome(s *sight, t *tracker) (n int, since time.Time) {
 	return n, time.UnixMilli(oldest)
 }
 
-// well ends the episode of a stuck phone: its user has shown the right password.
-func (e *Engine) well(s *sight) { e.stuck.remove(phone{s.home, s.who | failed}) }
+// endStuckPhone ends the episode of a stuck phone after the right password.
+func (e *Engine) endStuckPhone(s *observation) { e.stuck.remove(phone{s.knownKey, s.user | failed}) }
 
 // silent tells whether p has not failed for so long that it is not stuck any more.
 func (e *Engine) silent(p *StuckPhone) bool {

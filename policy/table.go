@@ -6,25 +6,26 @@ import (
 	"math/bits"
 )
 
-// A table is a map of bounded size: beyond limit entries the one that was touched longest ago is dropped, and counted. Its
-// values never move, and it allocates only when it grows. A Go map beside a list would take 55 bytes more for each of a
-// million addresses.
+// A table is a map of bounded size: beyond limit entries, the least recently touched one is evicted, and counted. Its values
+// never move, except in compact, and it allocates only when it grows. A Go map with a list would take 55 bytes more for each of
+// a million addresses.
 type table[K hashed, V any] struct {
 	limit   int
-	dropped func(*V) // is told of each value that leaves; may be nil
-	evicted uint64   // entries dropped because of limit
+	dropped func(K, *V) // called with each removed entry; may be nil
+	evicted uint64      // entries dropped because of limit
 
 	seed   maphash.Seed
 	heads  []uint32 // by bucket: the first entry of a chain
 	chunks [][]entry[K, V]
 	length int
-	used   uint32 // numbers given out so far; 0 is none
+	used   uint32 // entry numbers assigned so far; 0 is none
 	free   uint32 // list of entries, through next
 	oldest uint32
 	newest uint32
+	swept  uint32 // number of the entry that sweep looked at last
 }
 
-// A hashed is what can be the key of a table. Who does not know the seed cannot choose keys of one hash.
+// A hashed can be the key of a table. The seed prevents peers from choosing keys with equal hashes.
 type hashed interface {
 	comparable
 	hash(seed maphash.Seed) uint64
@@ -40,7 +41,7 @@ type entry[K hashed, V any] struct {
 // chunk is how many entries are allocated together.
 const chunk = 512
 
-func newTable[K hashed, V any](limit int, dropped func(*V)) table[K, V] {
+func newTable[K hashed, V any](limit int, dropped func(K, *V)) table[K, V] {
 	return table[K, V]{limit: limit, dropped: dropped, seed: maphash.MakeSeed()}
 }
 
@@ -55,7 +56,7 @@ func (t *table[K, V]) get(k K) *V {
 	return nil
 }
 
-// touch returns the value of k, a zero value where there was none, and makes k the one touched last.
+// touch returns the value of k, a new zero value if there was none, and makes k the most recently touched.
 func (t *table[K, V]) touch(k K) *V {
 	h := t.hash(k)
 	n := t.find(k, h)
@@ -86,13 +87,13 @@ func (t *table[K, V]) insert(k K, hash uint64) *V {
 	return &e.value
 }
 
-// evict drops the entry that was touched longest ago.
+// evict removes the least recently touched entry.
 func (t *table[K, V]) evict() {
 	t.remove(t.at(t.oldest).key)
 	t.evicted++
 }
 
-// remove drops k, if it is there.
+// remove removes k, if present.
 func (t *table[K, V]) remove(k K) {
 	if t.length == 0 {
 		return
@@ -109,14 +110,14 @@ func (t *table[K, V]) remove(k K) {
 	*link = e.chain
 	t.unlink(n)
 	if t.dropped != nil {
-		t.dropped(&e.value)
+		t.dropped(k, &e.value)
 	}
 	*e = entry[K, V]{next: t.free}
 	t.free = n
 	t.length--
 }
 
-// first returns what was touched longest ago; the value is nil where the table is empty.
+// first returns the entry touched longest ago; the value is nil if the table is empty.
 func (t *table[K, V]) first() (k K, v *V) {
 	if t.oldest == 0 {
 		return k, nil
@@ -125,7 +126,7 @@ func (t *table[K, V]) first() (k K, v *V) {
 	return e.key, &e.value
 }
 
-// all goes through the entries, from the one touched longest ago. The one that is shown may be removed meanwhile.
+// all yields the entries, from the least recently touched on. The yielded entry may be removed during the iteration.
 func (t *table[K, V]) all() iter.Seq2[K, *V] {
 	return func(yield func(K, *V) bool) {
 		for n := t.oldest; n != 0; {
@@ -136,6 +137,31 @@ func (t *table[K, V]) all() iter.Seq2[K, *V] {
 			}
 		}
 	}
+}
+
+// sweep checks the next n entries, in a cycle, and removes those for which over returns true.
+func (t *table[K, V]) sweep(n int, over func(*V) bool) {
+	for range min(n, int(t.used)) {
+		t.swept = t.swept%t.used + 1
+		if e := t.at(t.swept); t.find(e.key, t.hash(e.key)) == t.swept && over(&e.value) {
+			t.remove(e.key)
+		}
+	}
+}
+
+// compact releases the memory of a table that has lost most of its entries, and reports whether it did so. It moves the values,
+// so no pointer to one may be in use. It takes time in proportion to the remaining entries: at most an eighth of those whose
+// memory it releases.
+func (t *table[K, V]) compact() bool {
+	if t.used <= 4*chunk || int(t.used) < 8*t.length {
+		return false
+	}
+	smaller := table[K, V]{limit: t.limit, dropped: t.dropped, evicted: t.evicted, seed: t.seed}
+	for k, v := range t.all() {
+		*smaller.touch(k) = *v
+	}
+	*t = smaller
+	return true
 }
 
 func (t *table[K, V]) hash(k K) uint64 { return k.hash(t.seed) }
@@ -166,8 +192,8 @@ func (t *table[K, V]) take() uint32 {
 	return t.used
 }
 
-// bucket returns the head of the chain for a hash: by as many of its bits as the buckets need, or by one less where that
-// bucket is not there yet.
+// bucket returns the head of the chain for a hash, by as many of its bits as the number of buckets needs, or by one less if
+// that bucket does not exist yet.
 func (t *table[K, V]) bucket(hash uint64) *uint32 {
 	last := uint64(len(t.heads) - 1)
 	mask := uint64(1)<<bits.Len64(last) - 1
@@ -177,8 +203,8 @@ func (t *table[K, V]) bucket(hash uint64) *uint32 {
 	return &t.heads[hash&mask]
 }
 
-// split adds one bucket and moves to it what belongs there, from the one bucket where that was. So the table grows without
-// a pause in which everything moves.
+// split adds one bucket and moves its entries from the one bucket that held them. So the table grows without a pause to move
+// everything.
 func (t *table[K, V]) split() {
 	added := uint64(len(t.heads))
 	t.heads = append(t.heads, 0)

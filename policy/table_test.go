@@ -3,6 +3,7 @@ package policy
 import (
 	"hash/maphash"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestTableIsAMapThatForgetsWhatWasTouchedLongestAgo(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		limit := 1 + r.IntN(2000)
 		left := 0
-		got := newTable[number](limit, func(*int) { left++ })
+		got := newTable[number](limit, func(number, *int) { left++ })
 		want := slowTable{limit: limit, values: make(map[number]int)}
 		evicted := uint64(0)
 		for step := range 5000 {
@@ -119,4 +120,67 @@ func TestBlocksOfWindowsAreGivenBack(t *testing.T) {
 	if e.pool.inUse != 0 {
 		t.Errorf("%d blocks are lost", e.pool.inUse)
 	}
+}
+
+func TestMemoryReturnsToItsSizeAfterAnAttack(t *testing.T) {
+	const mib = 1 << 20
+	e := NewEngine(DefaultRules(), NeverBan{}, Options{Records: true, OutageMin: -1})
+	at := start
+	attack := func(n int) {
+		for i := range n {
+			e.Observe(Attempt{Addr: address(i), At: at, Kind: AuthFailure, User: extension(i)})
+			e.Observe(Attempt{Addr: address(i), At: at, Kind: Challenge})
+			e.Observe(Attempt{Addr: address(1<<20 + i), At: at, Kind: AuthSuccess, User: "1000"})
+			e.Observe(Attempt{Addr: address(1<<20 + i), At: at, Kind: AuthFailure, User: "1000"})
+			if i%10 == 0 {
+				e.Forget(netip.PrefixFrom(address(i), 32), at)
+				e.SetOffence(Offence{Prefix: netip.PrefixFrom(address(i), 32), Count: 1, Since: at, Until: at.Add(time.Hour)})
+				for range 5 {
+					e.Observe(Attempt{Addr: address(1<<21 + i), At: at, Kind: Violation})
+				}
+			}
+		}
+	}
+	quiet := func(d time.Duration, step time.Duration) {
+		for end := at.Add(d); at.Before(end); {
+			at = at.Add(step)
+			e.Advance(at)
+			e.Unsaved()
+		}
+	}
+	for i := range 8192 { // the evidence ring is filled once and keeps its size
+		e.Observe(Attempt{Addr: address(i), At: at, Kind: AuthFailure, User: extension(i)})
+	}
+	quiet(100*24*time.Hour, time.Hour)
+	before := heap()
+	attack(40_000)
+	during := heap()
+	if s := e.Stats(); s.Tracked < 80_000 || s.Known < 36_000 || s.Users < 39_000 || s.Offenders < 4000 || s.Waiting < 30_000 || s.Held < 3800 {
+		t.Fatalf("the attack does not fill the tables: %+v", s)
+	}
+	quiet(time.Hour, time.Second)
+	quiet(100*24*time.Hour, time.Hour)
+	after := heap()
+	t.Logf("before %d KiB, during the attack %d MiB, after it %d KiB", before/1024, during/mib, after/1024)
+	if during < before+20*mib {
+		t.Errorf("the attack took %d MiB only", (during-before)/mib)
+	}
+	if after > before+mib {
+		t.Errorf("%d KiB are still in use after the attack, before it %d KiB: %+v", after/1024, before/1024, e.Stats())
+	}
+	for name, used := range map[string]uint32{
+		"trackers": e.trackers.used, "known-good": e.known.used, "users": e.users.used, "offences": e.offences.used,
+		"challenges": e.waiting.chains.used, "held bans": e.guards.held.used, "graces": e.graces.exact.used, "pool": e.pool.used,
+	} {
+		if used > 4*chunk {
+			t.Errorf("%s: %d places are still in use", name, used)
+		}
+	}
+	t.Run("and the engine decides as before", func(t *testing.T) {
+		for i := 1; i <= 5; i++ {
+			if d := e.Observe(Attempt{Addr: stranger, At: at, Kind: AuthFailure, User: "1000"}); (d.Verdict == BanNow) != (i == 5) {
+				t.Errorf("attempt %d: %v", i, d.Verdict)
+			}
+		}
+	})
 }

@@ -1,78 +1,147 @@
 package policy
 
-import "time"
+import (
+	"iter"
+	"slices"
+	"time"
+)
 
 const (
 	minuteMS = int64(time.Minute / time.Millisecond)
 	hourMS   = int64(time.Hour / time.Millisecond)
+	dayMS    = 24 * hourMS
 )
 
-// Advance says that it is now, and returns what that brings about: bans for challenges that nobody answered, bans that a
-// guard held and that are made now, bans that are lifted, and guards that end. It must be called about once a second, also
-// while a journal is replayed; what Observe finds due is kept for it, without a bound but that of BanRate.
+// Advance passes time until now and returns what is due: bans for unanswered challenges, bans that a guard held, bans that are
+// lifted, and guards that end. It must be called about once a second. Observe passes time too, and keeps what is due for the
+// next call of Advance or Due: at most BanRate bans a minute, and a decision for each unanswered challenge.
 //
-// A time before the newest one seen changes nothing, but for one more than two minutes before it: then the clock was set
-// back, and the engine follows it.
+// Advance notices a clock that was set back by more than two minutes, as StepClock does exactly. After it returns, no remembered time
+// is more than two minutes after now.
 func (e *Engine) Advance(now time.Time) []Decision {
-	if ms := now.UnixMilli(); ms < e.now-2*minuteMS {
-		e.setBack(ms)
+	ms := now.UnixMilli()
+	switch latest := ms + 2*minuteMS; {
+	case e.clock.last > latest:
+		e.retime(ms-e.clock.last, ms)
+	case e.clock.last == 0 && e.now > latest && e.now-ms <= dayMS: // the clock was set back while no engine ran
+		e.retime(ms-e.now, ms)
+	case max(e.now, e.clock.newest) > latest: // one attempt or record from the future
+		e.retime(0, ms)
 	}
-	e.pass(now.UnixMilli())
-	e.forgetOld()
-	ready := e.ready
-	e.ready = nil
+	if r := &e.guards.rate; e.clock.last == 0 && len(r.bans) > 0 && e.guards.held.by[RateGuard] > 0 {
+		r.active, r.since = true, max(r.since, r.lastHeld) // as before the restart
+	}
+	e.clock.last, e.clock.newest = ms, 0
+	e.advanceTo(ms)
+	e.removeExpired()
+	return e.Due()
+}
+
+// Due returns the decisions that have become due since the last call of Advance or Due, without passing time.
+func (e *Engine) Due() []Decision {
+	ready := e.pending.decisions
+	e.pending.decisions = nil
 	return ready
 }
 
-// pass lets time pass until now: what has become due on the way is done, in its order.
-func (e *Engine) pass(now int64) {
-	for {
-		c, ok := e.waiting.due(max(now, e.now))
-		if !ok {
-			break
+// advanceTo passes time until now. Every due decision is made at its own time, however large the step is.
+func (e *Engine) advanceTo(now int64) {
+	for now = max(now, e.now); ; {
+		c, challenge := e.waiting.first()
+		at := e.nextGuardTime()
+		switch {
+		case challenge && c.due <= min(now, at):
+			e.now = max(e.now, c.due)
+			if c := e.waiting.removeOldest(); !c.answered {
+				e.countUnanswered(c)
+			}
+		case at <= now:
+			e.now = max(e.now, at)
+			e.endOutageGuard()
+			e.endRateGuard()
+			e.releaseHeld(now)
+		default:
+			e.now = now
+			return
 		}
-		e.now = max(e.now, c.due)
-		e.unanswered(c)
 	}
-	if now <= e.now {
-		return
-	}
-	e.now = now
-	e.endOutage()
-	e.endRate()
-	e.releaseHeld()
 }
 
-// forgetOld drops what has expired. Nothing depends on it but memory, and what is listed.
-func (e *Engine) forgetOld() {
+// nextGuardTime returns the next time at which a guard is due.
+func (e *Engine) nextGuardTime() int64 {
+	at := int64(maxTime)
+	if e.guards.outage.active {
+		at = e.guards.outage.until
+	}
+	if e.guards.rate.active {
+		at = min(at, e.guards.rate.lastHeld+minuteMS)
+	} else if e.guards.held.by[RateGuard] > 0 && !e.replay.active {
+		at = min(at, e.guards.rate.nextRelease)
+	}
+	return at
+}
+
+const (
+	// sweepSize is the number of entries of each table that one call of Advance checks for expiry.
+	sweepSize = 256
+	// lateBy is how late an attempt may arrive and still meet all earlier attempts of its window.
+	lateBy = hourMS
+)
+
+// removeExpired removes entries that have expired, and releases the memory of tables that have become almost empty. Decisions do
+// not depend on it.
+func (e *Engine) removeExpired() {
 	for k, p := e.stuck.first(); p != nil && e.silent(p); k, p = e.stuck.first() {
 		e.stuck.remove(k)
 	}
-	for k, h := e.known.first(); h != nil && e.over(h); k, h = e.known.first() {
-		e.known.remove(k)
-	}
+	e.trackers.sweep(sweepSize, e.windowExpired)
+	e.users.sweep(sweepSize, e.userExpired)
+	e.known.sweep(sweepSize, e.recordExpired)
+	e.offences.sweep(sweepSize, func(o *offence) bool { return e.offenceExpired(o, e.now) })
 	e.graces.expire(e.now)
+	e.failingKnownGood()
+
+	e.trackers.compact()
+	e.pool.compact(e.windows())
+	e.users.compact()
+	e.known.compact()
+	e.offences.compact()
+	e.waiting.compact()
+	e.graces.exact.compact()
+	e.stuck.compact()
+	e.guards.held.compact()
+	e.guards.outage.failing.compact()
+}
+
+// windowExpired reports whether t has no attempt that any rule may still count.
+func (e *Engine) windowExpired(t *tracker) bool {
+	begin := e.now - slices.Max(e.rules.counters.findTime[:]) - lateBy
+	for h := range e.pool.hits(&t.window) {
+		if h.at() > begin {
+			return false
+		}
+	}
+	return true
+}
+
+// windows yields the windows of all addresses.
+func (e *Engine) windows() iter.Seq[*window] {
+	return func(yield func(*window) bool) {
+		for _, t := range e.trackers.all() {
+			if !yield(&t.window) {
+				return
+			}
+		}
+	}
+}
+
+// userExpired reports whether u has no failure that may still count.
+func (e *Engine) userExpired(u *user) bool {
+	return u.last <= e.now-e.users.keepFor-lateBy
 }
 
 // time returns the engine's time.
 func (e *Engine) time() time.Time { return time.UnixMilli(e.now) }
-
-// setBack follows a clock that was set back: nothing waits for a time that it would have to reach again.
-func (e *Engine) setBack(now int64) {
-	e.now = now
-	for e.waiting.first < e.waiting.next {
-		e.waiting.pop()
-	}
-	e.graces = newGraces()
-	e.rate.clear()
-	e.rate.over, e.rate.next = min(e.rate.over, now), min(e.rate.next, now)
-	e.outage.until = min(e.outage.until, now+e.opts.OutageHold.Milliseconds())
-	for k := range e.outage.failing.all() {
-		e.outage.failing.remove(k)
-	}
-	e.outage.banned = nil
-	e.known.hour, e.known.lastHour, e.known.thisHour = now/hourMS, e.known.active(now), 0
-}
 
 // unixMilli is t in unix milliseconds, 0 for the zero time.
 func unixMilli(t time.Time) int64 {
@@ -95,4 +164,131 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// StepClock corrects all stored times after the clock was stepped by by, its difference from a monotonic clock since the last
+// call of Advance: an attempt of ten seconds ago stays one of ten seconds ago, and a grace that ends in a minute ends in a
+// minute. It takes time in proportion to the size of the tables.
+func (e *Engine) StepClock(by time.Duration) {
+	ms, now := by.Milliseconds(), e.now
+	if e.clock.last == 0 { // restored and not advanced yet
+		now = max(now, e.clock.newest)
+	}
+	e.retime(ms, now+ms)
+	if e.clock.last == 0 {
+		e.clock.newest = 0
+	}
+	if e.clock.last != 0 {
+		e.clock.last += ms
+	}
+}
+
+// A retiming moves times by so many milliseconds. 0 stays 0: no time.
+type retiming struct{ by, now int64 }
+
+// past moves a time in the past: the result is never after now.
+func (r retiming) past(ms *int64) {
+	if *ms != 0 {
+		*ms = max(min(*ms+r.by, r.now), 1)
+	}
+}
+
+// span moves a begin in the past, and its end by the same difference.
+func (r retiming) span(begin, end *int64) {
+	was := *begin
+	r.past(begin)
+	if *end != 0 {
+		*end += *begin - was
+	}
+}
+
+// moment is past for a time.Time.
+func (r retiming) moment(t *time.Time) {
+	if !t.IsZero() {
+		ms := t.UnixMilli()
+		r.past(&ms)
+		*t = time.UnixMilli(ms)
+	}
+}
+
+func (r retiming) hit(h *hit) {
+	at := h.at()
+	r.past(&at)
+	*h = newHit(at, h.subject, h.rules)
+}
+
+// retime moves everything remembered by so much. It is now then.
+func (e *Engine) retime(by, now int64) {
+	r := retiming{by, now}
+	e.now = now
+	r.past(&e.offences.newest)
+	for _, chunk := range e.pool.chunks {
+		for b := range chunk {
+			for i := range chunk[b].hits {
+				r.hit(&chunk[b].hits[i])
+			}
+		}
+	}
+	for n := e.waiting.oldest; n < e.waiting.next; n++ {
+		c := e.waiting.at(n)
+		c.due += by
+		r.moment(&c.attempt.At)
+	}
+	e.retimeKnown(r)
+	for _, p := range e.stuck.all() {
+		r.moment(&p.Since)
+		r.moment(&p.Last)
+	}
+	for _, u := range e.users.all() {
+		r.past(&u.since)
+		r.past(&u.last)
+		for i := range u.failures.prefixes {
+			r.past(&u.failures.prefixes[i].last)
+		}
+	}
+	for i := range e.users.logins {
+		r.moment(&e.users.logins[i].At)
+	}
+	for k, o := range e.offences.all() {
+		was := *o
+		if r.span(&o.since, &o.until); *o != was {
+			e.unsaved.markOffence(k)
+		}
+	}
+	for _, until := range e.graces.exact.all() {
+		*until += by
+	}
+	for i := range e.graces.others {
+		e.graces.others[i].until += by
+	}
+	e.guards.outage.retime(r)
+	e.guards.rate.retime(r)
+	for _, h := range e.guards.held.all() {
+		since, until := unixMilli(h.Since), unixMilli(h.Until)
+		r.span(&since, &until)
+		h.Since, h.Until = fromMilli(since), fromMilli(until)
+	}
+}
+
+func (o *outage) retime(r retiming) {
+	r.past(&o.since)
+	o.until += r.by
+	for _, at := range o.failing.all() {
+		r.past(at)
+	}
+	for i := range o.banned {
+		r.past(&o.banned[i].at)
+		o.banned[i].record.retime(r)
+	}
+}
+
+func (r *rate) retime(by retiming) {
+	by.past(&r.since)
+	by.past(&r.lastHeld)
+	r.nextRelease += by.by
+	for i := range r.bans {
+		if r.bans[i] > 0 {
+			by.past(&r.bans[i])
+		}
+	}
 }

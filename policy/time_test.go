@@ -11,22 +11,22 @@ func TestAClockThatIsSetBackStopsNothing(t *testing.T) {
 	w.pass(time.Hour)
 	flood(w, 30)
 	floodOf(w, 0, 8)
-	w.try(AuthSuccess, office, "1000")
-	w.try(AuthFailure, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
+	w.attempt(AuthFailure, office, "1000")
 	w.e.Forget(w.e.Prefix(guesser), w.now)
 	if g := w.e.Guards(); !g[RateGuard].Active || !g[OutageGuard].Active || g[RateGuard].Held != 3 {
 		t.Fatalf("%+v", g)
 	}
 	w.now = start
 	w.pass(time.Second)
-	if s := w.e.Stats(); s.Waiting != 0 || w.e.Why(guesser).Excused {
+	if s := w.e.Stats(); s.Waiting != 30 || !w.e.Why(guesser).Excused {
 		t.Errorf("stats %+v", s)
 	}
 	floodOf(w, 100, 2)
-	if len(w.bans) != 7 {
-		t.Errorf("%d bans, want 7", len(w.bans))
+	if h := w.e.Guards()[RateGuard].Held; len(w.bans) != 5 || h != 5 {
+		t.Errorf("%d bans, want 5; %d held, want 5", len(w.bans), h)
 	}
-	w.pass(2 * time.Minute)
+	w.pass(3 * time.Minute)
 	if g := w.e.Guards(); g[RateGuard].Active || g[OutageGuard].Active || len(w.bans) != 10 {
 		t.Errorf("%+v, %d bans", g, len(w.bans))
 	}

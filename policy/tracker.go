@@ -24,88 +24,125 @@ func (k key) prefix() netip.Prefix {
 
 func (k key) hash(seed maphash.Seed) uint64 { return maphash.Bytes(seed, k[:]) }
 
-// A tracker is what is counted of one prefix.
+// A tracker holds the counts of one prefix.
 type tracker struct {
 	window window
 	last   uint32 // number of its newest piece of evidence
 }
 
-// A sight is an attempt with all that is known about it before it is counted.
-type sight struct {
+// An observation is an attempt with all state that its decision depends on.
+type observation struct {
 	Attempt
-	when   time.Time    // when what it leads to happens
-	ms     int64        // its time in unix milliseconds
-	prefix netip.Prefix // what is counted
-	key    key          // of prefix
-	home   key          // what can be known-good: the address, of an IPv6 address the prefix
-	never  int          // number of the never-ban entry that spares it; -1: none
-	who    uint32       // hash of the user
-	now    uint16       // the rules that count it
-	later  uint16       // the rules that count it if no credentials follow
-	known  bool         // home is known-good
+	when      time.Time    // time of the decision
+	ms        int64        // its time in unix milliseconds
+	prefix    netip.Prefix // the counted prefix
+	key       key          // of prefix
+	knownKey  key          // of KnownGoodPrefix
+	never     int          // number of the never-ban entry that spares it; -1: none
+	user      uint32       // hash of the user
+	immediate uint16       // the rules that count it
+	deferred  uint16       // the rules that count it if no credentials follow
+	known     bool         // home is known-good
 }
 
-// sight looks up everything about a.
-func (e *Engine) sight(a Attempt) sight {
-	s := sight{Attempt: a, when: a.At, ms: a.At.UnixMilli()}
+// examine looks up the state for a.
+func (e *Engine) examine(a Attempt) observation {
+	a.Addr = a.Addr.Unmap()
+	s := observation{Attempt: a, when: a.At, ms: a.At.UnixMilli()}
 	if s.prefix, s.never = e.prefix(a.Addr); !s.prefix.IsValid() || a.Kind >= NumKinds {
 		return s
 	}
 	s.key = keyOf(s.prefix)
-	if s.home = s.key; a.Addr.Is4() && !s.prefix.IsSingleIP() {
-		s.home = keyOf(netip.PrefixFrom(a.Addr, 32))
+	if s.knownKey = s.key; !s.prefix.IsSingleIP() {
+		s.knownKey = keyOf(e.knownGoodPrefix(a.Addr, s.prefix))
 	}
-	s.who = e.who(a.User)
+	s.user = e.userHash(a.User)
 	if a.Kind == AuthFailure {
-		s.who |= failed
+		s.user |= failed
 	}
-	s.now, s.later = e.rules.counting(&a)
-	s.known = e.isKnown(s.home)
+	s.immediate, s.deferred = e.rules.matching(&a)
+	s.known = e.isKnown(s.knownKey)
 	return s
 }
 
-// who is a hash of a user, as a hit has it.
-func (e *Engine) who(user string) uint32 { return uint32(maphash.String(e.seed, user)) &^ failed }
+// userHash returns the hash of a user, as stored in a hit.
+func (e *Engine) userHash(user string) uint32 { return uint32(maphash.String(e.seed, user)) &^ failed }
 
-// Prefix returns what counts as one attacker with addr: its network of IPv4Prefix or IPv6Prefix bits, or addr alone where
-// that network holds something that is never banned. So a neighbour of our own address can be banned, and we cannot. An
-// IPv4 address that is known-good counts alone, too.
+// Prefix returns the prefix that counts as one attacker with addr: its network of IPv4Prefix or IPv6Prefix bits, or less of
+// it where that network holds an address that is never banned. So a neighbour of our own address can be banned, and we
+// cannot. An address that stands for an IPv4 address counts by that, in its IPv6 form. An IPv4 address that is known-good
+// counts alone.
 func (e *Engine) Prefix(addr netip.Addr) netip.Prefix {
-	p, _ := e.prefix(addr)
+	p, _ := e.prefix(addr.Unmap())
 	return p
+}
+
+// KnownGoodPrefix returns the prefix that is known-good with addr: the IPv4 address, also in its IPv6 form, or the network that counts
+// as one IPv6 attacker.
+func (e *Engine) KnownGoodPrefix(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap()
+	return e.knownGoodPrefix(addr, e.Prefix(addr))
+}
+
+func (e *Engine) knownGoodPrefix(addr netip.Addr, counted netip.Prefix) netip.Prefix {
+	if _, host := e.lengths(addr); counted.Bits() < host {
+		p, _ := addr.Prefix(host)
+		return p
+	}
+	return counted
+}
+
+// PrefixLengths returns the lengths of the prefixes around addr that count as one attacker, and that are known-good together, where
+// nothing is never banned. A rule bans nothing wider.
+func (e *Engine) PrefixLengths(addr netip.Addr) (counted, home int) { return e.lengths(addr.Unmap()) }
+
+// CoversAll reports whether p is a whole address family, or everybody behind a NAT64 translator.
+func (e *Engine) CoversAll(p netip.Prefix) bool {
+	return p.Bits() == 0 || e.never.translation.coversAll(p)
+}
+
+// lengths returns how many bits of addr count as one attacker, and how many are known-good together.
+func (e *Engine) lengths(addr netip.Addr) (counted, host int) {
+	if addr.Is4() {
+		return e.opts.IPv4Prefix, 32
+	}
+	if l, ok := e.never.translation.of(addr); ok {
+		return l.bits(e.opts.IPv4Prefix), l.bits(32)
+	}
+	return e.opts.IPv6Prefix, e.opts.IPv6Prefix
 }
 
 // prefix is Prefix, and the number of the never-ban entry that spares it, or -1.
 func (e *Engine) prefix(addr netip.Addr) (p netip.Prefix, never int) {
-	n := e.opts.IPv6Prefix
-	if addr.Is4() {
-		n = e.opts.IPv4Prefix
-	}
-	p, err := addr.Prefix(n)
-	if err != nil { // a zero Addr, which no source may send
+	if !addr.IsValid() { // which no source may send
 		return netip.Prefix{}, -1
 	}
+	counted, host := e.lengths(addr)
+	p, _ = addr.Prefix(counted)
 	never = e.never.index(p)
-	if p.IsSingleIP() {
-		return p, never
+	if host != counted {
+		one, _ := addr.Prefix(host)
+		if never >= 0 || e.isKnown(keyOf(one)) {
+			p, never = one, e.never.index(one)
+		}
 	}
-	alone := netip.PrefixFrom(addr, addr.BitLen())
-	if never >= 0 || addr.Is4() && e.isKnown(keyOf(alone)) {
-		return alone, e.never.index(alone)
+	if never >= 0 && !p.IsSingleIP() || e.never.translation.coversAll(p) {
+		p = netip.PrefixFrom(addr, addr.BitLen())
+		never = e.never.index(p)
 	}
-	return p, -1
+	return p, never
 }
 
 // count puts s into the windows of its rules and judges.
-func (e *Engine) count(s *sight, d *Decision) {
-	if s.now == 0 {
+func (e *Engine) count(s *observation, d *Decision) {
+	if s.immediate == 0 {
 		return
 	}
-	if e.graces.excuse(s, e.now) {
+	if !e.replay.active && e.graces.covers(s, e.now) || e.alreadyBanned(s) { // attempts in the journal have counted
 		d.Verdict = Excused
 		return
 	}
-	d.Verdict = Counted
+	d.Verdict, d.Journal = Counted, s.never < 0
 	if s.never >= 0 {
 		d.Verdict, d.Never = Spared, &e.never.entries[s.never]
 		e.spared[s.never].Attempts++
@@ -113,22 +150,22 @@ func (e *Engine) count(s *sight, d *Decision) {
 	t := e.trackers.touch(s.key)
 	e.makeRoom()
 	t.last = e.evidence.add(&s.Attempt, t.last)
-	rules, o := s.now, once{all: e.rules.distinct}
+	rules, o := s.immediate, distinct{all: e.rules.distinct}
 	if s.known && s.Kind == AuthFailure {
 		rules |= e.rules.office
-		o.failed = e.rules.mild
+		o.failed = e.rules.lenient
 	}
-	counts := e.pool.add(&t.window, newHit(s.ms, s.who, rules), &e.rules.counters, o)
+	counts := e.pool.add(&t.window, newHit(s.ms, s.user, rules), &e.rules.counters, o)
 	if s.known && s.Kind == AuthFailure {
-		e.failedAtHome(s, t)
+		e.countPhoneFailure(s, t)
 	}
-	if e.judge(d, rules, counts) {
-		e.fire(s, t, d)
+	if e.selectRule(d, rules, counts) {
+		e.applyRule(s, t, d)
 	}
 }
 
-// judge finds the rule that bans, or else the one that is nearest to it, and tells which of the two it is.
-func (e *Engine) judge(d *Decision, rules uint16, counts *[numBits]int) (fires bool) {
+// selectRule sets the rule that bans, or else the one nearest to it, and reports whether it bans.
+func (e *Engine) selectRule(d *Decision, rules uint16, counts *[numBits]int) (fires bool) {
 	for m := rules; m != 0; m &= m - 1 {
 		i := bits.TrailingZeros16(m)
 		r, n := &e.rules.rules[i], counts[i]
@@ -142,39 +179,54 @@ func (e *Engine) judge(d *Decision, rules uint16, counts *[numBits]int) (fires b
 	return fires
 }
 
-// fire is what happens when a rule bans: every count of the address starts again from zero, and the ban is made unless
-// the address is never banned or a guard holds it.
-func (e *Engine) fire(s *sight, t *tracker, d *Decision) {
+// applyRule resets the counts of an address that a rule bans, and makes the ban unless the address is on the never-ban list or a
+// guard holds the ban.
+func (e *Engine) applyRule(s *observation, t *tracker, d *Decision) {
 	d.Evidence = e.evidence.chain(t.last, s.prefix, d.Rule.MaxRetry)
-	e.pool.clear(&t.window)
-	t.last = 0
-	e.waiting.forgive(s.key)
-	length, number := e.sentence(s.key, d.Rule, s.when.UnixMilli())
+	newest := s.ms
+	for h := range e.pool.hits(&t.window) {
+		newest = max(newest, h.at())
+	}
+	e.resetCounts(s.key)
+	length, number := e.banLength(s.key, d.Rule, s.when.UnixMilli())
 	d.Since, d.Until = s.when, until(s.when, length)
 	if s.never >= 0 {
 		d.Verdict = SparedBan
 		e.spared[s.never].Bans++
 		return
 	}
-	if d.Guard = e.guard(s); d.Guard != NoGuard {
+	if e.replay.active && s.known && !e.guards.outage.active {
+		return // a ban would have ended known-good: a guard held this one, and has dropped it or will
+	}
+	if d.Guard = e.holdingGuard(s); d.Guard != NoGuard {
 		d.Verdict = Held
 		e.hold(s.key, d)
 		return
 	}
-	e.ban(s.key, s.home, number, d)
+	e.makeBan(s.key, s.knownKey, number, newest, d)
 }
 
-// ban makes the ban that d describes.
-func (e *Engine) ban(k, home key, number int, d *Decision) {
+// resetCounts resets every count of k.
+func (e *Engine) resetCounts(k key) {
+	if t := e.trackers.get(k); t != nil {
+		e.pool.clear(&t.window)
+		t.last = 0
+	}
+	e.waiting.answerAll(k)
+}
+
+// makeBan makes the ban that d describes; newest is the time of its newest attempt.
+func (e *Engine) makeBan(k, home key, number int, newest int64, d *Decision) {
 	d.Verdict, d.Offence = BanNow, number
-	e.record(k, number, d.Since, d.Until)
-	e.held.remove(k)
+	e.recordOffence(k, number, newest, unixMilli(d.Until))
+	e.guards.held.remove(k)
+	e.resetCounts(k)
 	if was := e.known.get(home); was != nil {
-		if e.trusts(was) && d.Guard == NoGuard {
-			e.noteBan(k, home, *was)
+		if e.isKnownRecord(was) && d.Guard == NoGuard {
+			e.rememberKnownBan(k, home, *was)
 		}
 		e.known.remove(home)
-		d.KnownChanged = true
+		d.KnownGoodChanged = true
 	}
 }
 

@@ -3,18 +3,17 @@ package policy
 import (
 	"hash/maphash"
 	"math"
-	"slices"
 	"time"
 )
 
-// users are the users that failed lately, wherever from, the one longest unattacked first. A user here is what the peer
-// claimed with the domain that it claimed: the same number of two tenants is two users.
+// users holds the users with failures from any address, the one longest not attacked first. A user is the claimed name with the claimed
+// domain: the same number of two tenants is two users.
 type users struct {
 	table[account, user]
-	places           int   // that the failures of all have together
-	maxPlaces        int   // beyond them users are forgotten
+	slots            int   // capacity of the failures of all users
+	maxSlots         int   // bound of slots: beyond it users are evicted
 	findTime         int64 // of a distributed attack, in milliseconds
-	keep             int   // of each user's newest failures
+	keepFor          int64 // failures are kept for this time, in milliseconds
 	suspiciousAfter  int
 	distributedAfter int
 	logins           []SuspiciousLogin // the last ones, oldest first
@@ -28,17 +27,17 @@ type user struct {
 }
 
 const (
-	maxLogins     = 256 // suspicious logins remembered
-	placesOfAUser = 16  // on average, at MaxUsers
+	maxLogins    = 256 // suspicious logins remembered
+	slotsPerUser = 12  // on average, at MaxUsers
 )
 
 func (u *users) init() {
-	u.table = newTable[account](0, func(left *user) { u.places -= cap(left.failures.hits) })
+	u.table = newTable[account](0, func(_ account, left *user) { u.slots -= cap(left.failures.prefixes) })
 }
 
 // set puts options into force.
 func (u *users) set(o *Options) {
-	u.limit, u.maxPlaces = o.MaxUsers, placesOfAUser*o.MaxUsers
+	u.limit, u.maxSlots = o.MaxUsers, slotsPerUser*o.MaxUsers
 	threshold := func(n int) int {
 		if n < 0 {
 			return math.MaxInt
@@ -46,10 +45,8 @@ func (u *users) set(o *Options) {
 		return min(n, maxPrefixes)
 	}
 	u.suspiciousAfter, u.distributedAfter = threshold(o.SuspiciousAfter), threshold(o.DistributedAfter)
-	u.findTime, u.keep = o.DistributedFindTime.Milliseconds(), 0
-	if o.SuspiciousAfter > 0 {
-		u.keep = u.suspiciousAfter
-	}
+	u.findTime = o.DistributedFindTime.Milliseconds()
+	u.keepFor = max(u.findTime, o.SuspiciousFindTime.Milliseconds())
 }
 
 // An account is a user of a domain: a hash of both.
@@ -61,65 +58,57 @@ func (e *Engine) account(name, domain string) account {
 
 func (a account) hash(maphash.Seed) uint64 { return uint64(a) }
 
-// attacked notes a failure of its user. While a back end is down failures say nothing of users. What carries no user is
-// passed over.
-func (e *Engine) attacked(s *sight) {
-	if s.User == "" || e.outage.active {
+// countUserFailure counts a failure for its user. During an outage failures do not count for users. Attempts without a user are ignored.
+func (e *Engine) countUserFailure(s *observation) {
+	if s.User == "" || e.guards.outage.active {
 		return
 	}
 	u := e.users.touch(e.account(s.User, s.Domain))
 	u.name, u.domain, u.last = s.User, s.Domain, max(u.last, s.ms)
-	from := uint32(s.key.hash(e.seed)) &^ failed
-	e.users.note(u, newHit(s.ms, from, 0))
-	switch n := u.failures.prefixes; {
-	case u.since != 0 && n < (e.users.distributedAfter+1)/2:
+	e.users.addFailure(u, e.prefixID(s), s.ms)
+	switch list := u.failures.since(u.last - e.users.findTime); {
+	case u.since != 0 && len(list) < (e.users.distributedAfter+1)/2:
 		u.since = 0
-	case u.since == 0 && n >= e.users.distributedAfter:
-		u.since = max(min(u.last, u.failures.oldest()), 1)
-		e.reports = append(e.reports, u.attack(n))
+	case u.since == 0 && len(list) >= e.users.distributedAfter:
+		u.since = max(min(u.last, list[0].last), 1)
+		e.pending.reports = append(e.pending.reports, u.attack(len(list)))
 	}
 }
 
-// note adds a failure to those of a user, and forgets the users longest unattacked if all have too many.
-func (u *users) note(who *user, h hit) {
-	was := cap(who.failures.hits)
-	who.failures.add(h, u.findTime, u.keep)
-	u.places += cap(who.failures.hits) - was
-	for u.places > u.maxPlaces && u.length > 1 {
+// addFailure counts a failure of a user, and evicts the users longest not attacked while all have too many slots.
+func (u *users) addFailure(to *user, prefix uint32, at int64) {
+	slots := cap(to.failures.prefixes)
+	to.failures.add(prefix, at, u.keepFor)
+	u.slots += cap(to.failures.prefixes) - slots
+	for u.slots > u.maxSlots && u.length > 1 {
 		u.evict()
 	}
 }
 
-// failuresOf returns how many failures of an account count for a success at the time given; at most suspiciousAfter.
-func (e *Engine) failuresOf(a account, ms int64) int {
-	u := e.users.get(a)
-	if u == nil {
-		return 0
+// compact releases memory after most users were removed.
+func (u *users) compact() {
+	if !u.table.compact() {
+		return
 	}
-	return u.failures.since(max(ms, u.last)-e.opts.SuspiciousFindTime.Milliseconds(), e.users.keep)
+	for _, moved := range u.all() {
+		moved.failures.moved()
+	}
 }
 
-// remember keeps a suspicious login for Suspicious.
-func (u *users) remember(l SuspiciousLogin) {
-	if len(u.logins) == maxLogins {
-		u.logins = slices.Delete(u.logins, 0, 1)
-	}
-	u.logins = append(u.logins, l)
-}
-
-// Suspicious returns the last suspicious logins, 256 at most, oldest first.
-func (e *Engine) Suspicious() []SuspiciousLogin { return slices.Clone(e.users.logins) }
-
-// Distributed returns the attacks that go on now.
-func (e *Engine) Distributed() []DistributedAttack {
+// DistributedAttacks returns the attacks that are going on.
+func (e *Engine) DistributedAttacks() []DistributedAttack {
 	var list []DistributedAttack
 	for _, u := range e.users.all() {
-		n := u.failures.prefixesSince(e.now - e.users.findTime)
-		if u.since != 0 && n >= (e.users.distributedAfter+1)/2 {
-			list = append(list, u.attack(n))
+		if e.underAttack(u) {
+			list = append(list, u.attack(len(u.failures.since(e.now-e.users.findTime))))
 		}
 	}
 	return list
+}
+
+// underAttack reports whether a distributed attack on u was reported and is going on.
+func (e *Engine) underAttack(u *user) bool {
+	return u.since != 0 && len(u.failures.since(e.now-e.users.findTime)) >= (e.users.distributedAfter+1)/2
 }
 
 func (u *user) attack(prefixes int) DistributedAttack {

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// A Standing is everything that is known of one address.
-type Standing struct {
-	Prefix    netip.Prefix // what counts as one attacker with it
+// An AddressState is the complete state of one address.
+type AddressState struct {
+	Prefix    netip.Prefix // the prefix that counts as one attacker
 	Rules     []RuleCount  // the rules that count something of it now
 	Waiting   int          // challenges that may still be answered
-	Never     *NeverEntry  // what spares it, or nil
+	Never     *NeverEntry  // the never-ban entry of the address, or nil
 	KnownGood *KnownGood   // nil: neither known-good nor with a suspicious login
 	Offence   *Offence     // its past bans, or nil
 	Held      *HeldBan     // the ban that a guard holds, or nil
@@ -19,9 +19,9 @@ type Standing struct {
 	Stuck     []StuckPhone // at this address
 	Evidence  []Attempt    // the last attempts that count, oldest first; 32 at most
 
-	// What an auth_failure would lead to now, as Observe decides, without Evidence and Reports.
-	Next    *Decision // of the user and the phone that failed last; nil where that is not known
-	Another Decision  // of a user that was not tried yet, and the same phone
+	// Decision on an auth_failure now, without Evidence and Reports.
+	Next        *Decision // of the user and the phone that failed last; nil where that is not known
+	NextNewUser Decision  // of a user that was not tried yet, and the same phone
 }
 
 // A RuleCount is how far an address is with one rule.
@@ -30,29 +30,29 @@ type RuleCount struct {
 	Count int   // of Rule.MaxRetry, in the window that ends now
 }
 
-// A GuardState is what a guard does now.
+// A GuardState is the state of a guard.
 type GuardState struct {
-	Active     bool
-	Since      time.Time // zero where it is not active
-	Now, Limit int       // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
-	Held       int       // bans that it holds
+	Active         bool
+	Since          time.Time // zero where it is not active
+	Current, Limit int       // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Held           int       // bans that it holds
 }
 
-// A SparedCount is what a never-ban entry has spared.
+// A SparedCount counts the attempts and bans that a never-ban entry has prevented.
 type SparedCount struct {
 	NeverEntry
 	Attempts uint64 // that would have been counted
 	Bans     uint64 // that would have been made
 }
 
-// Stats count what an Engine holds, and what it lost because of its bounds.
+// Stats count the entries of an Engine, and evictions because of its bounds.
 type Stats struct {
 	Tracked, Known, Users, Offenders, Stuck, Waiting, Held int
 
 	Evicted             uint64 // addresses forgotten because MaxTracked others were seen since, or MaxHits attempts
 	KnownForgotten      uint64 // known-good addresses forgotten because of MaxKnown
 	UsersForgotten      uint64 // users forgotten because of MaxUsers others, or because many addresses failed on many users
-	OffendersForgotten  uint64 // prefixes whose offences were forgotten because of MaxOffenders
+	OffendersForgotten  uint64 // records of offences evicted because of MaxOffenders
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
 	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
 	HeldLost            uint64 // bans neither made nor held because of MaxHeld
@@ -62,25 +62,25 @@ type Stats struct {
 func (e *Engine) Stats() Stats {
 	return Stats{
 		Tracked: e.trackers.length, Known: e.known.length, Users: e.users.length, Offenders: e.offences.length,
-		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.first), Held: e.held.length,
+		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.oldest), Held: e.guards.held.length,
 		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
-		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.lost,
-		HeldLost: e.held.lost,
+		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.dropped,
+		HeldLost: e.guards.held.lost,
 	}
 }
 
-// Why returns what is known of an address, as of the newest time that the engine has seen.
-func (e *Engine) Why(addr netip.Addr) Standing {
-	s := e.sight(Attempt{Addr: addr})
-	w := Standing{Prefix: s.prefix}
+// Why returns the state of an address, as of the newest time that the engine has seen.
+func (e *Engine) Why(addr netip.Addr) AddressState {
+	s := e.examine(Attempt{Addr: addr})
+	w := AddressState{Prefix: s.prefix}
 	if !s.prefix.IsValid() {
 		return w
 	}
 	if s.never >= 0 {
 		w.Never = &e.never.entries[s.never]
 	}
-	w.Waiting = e.waiting.of(s.key)
-	w.Excused = e.graces.excuse(&s, e.now)
+	w.Waiting = e.waiting.count(s.key)
+	w.Excused = e.graces.covers(&s, e.now)
 	if t := e.trackers.get(s.key); t != nil {
 		w.Rules = e.counts(&t.window)
 		w.Evidence = e.evidence.chain(t.last, s.prefix, 32)
@@ -91,12 +91,12 @@ func (e *Engine) Why(addr netip.Addr) Standing {
 	if o, ok := e.Offence(s.prefix); ok {
 		w.Offence = &o
 	}
-	if h := e.held.get(s.key); h != nil && !e.lapsed(h) {
+	if h := e.guards.held.get(s.key); h != nil && !h.endedBy(e.now) {
 		ban := *h
 		w.Held = &ban
 	}
 	w.Stuck = slices.DeleteFunc(e.StuckPhones(), func(p StuckPhone) bool { return !s.prefix.Contains(p.Addr) })
-	e.next(&w, &s)
+	e.predictNext(&w, &s)
 	return w
 }
 
@@ -111,30 +111,30 @@ func (e *Engine) counts(w *window) (list []RuleCount) {
 	return list
 }
 
-// Guards returns what the guards do now.
+// Guards returns the states of the guards.
 func (e *Engine) Guards() map[Guard]GuardState {
 	return map[Guard]GuardState{OutageGuard: e.guardState(OutageGuard), RateGuard: e.guardState(RateGuard)}
 }
 
 func (e *Engine) guardState(g Guard) GuardState {
-	s := GuardState{Active: e.rate.active, Now: e.rate.inMinute(e.now), Limit: len(e.rate.bans)}
-	since := e.rate.since
+	s := GuardState{Active: e.guards.rate.active, Current: e.guards.rate.inMinute(e.now), Limit: len(e.guards.rate.bans)}
+	since := e.guards.rate.since
 	if g == OutageGuard {
-		s = GuardState{Active: e.outage.active, Now: e.failing(), Limit: e.outageLimit()}
-		since = e.outage.since
+		s = GuardState{Active: e.guards.outage.active, Current: e.failingKnownGood(), Limit: e.outageLimit()}
+		since = e.guards.outage.since
 	}
 	if s.Active {
 		s.Since = time.UnixMilli(since)
 	}
-	s.Held = e.held.by[g]
+	s.Held = e.guards.held.by[g]
 	return s
 }
 
 // NeverBan returns the never-ban list.
 func (e *Engine) NeverBan() NeverBan { return e.never }
 
-// SetNeverBan replaces the never-ban list. Held bans of what is on it now are dropped. What an entry has spared is still
-// counted where the new list has the same prefix.
+// SetNeverBan replaces the never-ban list. It drops held bans of prefixes on the new list. Counts of an entry are kept if the new list
+// has the same prefix.
 func (e *Engine) SetNeverBan(n NeverBan) {
 	before := make(map[netip.Prefix]SparedCount)
 	for _, s := range e.spared {
@@ -143,15 +143,16 @@ func (e *Engine) SetNeverBan(n NeverBan) {
 		}
 	}
 	e.never = n
+	e.never.translation = translation{e.opts.NAT64Prefixes}
 	e.spared = make([]SparedCount, len(n.entries))
 	for i, entry := range n.entries {
 		old := before[entry.Prefix]
 		e.spared[i] = SparedCount{NeverEntry: entry, Attempts: old.Attempts, Bans: old.Bans}
 	}
-	e.held.drop(func(h *HeldBan) bool { return n.index(h.Prefix) >= 0 })
+	e.guards.held.drop(func(h *HeldBan) bool { return n.index(h.Prefix) >= 0 })
 }
 
-// Spared returns what each never-ban entry has spared, those that have spared nothing left out.
-func (e *Engine) Spared() []SparedCount {
+// SparedCounts returns the counts of each never-ban entry that has prevented anything.
+func (e *Engine) SparedCounts() []SparedCount {
 	return slices.DeleteFunc(slices.Clone(e.spared), func(s SparedCount) bool { return s.Attempts == 0 })
 }

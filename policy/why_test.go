@@ -9,12 +9,12 @@ import (
 
 func TestWhyTellsEverythingAboutAnAddress(t *testing.T) {
 	w := newWorld(t, never("ignoreip", "127.0.0.0/8"), Options{})
-	w.try(AuthSuccess, office, "1000")
+	w.attempt(AuthSuccess, office, "1000")
 	for range 6 {
-		w.try(AuthFailure, office, "1000")
+		w.attempt(AuthFailure, office, "1000")
 		w.pass(time.Second)
 	}
-	w.try(ACLReject, office, "")
+	w.attempt(ACLReject, office, "")
 	s := w.e.Why(office)
 	counts := make(map[string]int)
 	for _, r := range s.Rules {
@@ -47,10 +47,10 @@ func TestWhyTellsEverythingAboutAnAddress(t *testing.T) {
 
 func TestSparedCountsOutliveANewList(t *testing.T) {
 	w := newWorld(t, never("ignoreip", "127.0.0.0/8", "192.0.2.7/32"), Options{})
-	w.try(AuthFailure, guesser, "1000")
+	w.attempt(AuthFailure, guesser, "1000")
 	w.e.SetNeverBan(never("own address", "192.0.2.7/32", "10.0.0.0/8"))
-	w.try(AuthFailure, guesser, "1000")
-	if got := w.e.Spared(); len(got) != 1 || got[0].Attempts != 2 || got[0].Origin != "own address" {
+	w.attempt(AuthFailure, guesser, "1000")
+	if got := w.e.SparedCounts(); len(got) != 1 || got[0].Attempts != 2 || got[0].Origin != "own address" {
 		t.Errorf("%+v", got)
 	}
 	if got := w.e.NeverBan().Entries(); len(got) != 2 {
@@ -88,5 +88,9 @@ func TestNamesAreWrittenAndRead(t *testing.T) {
 	for m := range NumMethods {
 		var got Method
 		check(m, &got, func() bool { return got == m })
+	}
+	for p := range NumProofs {
+		var got Proof
+		check(p, &got, func() bool { return got == p })
 	}
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"math/bits"
 	"slices"
 )
@@ -11,26 +12,26 @@ type window struct{ head uint32 }
 
 // A hit is one attempt in a window. A hit that no rule counts any more is a free place.
 type hit struct {
-	low   uint32 // when, in unix milliseconds: the lower
-	high  uint16 // and the upper part
-	rules uint16 // the rules that count it, one bit each
-	who   uint32 // whose attempt it is: a hash, and in the topmost bit whether it is an auth_failure
+	low     uint32 // when, in unix milliseconds: the lower
+	high    uint16 // and the upper part
+	rules   uint16 // the rules that count it, one bit each
+	subject uint32 // hash of the user; the topmost bit is set for an auth_failure
 }
 
 const (
 	numBits = 16      // rules that a hit can be counted by
-	failed  = 1 << 31 // in who: an auth_failure
+	failed  = 1 << 31 // in subject: an auth_failure
 	maxTime = 1<<48 - 1
 )
 
 func newHit(ms int64, who uint32, rules uint16) hit {
 	ms = min(max(ms, 0), maxTime)
-	return hit{low: uint32(ms), high: uint16(ms >> 32), rules: rules, who: who}
+	return hit{low: uint32(ms), high: uint16(ms >> 32), rules: rules, subject: who}
 }
 
 func (h *hit) at() int64 { return int64(h.high)<<32 | int64(h.low) }
 
-// A block is what windows are made of: 52 bytes.
+// A block is a part of a window: 52 bytes.
 type block struct {
 	hits [4]hit
 	next uint32
@@ -54,15 +55,15 @@ type counters struct {
 	keep     [numBits]int
 }
 
-// once says which rules count each user's hits as one, the newest.
-type once struct {
+// A distinct holds the rules that count each user's hits as one, the newest.
+type distinct struct {
 	all    uint16 // these do for every kind of hit
 	failed uint16 // these do for auth_failures
 }
 
 // add puts h into w and returns, for each of its rules, how many hits that rule's window (newest-findTime, newest] has
 // now. Hits that have left the window are dropped. The result is valid until the next call.
-func (p *pool) add(w *window, h hit, c *counters, o once) *[numBits]int {
+func (p *pool) add(w *window, h hit, c *counters, o distinct) *[numBits]int {
 	rules, at := h.rules, h.at()
 	for m := rules; m != 0; m &= m - 1 {
 		p.newest[bits.TrailingZeros16(m)] = at
@@ -85,12 +86,11 @@ func (p *pool) add(w *window, h hit, c *counters, o once) *[numBits]int {
 	return &p.counts
 }
 
-// scan counts, for some rules, the hits that are in their windows beside h, and finds the newest. It takes from the rules
-// what the window has left behind, and the older one of two hits of one user where only one counts. It gives back blocks
-// that are empty and returns a free place, or nil.
+// scan counts, for some rules, the hits in their windows besides h, and finds the newest. It removes expired hits from the rules, and
+// the older one of two hits of one user if only one counts. It releases empty blocks and returns a free place, or nil.
 //
-// Where h comes late, what newer hits have left behind was taken away when those came.
-func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o once) (place *hit) {
+// If h is late, hits that newer ones have expired were removed when those came.
+func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o distinct) (place *hit) {
 	var begin [numBits]int64
 	for m := rules; m != 0; m &= m - 1 {
 		r := bits.TrailingZeros16(m)
@@ -104,7 +104,7 @@ func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o once) (place
 		for i := range b.hits {
 			old := &b.hits[i]
 			at := old.at()
-			if both := old.rules & h.rules & o.of(old.who, h.who); both == 0 {
+			if both := old.rules & h.rules & o.merging(old.subject, h.subject); both == 0 {
 				// the usual case: another user, or a rule that counts every attempt
 			} else if at <= h.at() {
 				old.rules &^= both
@@ -136,8 +136,8 @@ func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o once) (place
 	return place
 }
 
-// of returns the rules that count hits of a and b as one.
-func (o once) of(a, b uint32) uint16 {
+// merging returns the rules that count hits of a and b as one.
+func (o distinct) merging(a, b uint32) uint16 {
 	switch {
 	case (a^b)&^failed != 0:
 		return 0
@@ -179,7 +179,7 @@ func (p *pool) trim(w *window, rules uint16, c *counters) {
 func (p *pool) collapse(w *window, rules uint16) {
 	for h := range p.hits(w) {
 		for other := range p.hits(w) {
-			if h != other && h.who&failed != 0 && h.who == other.who && h.at() <= other.at() {
+			if h != other && h.subject&failed != 0 && h.subject == other.subject && h.at() <= other.at() {
 				h.rules &^= other.rules & rules
 			}
 		}
@@ -210,7 +210,7 @@ func (p *pool) hits(w *window) func(yield func(*hit) bool) {
 	}
 }
 
-// copy puts into w, which is empty, what another pool has in a window, in the same order.
+// copy copies a window of another pool into w, which is empty, in the same order.
 func (p *pool) copy(w *window, from *pool, other *window) {
 	var blocks []uint32
 	for n := other.head; n != 0; n = from.at(n).next {
@@ -227,6 +227,20 @@ func (p *pool) clear(w *window) {
 	for w.head != 0 {
 		p.release(&w.head)
 	}
+}
+
+// compact releases memory after most blocks became free: it moves the blocks of all windows into new chunks.
+func (p *pool) compact(windows iter.Seq[*window]) {
+	if p.used <= 4*chunk || int(p.used) < 8*p.inUse {
+		return
+	}
+	smaller := pool{limit: p.limit}
+	for w := range windows {
+		var moved window
+		smaller.copy(&moved, p, w)
+		*w = moved
+	}
+	*p = smaller
 }
 
 // room returns how many more blocks may be taken.

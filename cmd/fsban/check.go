@@ -11,16 +11,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"fsban/config"
-	"fsban/firewall"
-	"fsban/neverban"
+	"fsban/daemon"
+	"fsban/firewall/backend"
 )
 
 func newCheck(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
-		Short: "Check the configuration file",
-		Long: `Read the configuration file, and the one that policy.ignore_file names, and say everything that is wrong with them, or
-what they mean. It changes nothing and asks no daemon. The exit code is 2 when something is wrong.`,
+		Short: "Check and explain the configuration file",
+		Long: `Read the configuration file and the files that it names, and report every error in them, or explain the configuration.
+check changes nothing and asks no daemon. The exit code is 2 after an error.`,
 		Example: "  fsban check\n  fsban check --config new.yaml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -28,9 +28,9 @@ what they mean. It changes nothing and asks no daemon. The exit code is 2 when s
 			if err != nil {
 				return err
 			}
-			listed, err := ignoreFile(&c.Policy)
+			listed, err := daemon.CheckFiles(&c)
 			if err != nil {
-				return err
+				return &usageError{err}
 			}
 			out := cmd.OutOrStdout()
 			if _, err := os.Stat(s.config); errors.Is(err, fs.ErrNotExist) {
@@ -48,8 +48,8 @@ what they mean. It changes nothing and asks no daemon. The exit code is 2 when s
 			}
 			never := slices.Clone([]string(c.Policy.IgnoreIP))
 			for _, n := range []struct {
-				on   bool
-				what string
+				on      bool
+				subject string
 			}{
 				{c.Policy.IgnoreFile != "", fmt.Sprintf("what %s lists (%d)", c.Policy.IgnoreFile, listed)},
 				{c.Policy.IgnoreSelf, "this host, the event socket's peer"},
@@ -58,16 +58,18 @@ what they mean. It changes nothing and asks no daemon. The exit code is 2 when s
 				{c.Policy.IgnoreSSH, "peers of ssh"},
 			} {
 				if n.on {
-					never = append(never, n.what)
+					never = append(never, n.subject)
 				}
 			}
 			rows := [][2]string{{"event socket", c.FreeSWITCH.Address + " (" + login + ")"}}
 			for _, r := range c.Policy.Rules() {
-				rows = append(rows, [2]string{"rule " + r.Name, fmt.Sprintf("%d in %v: banned for %v", r.MaxRetry, config.Duration(r.FindTime), config.Duration(r.BanTime))})
+				rows = append(rows, [2]string{"rule " + r.Name, fmt.Sprintf("%d in %v: banned for %v", r.MaxRetry, config.Duration(r.FindTime),
+					config.Duration(r.BanTime))})
 			}
 			rows = append(rows, [][2]string{
 				{"never ban", strings.Join(never, ", ")},
-				{"firewall", fmt.Sprintf("%s, %s in %s, at most %d bans a family", c.Firewall.Backend, c.Firewall.Target, strings.Join(c.Firewall.Chains, ", "), c.Firewall.MaxBans)},
+				{"firewall", fmt.Sprintf("%s, %s in %s, at most %d bans a family", c.Firewall.Backend, c.Firewall.Target,
+					strings.Join(c.Firewall.Chains, ", "), c.Firewall.MaxBans)},
 				{"state", c.State.Directory},
 				{"control", c.Control.Socket + groups(&c.Control)},
 				{"metrics", listen},
@@ -75,7 +77,7 @@ what they mean. It changes nothing and asks no daemon. The exit code is 2 when s
 			for _, r := range rows {
 				fmt.Fprintf(out, "  %-16s %s\n", r[0], r[1])
 			}
-			for _, finding := range firewall.Surroundings(cmd.Context()) {
+			for _, finding := range backend.Surroundings(cmd.Context()) {
 				fmt.Fprintf(out, "  %-16s %s\n", "on this host", finding)
 			}
 			return nil
@@ -83,20 +85,7 @@ what they mean. It changes nothing and asks no daemon. The exit code is 2 when s
 	}
 }
 
-// ignoreFile returns how many policy.ignore_file lists.
-func ignoreFile(p *config.Policy) (int, error) {
-	if p.IgnoreFile == "" {
-		return 0, nil
-	}
-	data, err := neverban.ReadFile(p.IgnoreFile)
-	if err != nil {
-		return 0, &config.Problems{File: "policy.ignore_file", List: []config.Problem{{Text: err.Error()}}}
-	}
-	prefixes, hosts, err := config.ParseIgnoreFile(p.IgnoreFile, data)
-	return len(prefixes) + len(hosts), err
-}
-
-// groups says who may use the control socket beside root.
+// groups names the groups that may use the control socket.
 func groups(c *config.Control) (text string) {
 	if c.Readers != "" {
 		text += ", members of " + c.Readers + " may look"

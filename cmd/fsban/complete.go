@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fsban/control"
+	"fsban/internal/term"
 )
 
 // A completion is never worth a wait, nor a screen of addresses.
@@ -18,7 +19,7 @@ const (
 	maxCompletions = 100
 )
 
-// completing returns what completes the arguments of a command: prefixes that the daemon names. Errors are no completions.
+// completing completes the arguments of a command with prefixes from the daemon. After an error there are no completions.
 func (s *settings) completing(limit int, named func(context.Context, *control.Client) ([]netip.Prefix, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if limit > 0 && len(args) >= limit {
@@ -41,7 +42,7 @@ func (s *settings) completing(limit int, named func(context.Context, *control.Cl
 		}
 		var list []cobra.Completion
 		for _, p := range prefixes {
-			word := shortest(p)
+			word := term.Prefix(p)
 			if strings.HasPrefix(word, begun) && !slices.Contains(args, word) {
 				list = append(list, word)
 			}
@@ -51,14 +52,6 @@ func (s *settings) completing(limit int, named func(context.Context, *control.Cl
 		}
 		return list, cobra.ShellCompDirectiveNoFileComp
 	}
-}
-
-// shortest is a prefix as one would type it: a single address without its length.
-func shortest(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
 }
 
 // bannedNow are the bans in force, the newest first, and no more than anybody would look at.
@@ -90,7 +83,7 @@ func heldNow(ctx context.Context, c *control.Client) ([]netip.Prefix, error) {
 	return list, err
 }
 
-// allowedBy begins the origin of what fsban allow put onto the never-ban list.
+// allowedBy begins the origin of a never-ban entry that fsban allow made.
 const allowedBy = "allowed by "
 
 // allowedNow are the prefixes of `fsban allow`.

@@ -14,6 +14,7 @@ import (
 
 	"fsban/config"
 	"fsban/esl"
+	"fsban/internal/term"
 )
 
 func newDiscover(s *settings) *cobra.Command {
@@ -23,12 +24,12 @@ func newDiscover(s *settings) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "discover",
-		Short: "Which events does FreeSWITCH send, and which are mod_cti's?",
-		Long: `Listen to the event socket for a while, to every CUSTOM event that the login may see, and list them: how often each came,
-its headers, and an example of each value. What looks like a secret is hidden. Let a login fail, or whatever it is that
-mod_cti should tell of, while it listens. It ends with what to write into the configuration.
+		Short: "Find mod_cti's events on the event socket",
+		Long: `Listen to the event socket for a while, to every CUSTOM event that the login may see, and list the events with their number,
+headers, and an example of each value. Values that look like secrets are hidden. Let a login fail meanwhile, or cause another
+event that mod_cti reports. The list ends with settings for the configuration.
 
-It opens a connection of its own, asks no daemon and changes nothing.`,
+discover opens a connection of its own, asks no daemon and changes nothing.`,
 		Example: "  fsban discover\n  fsban discover --for 5m --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,7 +47,7 @@ It opens a connection of its own, asks no daemon and changes nothing.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), found)
 			}
-			found.print(screenOf(cmd.OutOrStdout()))
+			found.print(term.NewScreen(cmd.OutOrStdout()))
 			return nil
 		},
 	}
@@ -55,14 +56,14 @@ It opens a connection of its own, asks no daemon and changes nothing.`,
 	return c
 }
 
-// What is remembered is bounded: the names are a switch's own, but whoever may send events can invent some.
+// Bounds of a discovery: every client that may send events can invent names.
 const (
 	maxSubclasses = 500
 	maxHeaders    = 200 // of one
 	maxValue      = 60  // bytes of an example
 )
 
-// A discovery is what came.
+// A discovery holds the events that arrived.
 type discovery struct {
 	Subclasses []*subclass `json:"subclasses"`
 	Beyond     int         `json:"beyond,omitempty"` // events of further ones
@@ -83,7 +84,7 @@ type header struct {
 	Example string `json:"example"`
 }
 
-// discover listens for that long, and tells whoever waits how it goes.
+// discover listens for that long and reports progress.
 func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, tell io.Writer) (*discovery, error) {
 	found := new(discovery)
 	var allowed []string
@@ -114,7 +115,7 @@ func discover(ctx context.Context, fs *config.FreeSWITCH, length time.Duration, 
 }
 
 // listen listens for that long, or until it turns out that the login may not see all. A connection that ends meanwhile is made
-// again: what came before is not lost by it.
+// again: earlier events are kept.
 func listen(ctx context.Context, address string, opts esl.Options, length time.Duration, tell io.Writer) (esl.State, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	states := make(chan esl.State)
@@ -127,7 +128,7 @@ func listen(ctx context.Context, address string, opts esl.Options, length time.D
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = esl.NewClient(address, opts).Run(ctx) // says in OnState how it goes
+		_ = esl.NewClient(address, opts).Run(ctx) // OnState reports errors
 	}()
 	defer func() {
 		cancel()
@@ -158,14 +159,14 @@ func listen(ctx context.Context, address string, opts esl.Options, length time.D
 			return up, nil
 		case <-ctx.Done():
 			if over != nil {
-				return up, nil // enough for whoever interrupted it
+				return up, nil // an interrupt ends it early
 			}
 			return up, ctx.Err()
 		}
 	}
 }
 
-// customOf returns the subclasses of what a login may see.
+// customOf returns the subclasses that a login may see.
 func customOf(allowed []string) []string {
 	i := slices.Index(allowed, "CUSTOM")
 	if i < 0 {
@@ -225,10 +226,11 @@ var everyEvents = []string{
 	"Event-Calling-Line-Number", "Event-Sequence",
 }
 
-// isSecret tells by its name whether a header may hold something that a terminal should not show.
+// isSecret reports by its name whether a header may hold a secret.
 func isSecret(name string) bool {
 	name = strings.ToLower(name)
-	return slices.ContainsFunc([]string{"pass", "secret", "a1-hash", "a1_hash", "response", "nonce", "token", "auth_str", "authorization", "cookie", "key", "pin"},
+	return slices.ContainsFunc([]string{"pass", "secret", "a1-hash", "a1_hash", "response", "nonce", "token", "auth_str", "authorization",
+		"cookie", "key", "pin"},
 		func(s string) bool { return strings.Contains(name, s) })
 }
 
@@ -246,7 +248,7 @@ var freeSWITCHs = []string{
 	"erlang::", "rtmp::", "gsmopen::", "mod_", "hiredis::", "avmd::", "vad::", "curl::", "cdr_csv::", "event_socket::", "unimrcp::", "vlc::",
 }
 
-// suggest returns what to write into the configuration.
+// suggest returns settings for the configuration.
 func (d *discovery) suggest() string {
 	var candidates []*subclass
 	for _, c := range d.Subclasses {
@@ -254,7 +256,7 @@ func (d *discovery) suggest() string {
 			candidates = append(candidates, c)
 		}
 	}
-	// A name that says it goes before one that does not.
+	// A name that mentions it comes first.
 	named := func(c *subclass) bool {
 		name := strings.ToLower(c.Name)
 		return strings.Contains(name, "cti") || strings.Contains(name, "fail2ban")
@@ -298,19 +300,19 @@ func (c *subclass) named(words ...string) string {
 	return ""
 }
 
-func (d *discovery) print(s *screen) {
-	out := s.out
+func (d *discovery) print(s *term.Screen) {
+	out := s.Out
 	if len(d.Subclasses) == 0 {
 		fmt.Fprintln(out, "no CUSTOM event came")
 	}
 	for _, c := range d.Subclasses {
-		fmt.Fprintf(out, "%s  %d\n", s.quote(c.Name, 200), c.Count)
+		fmt.Fprintf(out, "%s  %d\n", s.Quote(c.Name, 200), c.Count)
 		width := 0
 		for _, h := range c.Headers {
-			width = max(width, cells(s.clean(h.Name)))
+			width = max(width, term.Width(s.Clean(h.Name)))
 		}
 		for _, h := range c.Headers {
-			fmt.Fprintf(out, "  %s  %s\n", fill(s.clean(h.Name), width), s.quote(h.Example, maxValue+2))
+			fmt.Fprintf(out, "  %s  %s\n", term.Pad(s.Clean(h.Name), width), s.Quote(h.Example, maxValue+2))
 		}
 	}
 	if d.Beyond > 0 {
@@ -321,12 +323,14 @@ func (d *discovery) print(s *screen) {
 	case d.NoLog:
 		fmt.Fprintln(out, "This login may not see FreeSWITCH's log (esl-allowed-log in the directory): nothing of mod_cti's comes that way.")
 	case d.CTILines > 0:
-		fmt.Fprintf(out, "mod_cti's own line came %d times on the log stream: fsban reads it there, no setting is needed (freeswitch.log).\n", d.CTILines)
+		fmt.Fprintf(out, "mod_cti's own line came %d times on the log stream: fsban reads it there, no setting is needed (freeswitch.log).\n",
+			d.CTILines)
 	default:
 		fmt.Fprintln(out, "No line of mod_cti's came on the log stream.")
 	}
 	if d.Suggestion == "" {
-		fmt.Fprintln(out, "No event came that looks like mod_cti's (one with an address in it that is not FreeSWITCH's own): leave cti_event as it is.")
+		fmt.Fprintln(out, "No event came that looks like mod_cti's (one with an address in it that is not FreeSWITCH's own): leave "+
+			"cti_event as it is.")
 		return
 	}
 	fmt.Fprintf(out, "If that is mod_cti's, write into the configuration:\n\n%s", d.Suggestion)

@@ -14,23 +14,25 @@ import (
 	"fsban/detect"
 	"fsban/doctor"
 	"fsban/esl"
-	"fsban/firewall"
+	"fsban/firewall/backend"
+	"fsban/internal/term"
 )
 
 func newDoctor(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "What is open on this FreeSWITCH, and what can fsban not see?",
-		Long: `Look at the FreeSWITCH of the configuration, over its event socket, and at this host: its profiles, access lists,
-dialplan, directory, event socket and version. Each finding says what was seen, why it matters and what to change. Nothing
-is changed, and no password is shown.
+		Short: "Check FreeSWITCH and this host for security problems",
+		Long: `Examine the FreeSWITCH of the configuration, over its event socket, and this host: profiles, access lists, dialplan,
+directory, event socket, version, saved firewall rules. Each finding has the observation, the reason why it matters, and the
+change to make. doctor changes nothing and shows no password.
 
-A critical finding needs work today, a warning soon; a note says how things are. The exit code is 1 when there are critical
-findings or warnings, and 0 when there are only notes.
+A critical finding needs work today, a warning soon, a note none. The exit code is 1 if there are critical findings or
+warnings.
 
 doctor reads with the api commands xml_locate, sofia xmlstatus, version or status, acl, module_exists, global_getvar,
-strmicroepoch, strftime and find_user_xml. A login that may not run some of them is told what stayed unseen.`,
+strmicroepoch, strftime and find_user_xml. A login that may not run some of them gets a list of unseen subjects. If the login
+fails, that is a critical finding, and the host is examined all the same.`,
 		Example: "  fsban doctor\n  fsban doctor --json | jq -r '.findings[] | select(.severity == \"critical\") | .title'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +58,7 @@ strmicroepoch, strftime and find_user_xml. A login that may not run some of them
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), d)
 			} else {
-				printDiagnosis(screenOf(cmd.OutOrStdout()), &d)
+				printDiagnosis(term.NewScreen(cmd.OutOrStdout()), &d)
 			}
 			if err == nil && d.Critical+d.Warnings > 0 {
 				err = fmt.Errorf("there is something to do: %d critical, %d warnings", d.Critical, d.Warnings)
@@ -80,13 +82,13 @@ type diagnosis struct {
 // lookTime bounds a whole examination.
 const lookTime = 2 * time.Minute
 
-// examine logs in as the daemon does, so that it also sees what that login may not.
+// examine logs in as the daemon does, so that it finds the limits of that login. Without a login it examines the host alone.
 func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	states := make(chan esl.State, 1)
 	opts := daemon.Subscription(cfg, detect.New(cfg.Detect()))
-	opts.Required = "" // what it may not see is a finding
+	opts.Required = "" // an event that it may not see is a finding
 	opts.OnState = func(state esl.State) {
 		select {
 		case states <- state:
@@ -106,11 +108,11 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case state := <-states:
+		host := doctor.ReadHost(cfg.CTILog.File(), backend.SetSize(cfg.Firewall.Backend, cfg.Firewall.Options()))
+		host.Firewall = backend.Surroundings(ctx)
 		if state.Err != nil {
-			return nil, state.Err
+			return doctor.ExamineHost(host, state.Err), nil
 		}
-		host := doctor.ReadHost(cfg.CTILog.File())
-		host.Firewall = firewall.Surroundings(ctx)
 		findings := doctor.Examine(ctx, client, host, doctor.Options{
 			Contexts: cfg.Calls.Contexts, Denied: state.Denied, Required: detect.Required, LoggedIn: cfg.FreeSWITCH.User,
 		})
@@ -121,18 +123,18 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 	}
 }
 
-func printDiagnosis(s *screen, d *diagnosis) {
-	fmt.Fprintf(s.out, "FreeSWITCH at %s: %d critical, %d warnings, %d notes\n", d.FreeSWITCH, d.Critical, d.Warnings, d.Notes)
+func printDiagnosis(s *term.Screen, d *diagnosis) {
+	fmt.Fprintf(s.Out, "FreeSWITCH at %s: %d critical, %d warnings, %d notes\n", d.FreeSWITCH, d.Critical, d.Warnings, d.Notes)
 	last := ""
 	for _, f := range d.Findings {
 		if severity := f.Severity.String(); severity != last {
-			fmt.Fprintf(s.out, "\n%s\n", strings.ToUpper(severity))
+			fmt.Fprintf(s.Out, "\n%s\n", strings.ToUpper(severity))
 			last = severity
 		}
-		fmt.Fprint(s.out, s.wrap("  ", "    ", f.Title))
+		s.PrintLines(s.Wrap("  ", f.Title))
 		for _, row := range [][2]string{{"seen", f.Seen}, {"why", f.Why}, {"change", f.Change}} {
 			if row[1] != "" {
-				fmt.Fprint(s.out, s.wrap(fmt.Sprintf("    %-7s ", row[0]), strings.Repeat(" ", 12), row[1]))
+				s.PrintLines(s.Wrap(fmt.Sprintf("    %-7s ", row[0]), row[1]))
 			}
 		}
 	}

@@ -9,16 +9,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"fsban/control"
+	"fsban/internal/term"
 )
 
 func newHeld(s *settings) *cobra.Command {
 	var asJSON, release, discard, all bool
 	c := &cobra.Command{
 		Use:   "held [ADDRESS|PREFIX...]",
-		Short: "Which bans do guards hold? Make them, or drop them",
-		Long: `List the bans that a guard holds: the outage guard those of known-good addresses, when many of them fail together; the
-ban-rate guard those beyond policy.ban_rate a minute. With --release the ones named are made now, with --discard they are
-dropped; --all means every one.`,
+		Short: "List, release or discard bans held by a guard",
+		Long: `List the bans held by a guard: by the outage guard those of known-good addresses, when many of them fail together; by the
+ban-rate guard those beyond policy.ban_rate a minute. --release makes the named bans now, --discard drops them; --all means
+every held ban.`,
 		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
 		ValidArgsFunction: s.completing(0, heldNow),
 		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
@@ -62,21 +63,24 @@ dropped; --all means every one.`,
 				fmt.Fprintln(out, "no ban is held")
 				return nil
 			}
-			printHeld(screenOf(out), held)
+			printHeld(term.NewScreen(out), held)
 			return nil
 		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().BoolVar(&release, "release", false, "make them now")
-	c.Flags().BoolVar(&discard, "discard", false, "drop them")
-	c.Flags().BoolVar(&all, "all", false, "every one")
+	c.Flags().BoolVar(&release, "release", false, "make the named bans now")
+	c.Flags().BoolVar(&discard, "discard", false, "drop the named bans")
+	c.Flags().BoolVar(&all, "all", false, "every held ban")
 	return c
 }
 
-func printHeld(s *screen, held []control.HeldBan) {
-	t := table{columns: []column{{name: "HELD"}, {name: "GUARD"}, {name: "RULE"}, {name: "SINCE", drop: 1}, {name: "ATTEMPTS", right: true}, {name: "USERS", least: 14}}}
+func printHeld(s *term.Screen, held []control.HeldBan) {
+	t := term.Table{Columns: []term.Column{{Name: "HELD", Want: ipv4Width}, {Name: "GUARD", Drop: 2}, {Name: "RULE", Drop: 4},
+		{Name: "SINCE", Drop: 1},
+		{Name: "ATTEMPTS", Right: true, Drop: 3}, {Name: "USERS", Want: 14}}}
 	for _, h := range held {
-		t.add(shortest(h.Prefix), s.clean(h.Guard), s.clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts), s.users(usersOf(h.Evidence)))
+		t.Add(term.Prefix(h.Prefix), s.Clean(h.Guard), s.Clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts),
+			userList(s, usersOf(h.Evidence)))
 	}
-	t.print(s)
+	t.Print(s)
 }

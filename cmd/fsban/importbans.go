@@ -6,26 +6,22 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"fsban/config"
 	"fsban/control"
 	"fsban/fail2ban"
+	"fsban/internal/term"
 	"fsban/policy"
 )
 
-// importBans takes over the bans.
-func (i *importer) importBans(ctx context.Context, s *settings) error {
-	if i.db == "" {
-		i.db = i.fail2ban.DBFile
-	}
-	if i.db == "" {
-		return fmt.Errorf("fail2ban keeps no database here (dbfile in fail2ban.conf): take its bans from itself, for policy.bantime each:\n"+
-			"  sudo fail2ban-client get %s banip | xargs sudo fsban ban --reason \"from fail2ban\"", i.taken[0].Name)
-	}
+// importBans takes over the bans of the running fail2ban, or of its saved answer.
+func (i *importer) importBans(ctx context.Context, stdin io.Reader, s *settings) error {
 	now := time.Now()
-	bans, odd, err := fail2ban.ReadBans(i.db, i.taken, now)
+	bans, odd, err := i.readBans(ctx, stdin, now)
 	if err != nil {
 		return err
 	}
@@ -45,12 +41,37 @@ func (i *importer) importBans(ctx context.Context, s *settings) error {
 	if i.json {
 		err = printJSON(i.out, res)
 	} else {
-		res.print(i.out, i.db)
+		res.print(i.out)
 	}
 	if len(res.Failed) > 0 {
 		err = errors.Join(err, fmt.Errorf("%d bans were not taken over", len(res.Failed)))
 	}
 	return err
+}
+
+// readBans reads the bans in force, and identifiers that are no address.
+func (i *importer) readBans(ctx context.Context, stdin io.Reader, now time.Time) (bans []fail2ban.Ban, odd []string, err error) {
+	if i.bansFile == "" {
+		if bans, odd, err = fail2ban.AskBans(ctx, i.from, i.taken, now); err != nil {
+			err = fmt.Errorf("%w\n  start fail2ban, or name saved output of fail2ban-client get JAIL banip --with-time with --bans-file", err)
+		}
+		return bans, odd, err
+	}
+	name := i.bansFile
+	if name == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(i.bansFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = f.Close() }()
+		stdin = f
+	}
+	if bans, odd, err = fail2ban.ParseBans(stdin, strings.Join(i.names, ","), now); err != nil {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return bans, odd, err
 }
 
 func (i *importer) printBans(bans []fail2ban.Ban, odd []string, now time.Time) error {
@@ -66,7 +87,7 @@ func (i *importer) printBans(bans []fail2ban.Ban, odd []string, now time.Time) e
 	return nil
 }
 
-// left is what is left of a ban, in whole seconds; at least one, for it is in force.
+// left returns the remaining time of a ban in whole seconds, at least one.
 func left(b *fail2ban.Ban, now time.Time) time.Duration {
 	if b.Until.IsZero() {
 		return policy.Forever
@@ -74,12 +95,17 @@ func left(b *fail2ban.Ban, now time.Time) time.Duration {
 	return max(b.Until.Sub(now).Round(time.Second), time.Second)
 }
 
-func reason(b *fail2ban.Ban) string { return "from fail2ban, jail " + b.Jail }
+func reason(b *fail2ban.Ban) string {
+	if b.Jail == "" {
+		return "from fail2ban"
+	}
+	return "from fail2ban, jail " + b.Jail
+}
 
-// A takenOver says what became of fail2ban's bans.
+// A takenOver is the result of taking over bans.
 type takenOver struct {
 	Taken   []netip.Prefix `json:"taken"`
-	Already []netip.Prefix `json:"already"` // banned by fsban, for as long or longer
+	Already []netip.Prefix `json:"already"` // banned by fsban, for as long or longer, or by an operator
 	Never   []notTaken     `json:"never"`   // on fsban's never-ban list
 	Failed  []notTaken     `json:"failed"`
 	Odd     []string       `json:"odd"` // no addresses
@@ -90,7 +116,7 @@ type notTaken struct {
 	Why    string       `json:"why"`
 }
 
-// takeOver has the daemon ban what it does not ban already. It goes on where the daemon says no.
+// takeOver bans the prefixes that are not banned for as long already. It goes on after a refusal of the daemon.
 func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []fail2ban.Ban, now time.Time) (*takenOver, error) {
 	status, err := client.Status(ctx)
 	if err != nil {
@@ -105,13 +131,14 @@ func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []
 		known[there[k].Prefix] = &there[k]
 	}
 	res := &takenOver{Taken: []netip.Prefix{}, Already: []netip.Prefix{}, Never: []notTaken{}, Failed: []notTaken{}, Odd: []string{}}
-	progress := progressOf(i.report)
+	progress := term.Progress(i.report)
 	for k := range bans {
 		b := &bans[k]
 		if progress != nil {
 			progress(int64(k+1), int64(len(bans)))
 		}
-		if old, ok := known[b.Prefix]; ok && (old.Until.IsZero() || !b.Until.IsZero() && old.Until.After(b.Until.Add(-2*time.Second))) {
+		if old, ok := known[b.Prefix]; ok && (old.Rule == "operator" || old.Until.IsZero() ||
+			!b.Until.IsZero() && old.Until.After(b.Until.Add(-2*time.Second))) {
 			res.Already = append(res.Already, b.Prefix)
 			continue
 		}
@@ -119,7 +146,7 @@ func (i *importer) takeOver(ctx context.Context, client *control.Client, bans []
 			res.Never = append(res.Never, notTaken{b.Prefix, "never banned, because of " + entry})
 			continue
 		}
-		_, err := client.Ban(ctx, control.BanRequest{Prefix: b.Prefix, Time: left(b, now), Reason: reason(b)})
+		_, err := client.Ban(ctx, control.BanRequest{Prefix: b.Prefix, Time: left(b, now), Reason: reason(b), Imported: true, Since: b.Since})
 		switch refused := (*control.RefusedError)(nil); {
 		case err == nil:
 			res.Taken = append(res.Taken, b.Prefix)
@@ -142,8 +169,8 @@ func neverBanned(list []control.NeverBan, p netip.Prefix) (string, bool) {
 	return "", false
 }
 
-func (t *takenOver) print(out io.Writer, db string) {
-	fmt.Fprintf(out, "%s: %d bans taken over, %d were there already\n", db, len(t.Taken), len(t.Already))
+func (t *takenOver) print(out io.Writer) {
+	fmt.Fprintf(out, "%d bans taken over, %d were there already\n", len(t.Taken), len(t.Already))
 	for _, n := range slices.Concat(t.Never, t.Failed) {
 		fmt.Fprintf(out, "  not taken: %v: %s\n", n.Prefix, n.Why)
 	}

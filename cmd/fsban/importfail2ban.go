@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,48 +25,61 @@ func newImportFail2ban(s *settings) *cobra.Command {
 	var i importer
 	c := &cobra.Command{
 		Use:   "import-fail2ban",
-		Short: "Take over fail2ban's configuration, or its bans",
-		Long: `Read fail2ban's configuration and write the one of fsban that means the same: of the enabled jails that watch mod_cti's
-log or FreeSWITCH. The configuration goes to standard output or to --out; what was taken, changed and not taken, and why,
-is said on standard error.
+		Short: "Import fail2ban's configuration or its bans",
+		Long: `Translate fail2ban's configuration into fsban's: the enabled jails that watch mod_cti's log or FreeSWITCH. The configuration
+goes to standard output or to --out; the report of options taken, changed and not taken, with reasons, goes to standard
+error. Options that are not taken are kept in the configuration as comments.
 
-With --bans, have the running fsban ban whom these jails have banned, for as long as is left. The bans are read from
-fail2ban's database, whether fail2ban runs or not. What fsban bans already for as long, and what it never bans, is left
-out and said. Nothing of fail2ban's is changed.`,
+The jail becomes the rule auth. fsban's other rules apply as well, and the report lists them as stricter than fail2ban: four
+users within ten minutes, for example, are a ban of three days. With --only-auth the configuration disables them.
+
+The exit code is 3 when the configuration is written but some value of fail2ban's could not be read, so that an operator
+must look at it: the report marks such values with !.
+
+With --bans, the running fsban takes over the bans of these jails for their remaining time. The running fail2ban is asked
+for them. With --bans-file they are read from saved output of fail2ban-client get JAIL banip --with-time, and fail2ban and
+its configuration need not exist. Bans that fsban has for as long already, and never-ban addresses, are left out and
+reported. Nothing of fail2ban's is changed.`,
 		Example: `  fsban import-fail2ban
-  fsban import-fail2ban --out fsban.yaml
+  fsban import-fail2ban --out fsban.yaml --only-auth
   fsban import-fail2ban --bans
-  fsban import-fail2ban --bans --print`,
+  fsban import-fail2ban --bans --print
+  fsban import-fail2ban --bans-file saved.txt   # - for standard input`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i.out, i.report = cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if (i.print || i.db != "") && !i.bans || i.bans && i.file != "" {
-				return &usageError{errors.New("--print and --db are for --bans, --out is not")}
+			bans := i.bans || i.bansFile != ""
+			if i.print && !bans || bans && (i.file != "" || i.onlyAuth) {
+				return &usageError{errors.New("--print is for --bans; --out and --only-auth are not")}
 			}
-			if err := i.read(); err != nil {
-				return err
+			if i.bansFile == "" {
+				if err := i.read(); err != nil {
+					return err
+				}
 			}
-			if i.bans {
-				return i.importBans(cmd.Context(), s)
+			if bans {
+				return i.importBans(cmd.Context(), cmd.InOrStdin(), s)
 			}
 			return i.importConfig()
 		},
 	}
 	c.Flags().StringVar(&i.from, "from", "/etc/fail2ban", "fail2ban's configuration directory")
 	c.Flags().StringSliceVar(&i.names, "jail", nil, "take these jails, instead of those that watch mod_cti's log or FreeSWITCH")
+	c.Flags().BoolVar(&i.onlyAuth, "only-auth", false, "ban only where the jail does: disable the other rules and growing bans")
 	c.Flags().StringVar(&i.file, "out", "", "write the configuration to this file")
 	c.Flags().BoolVar(&i.force, "force", false, "replace the file, if there is one")
 	c.Flags().BoolVar(&i.bans, "bans", false, "take over the bans, not the configuration")
 	c.Flags().BoolVar(&i.print, "print", false, "with --bans: print the commands, and do not ask the daemon")
-	c.Flags().StringVar(&i.db, "db", "", "with --bans: fail2ban's database (default: as its configuration has it)")
+	c.Flags().StringVar(&i.bansFile, "bans-file", "", "take over the bans in this `file` of saved output, - for standard input")
 	c.Flags().BoolVar(&i.json, "json", false, "as JSON, all on standard output")
 	return c
 }
 
 // An importer is one run of `fsban import-fail2ban`.
 type importer struct {
-	from, file, db           string
+	from, file, bansFile     string
 	names                    []string
+	onlyAuth                 bool // disable the rules that fail2ban does not have
 	force, bans, print, json bool
 	out, report              io.Writer
 
@@ -97,8 +111,12 @@ func (i *importer) read() (err error) {
 		}
 	}
 	if len(i.taken) == 0 {
-		return fmt.Errorf("%s: no enabled jail watches mod_cti's log or FreeSWITCH (enabled: %s; not enabled: %s): name one with --jail",
-			i.from, list(i.others), list(asleep))
+		var problems strings.Builder
+		for _, p := range i.fail2ban.Problems {
+			problems.WriteString("\n  " + p)
+		}
+		return fmt.Errorf("%s: no enabled jail watches mod_cti's log or FreeSWITCH (enabled: %s; not enabled: %s): name one with --jail%s",
+			i.from, list(i.others), list(asleep), problems.String())
 	}
 	return nil
 }
@@ -110,10 +128,15 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// importConfig writes the configuration and says what became of what.
+// importConfig writes the configuration and reports the verdict on each option.
 func (i *importer) importConfig() error {
 	plan := fail2ban.Translate(i.taken)
-	yaml := plan.YAML(
+	stricter := plan.Stricter()
+	if i.onlyAuth {
+		plan.OnlyAuth()
+		stricter = []fail2ban.Extra{}
+	}
+	yaml := plan.YAML(i.fail2ban.Problems,
 		fmt.Sprintf("fsban's configuration, made of fail2ban's in %s: %s.", i.from, jailsOf(plan.Jails)),
 		"What is not said here is as config.example.yaml has it; that explains every setting, too.",
 		"",
@@ -132,22 +155,31 @@ func (i *importer) importConfig() error {
 		}
 	}
 	next := i.next()
+	var look error
+	if plan.NeedsLook() || len(i.fail2ban.Problems) > 0 {
+		look = &exitError{exitLook,
+			errors.New("some values of fail2ban's configuration could not be read: look at the comments in the configuration")}
+	}
 	if i.json {
-		return printJSON(i.out, struct {
-			From     string          `json:"from"`
-			Files    []string        `json:"files"`
-			Jails    []string        `json:"jails"`
-			Others   []string        `json:"not_taken"`
-			Items    []fail2ban.Item `json:"items"`
-			Problems []string        `json:"problems"`
-			Config   string          `json:"config"`
-			Next     []step          `json:"next"`
-		}{i.from, i.fail2ban.Files, plan.Jails, append([]string{}, i.others...), plan.Items, append([]string{}, i.fail2ban.Problems...), string(yaml), next})
+		err := printJSON(i.out, struct {
+			From     string           `json:"from"`
+			Files    []string         `json:"files"`
+			Jails    []string         `json:"jails"`
+			Others   []string         `json:"not_taken"`
+			Items    []fail2ban.Item  `json:"items"`
+			Stricter []fail2ban.Extra `json:"stricter"` // parts of fsban's default policy that the jails do not have
+			Problems []string         `json:"problems"`
+			Config   string           `json:"config"`
+			Next     []step           `json:"next"`
+		}{i.from, i.fail2ban.Files, plan.Jails, append([]string{}, i.others...), plan.Items, stricter, append([]string{}, i.fail2ban.Problems...),
+			string(yaml), next})
+		return cmp.Or(err, look)
 	}
 	if i.file == "" {
 		fmt.Fprintf(i.out, "%s", yaml)
 	}
 	i.explain(&plan)
+	i.explainStricter(stricter)
 	fmt.Fprintf(i.report, "\nTo change over without a gap:\n")
 	width := 0
 	for _, s := range next {
@@ -160,7 +192,7 @@ func (i *importer) importConfig() error {
 			fmt.Fprintf(i.report, "  %-*s  # %s\n", width, s.Command, s.Why)
 		}
 	}
-	return nil
+	return look
 }
 
 func jailsOf(names []string) string {
@@ -170,38 +202,52 @@ func jailsOf(names []string) string {
 	return "jails [" + strings.Join(names, "], [") + "]"
 }
 
-// explain says what became of each option.
+// explain reports the verdict on each option.
 func (i *importer) explain(plan *fail2ban.Plan) {
 	w := i.report
 	fmt.Fprintf(w, "%s: %s\n", i.from, strings.Join(i.fail2ban.Files, ", "))
 	for _, p := range i.fail2ban.Problems {
-		fmt.Fprintf(w, "  %s\n", p)
+		fmt.Fprintf(w, "! %s\n", p)
 	}
 	for _, name := range plan.Jails {
-		what := i.fail2ban.Jail(name).Guards()
-		if what == "" {
-			what = "what --jail says"
+		subject := i.fail2ban.Jail(name).Guards()
+		if subject == "" {
+			subject = "the choice of --jail"
 		}
-		fmt.Fprintf(w, "\n[%s] watches %s:\n", name, what)
+		fmt.Fprintf(w, "\n[%s] watches %s:\n", name, subject)
 		for _, item := range plan.Items {
 			if item.Jail != name {
 				continue
 			}
 			said := ""
+			mark := " "
+			if item.Look {
+				mark = "!"
+			}
 			switch {
 			case item.From != "":
 				said = fmt.Sprintf("%s = %s (%s): ", item.Option, oneLine(item.Value), item.From)
 			case item.Option != "":
 				said = item.Option + ": "
 			}
-			fmt.Fprintf(w, "  %-10s %s%s\n", item.Verdict, said, oneLine(item.Text))
+			fmt.Fprintf(w, "%s %-10s %s%s\n", mark, item.Verdict, said, oneLine(item.Text))
 		}
 	}
 	if len(i.others) > 0 {
 		fmt.Fprintf(w, "\nNot taken, because fsban guards FreeSWITCH alone: %s\n", jailsOf(i.others))
 	}
+}
+
+// explainStricter lists the parts of fsban's policy that ban more than the jails.
+func (i *importer) explainStricter(list []fail2ban.Extra) {
+	if len(list) > 0 {
+		fmt.Fprint(i.report, "\nStricter than fail2ban (--only-auth disables all of it; fsban replay shows the effect):\n")
+	}
+	for _, extra := range list {
+		fmt.Fprintf(i.report, "  %-12s %s\n", cmp.Or(extra.Rule, "repeated ban"), extra.Text)
+	}
 	if i.file != "" {
-		fmt.Fprintf(w, "\n%s is written\n", i.file)
+		fmt.Fprintf(i.report, "\n%s is written\n", i.file)
 	}
 }
 
@@ -231,13 +277,17 @@ type step struct {
 	Why     string `json:"why,omitempty"`
 }
 
-// next are the commands that change over: at no time is nobody guarding.
+// next returns the commands of the migration, during which the host is always guarded.
 func (i *importer) next() []step {
 	file := word(i.file)
 	var steps []step
 	if i.file == "" {
 		file = "fsban.yaml"
-		steps = append(steps, step{Command: i.command("--out " + file)})
+		flags := "--out " + file
+		if i.onlyAuth {
+			flags += " --only-auth"
+		}
+		steps = append(steps, step{Command: i.command(flags)})
 	}
 	if i.file != config.Path {
 		steps = append(steps, step{"sudo cp " + file + " " + config.Path, "into the file that the package made: so fsban's user may read it"})
@@ -245,8 +295,9 @@ func (i *importer) next() []step {
 	steps = append(steps,
 		step{"sudoedit " + config.Path, "freeswitch.password"},
 		step{"sudo fsban check", ""},
-		step{"sudo systemctl enable fsban", ""},
-		step{"sudo systemctl restart fsban", "returns when fsban protects, beside fail2ban"},
+		step{"sudo systemctl enable fsban fsban-sets", ""},
+		step{"sudo systemctl restart fsban", ""},
+		step{"sudo fsban status --wait 30s", "go on only if it says PROTECTING"},
 		step{i.command("--bans"), ""},
 		step{"sudo fsban list", "are they there?"},
 	)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The service has to be able to read what replaces its configuration.
+// The service must be able to read the file that replaces its configuration.
 func TestConfigurationThatIsReplacedKeepsOwnerAndMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	if err := os.WriteFile(path, []byte("{}\n"), 0o640); err != nil {

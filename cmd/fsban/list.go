@@ -1,9 +1,12 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -12,223 +15,223 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/internal/guess"
+	"fsban/internal/term"
 )
 
 func newList(s *settings) *cobra.Command {
-	var (
-		asJSON, evidence bool
-		pick             control.Pick
-		prefix, within   string
-	)
+	var l lister
 	c := &cobra.Command{
-		Use:   "list",
-		Short: "List who is banned",
-		Long: `List the bans in force, oldest first: what is banned, by which rule, since and for how long still, after how many
-attempts, what the kernel has thrown away since, and why: an operator's reason, or the users that were tried. On a narrow
-terminal some columns are left out; a pipe gets them all.`,
+		Use:   "list [ADDRESS|PREFIX]",
+		Short: "List active bans",
+		Long: `List the active bans, oldest first: prefix, rule, begin, remaining time, attempts, packets and bytes dropped since, and the
+reason: an operator's, or the users that were tried. With an ADDRESS or PREFIX, list the bans in it and the bans that cover
+it. On a narrow terminal some columns are left out; a pipe gets them all.
+
+--watch prints the list, then a line for each ban that begins or ends, until it is interrupted. --csv quotes all cells; text
+that a spreadsheet would take for a formula begins with an apostrophe.`,
 		Example: `  fsban list
-  fsban list --sort dropped --limit 10        # who still hammers at the door
-  fsban list --prefix 203.0.113.0/24          # bans in it, and bans that cover it
+  fsban list 203.0.113.66                     # the bans that cover it
+  fsban list --sort dropped --limit 10        # the busiest bans
   fsban list --rule scanner,toll --left 1h    # ending within an hour
-  fsban list --source operator --json         # made by hand, for programs`,
-		Args: noArgs,
-		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) (err error) {
-			if prefix != "" {
-				if pick.Prefix, err = config.ParsePrefix(prefix); err != nil {
-					return &usageError{fmt.Errorf("--prefix: %w", err)}
-				}
+  fsban list --source operator --json         # manual bans, for programs`,
+		Args:              maxOneArg,
+		ValidArgsFunction: s.completing(1, bannedNow),
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
+			if err := l.parse(args); err != nil {
+				return &usageError{err}
 			}
-			if within != "" {
-				if pick.Left, err = config.ParseDuration(within); err != nil {
-					return &usageError{fmt.Errorf("--left: %w", err)}
-				}
-			}
-			if err := pick.Check(); err != nil {
-				return &usageError{fmt.Errorf("--%w", err)}
-			}
-			switch {
-			case evidence:
-				pick.Evidence = control.All
-			case !asJSON: // whose users tell why
-				pick.Evidence = maxWithUsers
-			}
-			bans, err := client.Bans(cmd.Context(), pick)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), bans)
-			}
-			status, err := client.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			printBans(screenOf(cmd.OutOrStdout()), bans, max(len(bans), status.Bans.IPv4+status.Bans.IPv6), evidence, time.Now())
-			return nil
+			l.client, l.screen = client, term.NewScreen(cmd.OutOrStdout())
+			return l.run(cmd.Context(), cmd.ErrOrStderr())
 		}),
 	}
 	f := c.Flags()
-	f.BoolVar(&asJSON, "json", false, "as JSON")
-	f.BoolVar(&evidence, "evidence", false, "with the attempts that led to each ban")
-	f.StringVar(&pick.Sort, "sort", "since", "`order`: "+strings.Join(control.Orders(), ", "))
-	f.BoolVar(&pick.Reverse, "reverse", false, "the other way round")
-	f.StringSliceVar(&pick.Rules, "rule", nil, "only bans of these `rules`")
-	f.StringVar(&prefix, "prefix", "", "only bans inside of, or covering, this `prefix` or address")
-	f.StringSliceVar(&pick.Sources, "source", nil, "only bans of these `sources`: event, cti_event, esl_log, cti_log, fleet, operator")
-	f.StringVar(&pick.By, "by", "", "only bans by hand, in whose maker this `text` stands")
-	f.StringVar(&pick.Node, "node", "", "only bans that this `node` of the fleet has made: its name as fsban status shows it, or its fleet.node")
-	f.StringVar(&within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
-	f.IntVar(&pick.Limit, "limit", 0, "at most so many (default: all)")
+	f.BoolVar(&l.json, "json", false, "as JSON")
+	f.BoolVar(&l.csv, "csv", false, "as comma-separated values")
+	f.BoolVarP(&l.watch, "watch", "w", false, "keep printing bans that begin or end")
+	f.BoolVar(&l.evidence, "evidence", false, "with the attempts that led to each ban")
+	f.StringVar(&l.pick.Sort, "sort", "since", "`order`: "+strings.Join(control.Orders(), ", "))
+	f.BoolVar(&l.pick.Reverse, "reverse", false, "in reverse order")
+	f.StringSliceVar(&l.pick.Rules, "rule", nil, "only bans of these `rules`")
+	f.StringSliceVar(&l.pick.Sources, "source", nil, "only bans of these `sources`: "+strings.Join(sources, ", "))
+	f.StringVar(&l.pick.By, "by", "", "only manual bans whose operator contains this `text`")
+	f.StringVar(&l.pick.Node, "node", "", "only bans made by this `node` of the fleet: its name in fsban status, or its fleet.node")
+	f.StringVar(&l.within, "left", "", "only bans that end within this `time`: 10m, 1h, 1d")
+	f.IntVar(&l.pick.Limit, "limit", 0, "at most that many (default: all)")
 	_ = c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(control.Orders(), cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("source", cobra.FixedCompletions(sources, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// maxWithUsers bounds of how many bans the users are looked up.
-const maxWithUsers = 1000
+// sources are the sources that a ban can have.
+var sources = []string{"event", "cti_event", "esl_log", "cti_log", "fleet", "operator", "kernel"}
 
-func printBans(s *screen, bans []control.Ban, all int, evidence bool, now time.Time) {
+// A lister is one run of `fsban list`.
+type lister struct {
+	json, csv, watch, evidence bool
+	within                     string
+	pick                       control.Pick
+	client                     *control.Client
+	screen                     *term.Screen
+}
+
+// parse checks arguments and flags.
+func (l *lister) parse(args []string) (err error) {
+	if len(args) > 0 {
+		if l.pick.Prefix, err = config.ParsePrefix(args[0]); err != nil {
+			return err
+		}
+	}
+	if l.within != "" {
+		if l.pick.Left, err = config.ParseDuration(l.within); err != nil {
+			return fmt.Errorf("--left: %w", err)
+		}
+	}
+	if err := l.pick.Check(); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
 	switch {
-	case all == 0:
-		fmt.Fprintln(s.out, "nobody is banned")
-		return
-	case len(bans) == 0:
-		fmt.Fprintf(s.out, "none of the %d bans in force is of that kind\n", all)
-		return
+	case l.json && l.csv:
+		return errors.New("either --json or --csv")
+	case l.watch && (l.json || l.csv || l.evidence || l.pick.Limit > 0):
+		return errors.New("--watch goes without --json, --csv, --evidence and --limit")
+	case l.evidence || l.csv:
+		l.pick.Evidence = control.All
+	case !l.json: // the users of the evidence are the reason shown
+		l.pick.Evidence = maxWithUsers
 	}
-	t := table{columns: []column{
-		{name: "BANNED"}, {name: "RULE"}, {name: "SINCE", drop: 1}, {name: "LEFT"}, {name: "ATTEMPTS", right: true, drop: 3},
-		{name: "PACKETS", right: true}, {name: "BYTES", right: true, drop: 2}, {name: "WHY", least: 14},
-	}}
-	fleet := slices.ContainsFunc(bans, func(b control.Ban) bool { return b.Node != "" })
-	if fleet {
-		t.columns = append(t.columns, column{name: "NODE"})
+	return nil
+}
+
+func (l *lister) run(ctx context.Context, report io.Writer) error {
+	status, err := l.client.Status(ctx)
+	if err != nil {
+		return err
 	}
-	for i := range bans {
-		b := &bans[i]
-		attempts, packets, bytes := "-", human(b.Dropped.Packets), human(b.Dropped.Bytes)+"B"
-		if b.Attempts > 0 {
-			attempts = human(uint64(b.Attempts))
+	if err := checkNames(ctx, l.client, &l.pick, &status); err != nil {
+		return err
+	}
+	bans, err := l.client.Bans(ctx, l.pick)
+	switch {
+	case err != nil:
+		return err
+	case l.json:
+		return printJSON(l.screen.Out, bans)
+	case l.csv:
+		printCSV(l.screen.Out, bans)
+		return nil
+	}
+	t := printBans(l.screen, bans, max(len(bans), status.Bans.IPv4+status.Bans.IPv6), l.evidence, time.Now())
+	if status.Watching {
+		fmt.Fprintln(l.screen.Out, "fsban watches: nobody is blocked. fsban enforce switches enforcement on.")
+	}
+	if !l.watch {
+		return nil
+	}
+	return l.follow(ctx, t, bans, report)
+}
+
+// checkNames returns an error for a rule, source or node that the daemon does not know, with the names that may be meant.
+func checkNames(ctx context.Context, client *control.Client, pick *control.Pick, status *control.Status) error {
+	rules := []string{"operator", "kernel", "office", "fail2ban"}
+	for _, r := range status.Policy.Rules {
+		rules = append(rules, r.Name)
+	}
+	var nodes []string
+	if status.Fleet != nil {
+		for _, n := range status.Fleet.Nodes {
+			nodes = append(nodes, n.Name)
 		}
-		if !b.InKernel {
-			packets, bytes = "not yet", "-"
+	}
+	known := func() bool {
+		return !slices.ContainsFunc(pick.Rules, func(r string) bool { return !slices.Contains(rules, r) }) &&
+			(pick.Node == "" || slices.ContainsFunc(nodes, func(n string) bool { return n == pick.Node || strings.HasPrefix(n, pick.Node+"-") }))
+	}
+	if !known() { // a ban may be of a rule or node that has gone
+		bans, err := client.Bans(ctx, control.Pick{})
+		if err != nil {
+			return err
 		}
-		cells := []string{shortest(b.Prefix), s.clean(b.Rule), b.Since.Local().Format("01-02 15:04"), timeLeft(b, now), attempts, packets, bytes, s.why(b)}
-		if fleet {
-			cells = append(cells, s.node(b))
-		}
-		t.add(cells...)
-		if evidence {
-			for _, a := range b.Evidence {
-				t.note("    " + s.attempt(&a))
+		for i := range bans {
+			if b := &bans[i]; !slices.Contains(rules, b.Rule) {
+				rules = append(rules, b.Rule)
+			}
+			if b := &bans[i]; b.Node != "" && !slices.Contains(nodes, b.Node) {
+				nodes = append(nodes, b.Node)
 			}
 		}
 	}
-	t.print(s)
-	if len(bans) < all {
-		fmt.Fprintf(s.out, "%d of %d bans\n", len(bans), all)
-	}
-}
-
-// node says which node of the fleet has made a ban.
-func (s *screen) node(b *control.Ban) string {
-	if b.Local {
-		return s.clean(b.Node) + " (here alone)"
-	}
-	return s.clean(b.Node)
-}
-
-// why says in a few words why somebody is banned.
-func (s *screen) why(b *control.Ban) string {
-	switch {
-	case b.Reason != "":
-		return s.clean(b.Reason)
-	case b.By != "":
-		return s.clean("by " + b.By)
-	}
-	return s.users(usersOf(b.Evidence))
-}
-
-// attempt is one attempt, on a line.
-func (s *screen) attempt(a *control.Attempt) string {
-	text := fmt.Sprintf("%s %s", a.At.Local().Format("01-02 15:04:05"), s.clean(a.Kind))
-	if a.Method != "" {
-		text += " " + s.clean(a.Method)
-	}
-	text += " user " + s.quote(a.User, 40)
-	if a.Number != "" {
-		text += " to " + s.quote(a.Number, 40)
-	}
-	return text + " from " + a.Addr.String() + " agent " + s.quote(a.UserAgent, 60) + " told by " + s.clean(a.Source)
-}
-
-// users names some users, the first few of them, each once.
-func (s *screen) users(all []string) string {
-	var names []string
-	for _, user := range all {
-		if name := s.quote(user, 22); !slices.Contains(names, name) {
-			names = append(names, name)
+	for _, r := range pick.Rules {
+		if !slices.Contains(rules, r) {
+			return unknownName("rule", r, rules)
 		}
 	}
-	if n := len(names); n > 3 {
-		return strings.Join(names[:3], " ") + fmt.Sprintf(" and %d more", n-3)
+	for _, name := range pick.Sources {
+		if !slices.Contains(sources, name) {
+			return unknownName("source", name, sources)
+		}
 	}
-	return strings.Join(names, " ")
+	if !known() {
+		return unknownName("node", pick.Node, nodes)
+	}
+	return nil
 }
 
-func usersOf(attempts []control.Attempt) []string {
-	list := make([]string, len(attempts))
-	for i := range attempts {
-		list[i] = attempts[i].User
+func unknownName(kind, name string, known []string) error {
+	text := guess.DidYouMean(name, known)
+	if text == "" {
+		text = "there are " + list(known)
 	}
-	return list
+	return &usageError{fmt.Errorf("no such %s %.40q: %s", kind, name, text)}
 }
 
-func timeLeft(b *control.Ban, now time.Time) string {
-	if b.Until.IsZero() {
-		return "forever"
-	}
-	return short(b.Until.Sub(now))
-}
+// followEvery is the pause between two lists of --watch.
+const followEvery = time.Second
 
-// short rounds a duration to what a reader needs.
-func short(d time.Duration) string {
-	const day = 24 * time.Hour
-	switch {
-	case d < time.Second:
-		return "0s"
-	case d < 10*time.Minute:
-		return d.Round(time.Second).String()
-	case d > 1000*day:
-		return fmt.Sprintf("%dy", d/(365*day))
-	case d > 2*day:
-		d = d.Round(time.Hour)
-	default:
-		d = d.Round(time.Minute)
+// follow prints the bans that begin or end, until ctx ends. It outlives a restart of the daemon.
+func (l *lister) follow(ctx context.Context, t *term.Table, bans []control.Ban, report io.Writer) error {
+	known := make(map[netip.Prefix]*control.Ban, len(bans))
+	for i := range bans {
+		known[bans[i].Prefix] = &bans[i]
 	}
-	if days := d / day; days > 0 && d%day > 0 {
-		return fmt.Sprintf("%dd", days) + config.Duration(d%day).String()
+	up := true
+	for {
+		select {
+		case <-time.After(followEvery):
+		case <-ctx.Done():
+			return nil
+		}
+		bans, err := l.client.Bans(ctx, l.pick)
+		switch {
+		case errors.Is(err, context.Canceled):
+			return nil
+		case errors.Is(err, control.ErrNotRunning):
+			if up {
+				fmt.Fprintln(report, "fsban is not running: waiting for it")
+			}
+			up = false
+			continue
+		case err != nil:
+			return err
+		}
+		up = true
+		active := make(map[netip.Prefix]*control.Ban, len(bans))
+		for i := range bans {
+			active[bans[i].Prefix] = &bans[i]
+		}
+		now := time.Now()
+		for _, p := range slices.SortedFunc(maps.Keys(known), netip.Prefix.Compare) {
+			if b := active[p]; b == nil || !b.Since.Equal(known[p].Since) {
+				cells := banCells(l.screen, known[p], now)
+				cells[columnLeft] = "ended"
+				t.PrintRow(l.screen, cells...)
+			}
+		}
+		for i := range bans {
+			if old := known[bans[i].Prefix]; old == nil || !old.Since.Equal(bans[i].Since) {
+				t.PrintRow(l.screen, banCells(l.screen, &bans[i], now)...)
+			}
+		}
+		known = active
 	}
-	return config.Duration(d).String()
-}
-
-// human writes a large number in three digits.
-func human(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprint(n)
-	}
-	x, unit := float64(n), 0
-	for ; x >= 999.5; unit++ {
-		x /= 1000
-	}
-	text := fmt.Sprintf("%.1f", x)
-	if x >= 9.95 {
-		text = fmt.Sprintf("%.0f", x)
-	}
-	return text + string(" kMGTPE"[unit])
-}
-
-func printJSON(out io.Writer, v any) error {
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

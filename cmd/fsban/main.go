@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -16,43 +19,68 @@ import (
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/internal/guess"
+	"fsban/internal/term"
 )
 
-// Set at build time: -ldflags "-X main.version=1.2.3 -X main.commit=...". Without commit, what Go knows of it.
+// Set at build time: -ldflags "-X main.version=1.2.3 -X main.commit=...". Without commit, the revision in Go's build information counts.
 var version, commit = "dev", ""
 
-// Exit codes: 0 is success, 1 that it did not work, 2 that the command or the configuration is wrong.
+// Exit codes. 0 is success.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed = 1 // the command failed
+	exitUsage  = 2 // wrong usage or configuration
+	exitLook   = 3 // import-fail2ban: done, but some value could not be read
+	exitWatch  = 4 // status: fsban watches only, and blocks nobody
 )
-
-func main() {
-	// Debian keeps iptables where the PATH of a user, and of some services, does not look.
-	_ = os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
-	os.Exit(run(os.Args[1:]))
-}
 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "fsban: %v\n", err)
-		var problems *config.Problems
-		if errors.As(err, &problems) || errors.As(err, new(*control.ConfigError)) || errors.As(err, new(*usageError)) {
-			return exitUsage
+	err := root.ExecuteContext(ctx)
+	if code := exitCode(err); code != 0 {
+		if text := err.Error(); text != "" {
+			fmt.Fprintf(os.Stderr, "fsban: %s\n", text)
 		}
-		return exitFailed
+		return code
 	}
 	return 0
 }
 
-// A usageError is a command line that cannot be.
+func exitCode(err error) int {
+	var exit *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, new(*config.Problems)), errors.As(err, new(*control.ConfigError)), errors.As(err, new(*usageError)):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// A usageError reports a wrong command line or configuration file.
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
+
+// An exitError ends the program with a code of its own, and without a message if err is nil.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
 
 // settings are the flags that all subcommands share.
 type settings struct {
@@ -61,31 +89,40 @@ type settings struct {
 }
 
 func newRoot() *cobra.Command {
-	var s settings
-	cobra.EnableCommandSorting = false // those that belong together stand together
+	var (
+		s           settings
+		showVersion bool
+	)
+	cobra.EnableCommandSorting = false // the groups have an order of their own
 	root := &cobra.Command{
 		Use:           "fsban",
-		Short:         "Guard a FreeSWITCH: ban the addresses that try to break in",
+		Short:         "Protect FreeSWITCH: ban addresses that try to break in",
 		Long:          rootHelp,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-
-		SuggestionsMinimumDistance: 2,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				printVersion(cmd.OutOrStdout())
+				return nil
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVarP(&showVersion, "version", "V", false, "print the version")
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", config.Path, "configuration `file`")
-	root.PersistentFlags().StringVar(&s.socket, "socket", "", "control socket of the daemon (default: as the configuration has it)")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
-	})
+	root.PersistentFlags().StringVar(&s.socket, "socket", "", "control socket of the daemon (default: control.socket)")
+	root.SetFlagErrorFunc(flagError)
 	for _, g := range []struct {
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"look", "What is going on:", []*cobra.Command{newStatus(&s), newTop(&s), newList(&s), newWhy(&s), newHeld(&s)}},
-		{"act", "Doing something about it:", []*cobra.Command{newBan(&s), newUnban(&s), newAllow(&s), newDisallow(&s)}},
-		{"before", "Before the first day:", []*cobra.Command{newDemo(), newCheck(&s), newDoctor(&s), newDiscover(&s), newReplay(&s), newImportFail2ban(&s)}},
-		{"run", "Running it:", []*cobra.Command{newRun(&s), newReload(&s), newTeardown(&s), newVersion()}},
+		{"status", "Status:", []*cobra.Command{newStatus(&s), newTop(&s), newWhy(&s), newHistory(&s)}},
+		{"bans", "Ban and unban:", []*cobra.Command{
+			newList(&s), newBan(&s), newUnban(&s), newBanned(&s), newAllow(&s), newDisallow(&s), newAllowed(&s), newHeld(&s),
+		}},
+		{"configure", "Configure and test:", []*cobra.Command{newCheck(&s), newDoctor(&s), newDiscover(&s), newReplay(&s),
+			newImportFail2ban(&s)}},
+		{"service", "Service:", []*cobra.Command{newRun(&s), newReload(&s), newEnforce(&s), newCreateSets(&s), newTeardown(&s), newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range g.commands {
@@ -93,11 +130,10 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	root.SetHelpCommandGroupID("run")
-	root.SetCompletionCommandGroupID("run")
-	root.AddCommand(newDocs())
+	root.SetHelpCommandGroupID("service")
+	root.SetCompletionCommandGroupID("service")
 	for _, c := range root.Commands() {
-		if c.ValidArgsFunction == nil && c.Name() != "replay" && c.Name() != "docs" {
+		if c.ValidArgsFunction == nil && c.Name() != "replay" {
 			c.ValidArgsFunction = cobra.NoFileCompletions
 		}
 		if args := c.Args; args != nil {
@@ -113,47 +149,80 @@ func newRoot() *cobra.Command {
 		if len(a) == 0 {
 			return nil
 		}
-		if near := cmd.SuggestionsFor(a[0]); len(near) > 0 {
-			return &usageError{fmt.Errorf("no such command: %.40q: %s?", a[0], strings.Join(near, " or "))}
+		var names []string
+		for _, c := range cmd.Commands() {
+			names = append(names, c.Name())
 		}
-		return &usageError{fmt.Errorf("no such command: %.40q (see fsban --help)", a[0])}
+		if near := guess.DidYouMean(a[0], names); near != "" {
+			return &usageError{fmt.Errorf("no such command %.40q: %s", a[0], near)}
+		}
+		return &usageError{fmt.Errorf("no such command %.40q (see fsban --help)", a[0])}
 	}
 	root.SetHelpFunc(help)
 	return root
 }
 
-const rootHelp = `fsban stands next to a FreeSWITCH and throws out everyone who tries to break in.
+// synonyms are flags of one command that operators try on another, where a flag of another name has that meaning.
+var synonyms = map[string]string{"for": "bantime", "bantime": "for"}
 
-It listens to FreeSWITCH's event socket, counts the failed logins of each address (findtime, maxretry, bantime, as in
-fail2ban) and bans through iptables and a kernel set.`
+// flagError explains a wrong flag, and suggests the flag that was meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --"); unknown {
+		flags := flagNames(cmd)
+		near := guess.Near(name, flags)
+		if same, ok := synonyms[name]; ok && slices.Contains(flags, same) {
+			near = []string{same}
+		}
+		if len(near) > 0 {
+			return &usageError{fmt.Errorf("unknown flag --%.40s: did you mean --%s?", name, strings.Join(near, " or --"))}
+		}
+	}
+	return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+}
+
+// flagNames returns the names of the flags that a command takes.
+func flagNames(cmd *cobra.Command) (names []string) {
+	for line := range strings.Lines(cmd.LocalFlags().FlagUsages() + cmd.InheritedFlags().FlagUsages()) {
+		if _, flag, ok := strings.Cut(line, "--"); ok {
+			name, _, _ := strings.Cut(flag, " ")
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+const rootHelp = `fsban protects FreeSWITCH: it bans addresses that guess passwords or try to make calls.
+
+It reads FreeSWITCH's event socket, counts the failed logins of each address (findtime, maxretry, bantime, as in fail2ban)
+and bans in the kernel, through iptables and ipset or through nftables.`
 
 // help prints a help text as wide as the terminal.
 func help(cmd *cobra.Command, _ []string) {
-	s := screenOf(cmd.OutOrStdout())
+	s := term.NewScreen(cmd.OutOrStdout())
 	for i, paragraph := range strings.Split(cmp.Or(cmd.Long, cmd.Short), "\n\n") {
 		if i > 0 {
-			fmt.Fprintln(s.out)
+			fmt.Fprintln(s.Out)
 		}
 		if strings.HasPrefix(paragraph, "  ") {
-			fmt.Fprintln(s.out, paragraph)
+			fmt.Fprintln(s.Out, paragraph)
 		} else {
-			fmt.Fprint(s.out, s.wrap("", "", paragraph))
+			s.PrintLines(s.Wrap("", paragraph))
 		}
 	}
-	wrapped := fmt.Sprintf(".FlagUsagesWrapped %d", cmp.Or(s.width, usualWidth))
+	wrapped := fmt.Sprintf(".FlagUsagesWrapped %d", cmp.Or(s.Width, term.DefaultWidth))
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", wrapped))
-	fmt.Fprintf(s.out, "\n%s", cmd.UsageString())
+	fmt.Fprintf(s.Out, "\n%s", cmd.UsageString())
 }
 
-// noArgs is for commands that take no arguments.
+// noArgs accepts no arguments.
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return fmt.Errorf("takes no arguments, and got %.60q", args[0])
+		return fmt.Errorf("unexpected argument %.60q", args[0])
 	}
 	return nil
 }
 
-// someArgs is for commands that take addresses.
+// someArgs accepts one or more arguments.
 func someArgs(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return errors.New("name an address or prefix")
@@ -161,7 +230,15 @@ func someArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// oneArg is for commands that take one address.
+// maxOneArg accepts at most one argument.
+func maxOneArg(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("unexpected argument %.60q: name at most one address or prefix", args[1])
+	}
+	return nil
+}
+
+// oneArg accepts exactly one argument.
 func oneArg(_ *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return errors.New("name one address")
@@ -169,7 +246,7 @@ func oneArg(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// load reads the configuration. What is wrong with it is wrong usage.
+// load reads the configuration. An error is wrong usage.
 func (s *settings) load() (config.Config, error) {
 	c, err := config.Load(s.config)
 	if err != nil {
@@ -197,7 +274,7 @@ func (s *settings) client() (*control.Client, error) {
 	return client, nil
 }
 
-// asking makes a command of do, which talks to the daemon that the settings name.
+// asking returns a command function that calls do with a client of the daemon.
 func (s *settings) asking(do func(*cobra.Command, []string, *control.Client) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		client, err := s.client()
@@ -209,7 +286,21 @@ func (s *settings) asking(do func(*cobra.Command, []string, *control.Client) err
 	}
 }
 
-// revision is the commit that this binary was built from.
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  fsban version",
+		Args:    noArgs,
+		Run:     func(cmd *cobra.Command, _ []string) { printVersion(cmd.OutOrStdout()) },
+	}
+}
+
+func printVersion(out io.Writer) {
+	fmt.Fprintf(out, "fsban %s %s %s %s/%s\n", version, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// revision returns the commit that this binary was built from, or "".
 func revision() string {
 	if commit != "" {
 		return commit[:min(len(commit), 12)]

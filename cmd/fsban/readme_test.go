@@ -12,9 +12,9 @@ import (
 	"fsban/detect"
 )
 
-// The login that README.md gives fsban may see all that fsban asks for by default, and is short enough for FreeSWITCH.
-func TestTheLoginOfTheREADMESeesEnough(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
+// The login of docs/installation.md may see all that fsban asks for by default, and is short enough for FreeSWITCH.
+func TestDocumentedLoginSeesEnough(t *testing.T) {
+	text, err := os.ReadFile("../../docs/installation.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,12 +13,11 @@ func newReload(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "reload",
-		Short: "Have the daemon read its configuration file again",
-		Long: `Have the daemon read its configuration file again.
+		Short: "Reload the configuration file",
+		Long: `Reload the configuration file of the daemon.
 
-The whole file is read and checked first: where anything in it is wrong, everything that is wrong is said, the exit code
-is 2, and nothing changes. What can change while fsban runs does; no count, ban or held ban is lost. What cannot is said,
-and stays as it is until fsban is restarted (systemctl restart fsban).`,
+The whole file is checked first: after an error all errors are reported, the exit code is 2, and nothing changes. No count, ban
+or held ban is lost. Settings that need a restart are named and keep their values until systemctl restart fsban.`,
 		Example: "  fsban check && fsban reload",
 		Args:    noArgs,
 		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
@@ -37,7 +36,7 @@ and stays as it is until fsban is restarted (systemctl restart fsban).`,
 				fmt.Fprintf(out, "needs a restart: %s\n", strings.Join(r.NeedsRestart, ", "))
 			}
 			if len(r.Changed)+len(r.NeedsRestart) == 0 {
-				fmt.Fprintln(out, "nothing has changed")
+				fmt.Fprintln(out, "nothing has changed: fsban runs with these settings already")
 			}
 			return nil
 		}),

@@ -1,361 +1,199 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"fsban/config"
-	"fsban/detect"
-	"fsban/esl"
-	"fsban/policy"
+	"fsban/internal/term"
+	"fsban/replay"
 )
 
 func newReplay(s *settings) *cobra.Command {
-	var asJSON bool
+	var p player
 	c := &cobra.Command{
 		Use:   "replay [FILE...]",
-		Short: "Play a log through the configuration: who would be banned?",
-		Long: `Play recordings through the configuration, in their own time, and say who would have been banned, when, by which rule,
-and after which attempts. Nothing is banned and no daemon is asked.
+		Short: "Simulate the bans that a recording would have caused",
+		Long: `Replay recordings through the configuration, in their own time, and list the bans that they would have caused: when, by
+which rule, after which attempts. Nothing is banned and no daemon is asked.
 
 A FILE, plain or gzipped, or standard input without one, is mod_cti's cti_fail2ban.log, a console log of FreeSWITCH in
-which mod_cti repeats it, or what FreeSWITCH sent to a client of its event socket: events, plain or JSON, and its log. What
-was not understood is counted and shown. Of a console log take the result for a hint: its lines can hold whatever a peer
-sent.`,
-		Example: "  fsban replay /ddt/fs/log/cti_fail2ban.log*\n  fsban replay --config new.yaml < cti_fail2ban.log",
-		RunE: func(cmd *cobra.Command, args []string) error {
+which mod_cti repeats it, a stream that FreeSWITCH sent to a client of its event socket (events, plain or JSON, and its
+log), or SIP: a pcap or pcapng capture, or recorded HEP, each datagram with its length before it in four bytes. Several
+files are replayed as one recording, in the order of their times. A failure that several sources report counts once, as in the
+daemon. Challenges that are unanswered at the end count as if no credentials followed.
+
+With --against, the recordings are replayed through another configuration too, and the differences are listed: bans that only
+one of them makes, and bans that begin or end at another time or are made by another rule.
+
+Events and mod_cti's lines carry their time with its offset. Lines of FreeSWITCH's log do not: their zone is taken from the
+events and mod_cti's lines of the same recording, or else from --zone.
+
+SIP shows wrong passwords that FreeSWITCH does not report: those of SUBSCRIBE, MESSAGE and others. They count if the sender's address
+is proven, by a connection or because the credentials answer a nonce that was sent to it. TLS can be read from HEP, not from a capture.
+
+Text that was not understood is counted and shown. The exit code is 1 if nothing was understood, or less than half of a
+recording that is neither a console log nor SIP. Take the result of a console log as a hint: its lines can hold anything that a peer sent.`,
+		Example: `  fsban replay /ddt/fs/log/cti_fail2ban.log*
+  fsban replay --config new.yaml < cti_fail2ban.log
+  fsban replay --against new.yaml cti_fail2ban.log
+  fsban replay --zone Asia/Shanghai socket.esl
+  fsban replay sip.pcap`,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if p.options.Zone, err = time.LoadLocation(p.zone); err != nil {
+				return &usageError{fmt.Errorf("--zone: %w", err)}
+			}
+			if len(args) == 0 {
+				args = []string{"-"}
+			}
+			p.files, p.out = args, cmd.OutOrStdout()
+			p.options.Stdin, p.options.Progress = cmd.InOrStdin(), term.Progress(cmd.ErrOrStderr())
 			cfg, err := s.load()
 			if err != nil {
 				return err
 			}
-			r := newReplayer(&cfg)
-			r.progress = progressOf(cmd.ErrOrStderr())
-			if len(args) == 0 {
-				args = []string{"-"}
+			if p.against != "" {
+				return p.compare(s.config, &cfg)
 			}
-			inputs, err := oldestFirst(args, cmd.InOrStdin())
-			for _, in := range inputs {
-				if err == nil {
-					err = r.play(in)
-				}
-				err = errors.Join(err, in.close())
-			}
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), r.result())
-			}
-			r.print(screenOf(cmd.OutOrStdout()))
-			return nil
+			return p.play(&cfg)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&p.against, "against", "", "list the differences to the bans of another configuration `file`")
+	c.Flags().BoolVar(&p.json, "json", false, "as JSON")
+	c.Flags().StringVar(&p.zone, "zone", "Local", "time zone of FreeSWITCH's log lines, if not recorded")
 	return c
 }
 
-// maxExamples and maxExample bound what is shown of what was not understood.
-const (
-	maxExamples = 5
-	maxExample  = 120 // bytes
-)
-
-// maxLine is the longest line that is read, as ctilog has it; the rest of a longer one is passed over.
-const maxLine = 64 << 10
-
-// A replayer decides about recordings, in virtual time: the time of the newest attempt.
-type replayer struct {
-	detector *detect.Detector
-	engine   *policy.Engine
-	event    *esl.Event
-	progress func(done, total int64)
-	now      time.Time // of the last frame
-
-	banned   map[netip.Prefix]time.Time // until; zero: without end
-	bans     []replayBan
-	attempts [policy.NumKinds]int
-	ticked   time.Time // when the policy last heard of the time
-	spared   int
-	held     int
-	reports  []string
-	while    int // attempts of addresses that were banned already
-	read     int // lines and events
-	unknown  int
-	examples []string
+// A player is one run of `fsban replay`.
+type player struct {
+	json          bool
+	zone, against string
+	files         []string
+	options       replay.Options
+	out           io.Writer
 }
 
-// A replayBan is a ban that would have been made.
-type replayBan struct {
-	Prefix   netip.Prefix     `json:"prefix"`
-	Since    time.Time        `json:"since"`
-	Until    time.Time        `json:"until,omitzero"`
-	Rule     string           `json:"rule"`
-	Attempts int              `json:"attempts"`
-	Evidence []policy.Attempt `json:"evidence"`
-}
-
-func newReplayer(cfg *config.Config) *replayer {
-	p := &cfg.Policy
-	detector := detect.New(cfg.Detect())
-	return &replayer{
-		detector: detector, event: esl.NewEvent(detector.Fields()),
-		engine: policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
-		banned: make(map[netip.Prefix]time.Time),
-	}
-}
-
-// play plays one recording.
-func (r *replayer) play(in *input) error {
-	if r.progress != nil && in.size > 0 {
-		in.raw.tell = func(done int64) { r.progress(done, in.size) }
-	}
-	play := r.lines
-	if in.isFrames() {
-		play = r.frames
-	}
-	if err := play(in.text); err != nil {
-		return fmt.Errorf("%s: %w", in.name, err)
-	}
-	return nil
-}
-
-// lines plays a log.
-func (r *replayer) lines(in *bufio.Reader) error {
-	var long []byte
-	for {
-		line, err := in.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			if len(long) == 0 {
-				long = append(long, line[:maxLine]...)
-			}
-			continue
-		}
-		if len(long) > 0 {
-			line, long = long, long[:0]
-		}
-		if len(line) > 0 {
-			r.line(line[:min(len(line), maxLine)])
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (r *replayer) line(line []byte) {
-	r.read++
-	if a, ok := attemptOf(r.detector, line); ok {
-		r.decide(&a)
-	} else {
-		r.notUnderstood(line)
-	}
-}
-
-// frames plays what an event socket sent.
-func (r *replayer) frames(in *bufio.Reader) error {
-	reader := esl.NewReader(in)
-	for {
-		f, err := reader.Next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-		r.frame(f)
-	}
-}
-
-// frame plays one frame. An event counts at its own time, a line of FreeSWITCH's log at the one that it begins with.
-func (r *replayer) frame(f *esl.Frame) {
-	var err error
-	switch f.Type {
-	case esl.LogData:
-		r.read++
-		log := esl.ParseLog(f)
-		if at, ok := loggedAt(log.Text); ok {
-			r.now = at
-		}
-		a, outcome := r.detector.Log(&log, r.now)
-		if outcome == detect.Attempt || outcome == detect.ClockAdrift {
-			r.decide(&a)
-		}
-		return
-	case esl.EventPlain:
-		err = r.event.Parse(f.Body)
-	case esl.EventJSON:
-		err = r.event.ParseJSON(f.Body)
-	default:
-		return
-	}
-	r.read++
+// play replays the recordings and prints the result.
+func (p *player) play(cfg *config.Config) error {
+	result, err := replay.Run(cfg, p.files, p.options)
 	if err != nil {
-		r.notUnderstood(f.Body)
+		return err
+	}
+	if p.json {
+		err = printJSON(p.out, &result)
+	} else {
+		printReplay(term.NewScreen(p.out), &result)
+	}
+	return errors.Join(err, result.Err())
+}
+
+// compare replays the recordings through two configurations and prints the differences.
+func (p *player) compare(name string, cfg *config.Config) error {
+	if slices.Contains(p.files, "-") {
+		return &usageError{errors.New("--against reads the recordings twice: name files instead of standard input")}
+	}
+	otherCfg, err := config.Load(p.against)
+	if err != nil {
+		return &usageError{err}
+	}
+	first, err := replay.Run(cfg, p.files, p.options)
+	if err != nil {
+		return err
+	}
+	other, err := replay.Run(&otherCfg, p.files, p.options)
+	if err != nil {
+		return err
+	}
+	c := replay.Compare(&first, &other, max(cfg.Policy.LongestFindTime(), otherCfg.Policy.LongestFindTime()))
+	if p.json {
+		err = printJSON(p.out, struct {
+			First string `json:"first"` // names of the configurations
+			Other string `json:"other"`
+			replay.Comparison
+		}{name, p.against, c})
+	} else {
+		s := term.NewScreen(p.out)
+		printComparison(s, p.against, &c)
+		fmt.Fprintf(s.Out, "%s with %s, %s with %s, %d the same\n", plural(len(first.Bans), "ban"), name, plural(len(other.Bans),
+			"ban"), p.against,
+			c.Same)
+	}
+	return errors.Join(err, first.Err())
+}
+
+// printComparison prints the differences that the other configuration makes, in the order of time.
+func printComparison(s *term.Screen, other string, c *replay.Comparison) {
+	type row struct {
+		ban  replay.Ban
+		text string
+	}
+	var rows []row
+	for _, b := range c.OnlyFirst {
+		rows = append(rows, row{b, "not banned"})
+	}
+	for _, b := range c.OnlyOther {
+		rows = append(rows, row{b, "banned"})
+	}
+	for i := range c.Changed {
+		rows = append(rows, row{c.Changed[i].First, difference(&c.Changed[i])})
+	}
+	if len(rows) == 0 {
 		return
 	}
-	at, ok := detect.EventTime(r.event)
-	if ok {
-		r.now = at
-	}
-	a, outcome := r.detector.Event(r.event, at)
-	switch {
-	case outcome == detect.Attempt && ok:
-		r.decide(&a)
-	case outcome == detect.Attempt, outcome == detect.ClockAdrift, outcome == detect.NoAddress:
-		r.notUnderstood(f.Body)
-	}
-}
-
-// loggedAt reads the local time that a line of FreeSWITCH's log begins with, perhaps behind the UUID of a channel.
-func loggedAt(line []byte) (time.Time, bool) {
-	const layout = "2006-01-02 15:04:05.000000"
-	if len(line) > 37 && line[36] == ' ' {
-		if at, err := time.ParseInLocation(layout, string(line[37:min(len(line), 37+len(layout))]), time.Local); err == nil {
-			return at, true
-		}
-	}
-	at, err := time.ParseInLocation(layout, string(line[:min(len(line), len(layout))]), time.Local)
-	return at, err == nil
-}
-
-func (r *replayer) notUnderstood(text []byte) {
-	r.unknown++
-	if len(r.examples) < maxExamples {
-		text = bytes.TrimRight(text, "\r\n")
-		r.examples = append(r.examples, string(text[:min(len(text), maxExample)]))
-	}
-}
-
-// decide does what the daemon's decision loop does, without doing anything.
-func (r *replayer) decide(a *policy.Attempt) {
-	r.attempts[a.Kind]++
-	if a.At.Sub(r.ticked) >= time.Second {
-		r.ticked = a.At
-		r.advance(a.At)
-	}
-	if len(r.banned) > 0 && r.isBanned(a) {
-		r.while++
-		return
-	}
-	d := r.engine.Observe(*a)
-	r.act(&d)
-}
-
-// isBanned tells whether a comes from an address that is banned at its time.
-func (r *replayer) isBanned(a *policy.Attempt) bool {
-	prefix := r.engine.Prefix(a.Addr)
-	until, banned := r.banned[prefix]
-	if banned && !until.IsZero() && !until.After(a.At) {
-		delete(r.banned, prefix)
-		banned = false
-	}
-	return banned
-}
-
-// advance lets virtual time pass.
-func (r *replayer) advance(to time.Time) {
-	for _, d := range r.engine.Advance(to) {
-		r.act(&d)
-	}
-}
-
-func (r *replayer) act(d *policy.Decision) {
-	switch d.Verdict {
-	case policy.Spared, policy.SparedBan:
-		r.spared++
-	case policy.BanNow:
-		r.banned[d.Prefix] = d.Until
-		r.bans = append(r.bans, replayBan{d.Prefix, d.Since, d.Until, d.Rule.Name, d.Count, d.Evidence})
-	case policy.Held:
-		r.held++
-	case policy.Lift:
-		delete(r.banned, d.Prefix)
-		for i, b := range slices.Backward(r.bans) { // the ban in force is the newest: those before it were served
-			if b.Prefix == d.Prefix {
-				r.bans = slices.Delete(r.bans, i, i+1)
-				break
-			}
-		}
-	case policy.Pass, policy.Counted, policy.Excused:
-	}
-	for _, report := range d.Reports {
-		r.reports = append(r.reports, noticed(report))
-		if len(r.reports) > maxReports {
-			r.reports = r.reports[1:]
-		}
-	}
-}
-
-// maxReports bounds what is shown of what was noticed; the last ones are.
-const maxReports = 20
-
-// noticed says in words what nobody is banned for.
-func noticed(r policy.Report) string {
-	stamp := func(t time.Time) string { return t.Local().Format(time.DateTime) }
-	switch r := r.(type) {
-	case policy.StuckPhone:
-		return fmt.Sprintf("%s stuck phone: user %.40q at %v, %.40q", stamp(r.Last), r.User, r.Addr, r.UserAgent)
-	case policy.SuspiciousLogin:
-		return fmt.Sprintf("%s suspicious login: user %.40q from %v after %d failures", stamp(r.At), r.User, r.Addr, r.Failures)
-	case policy.DistributedAttack:
-		return fmt.Sprintf("%s distributed attack: %d addresses on user %.40q", stamp(r.Last), r.Addresses, r.User)
-	case policy.GuardChange:
-		if r.Active {
-			return fmt.Sprintf("%s guard %v: bans are held", stamp(r.At), r.Guard)
-		}
-		return fmt.Sprintf("%s guard %v: over, %d bans dropped", stamp(r.At), r.Guard, r.Dropped)
-	}
-	return ""
-}
-
-// replayResult is the result for --json.
-type replayResult struct {
-	Read          int            `json:"read"`
-	NotUnderstood int            `json:"not_understood"`
-	Examples      []string       `json:"examples,omitempty"`
-	Attempts      map[string]int `json:"attempts"`
-	WhileBanned   int            `json:"while_banned"`
-	Spared        int            `json:"spared"`
-	Held          int            `json:"held"` // bans that a guard would have held
-	Noticed       []string       `json:"noticed,omitempty"`
-	Bans          []replayBan    `json:"bans"`
-}
-
-func (r *replayer) result() replayResult {
-	slices.SortStableFunc(r.bans, func(a, b replayBan) int {
-		return cmp.Or(a.Since.Compare(b.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+	slices.SortStableFunc(rows, func(a, b row) int {
+		return cmp.Or(a.ban.Since.Compare(b.ban.Since), a.ban.Prefix.Addr().Compare(b.ban.Prefix.Addr()))
 	})
-	res := replayResult{
-		Read: r.read, NotUnderstood: r.unknown, Examples: r.examples, Attempts: make(map[string]int),
-		WhileBanned: r.while, Spared: r.spared, Held: r.held, Noticed: r.reports, Bans: append([]replayBan{}, r.bans...),
+	t := term.Table{Columns: []term.Column{
+		{Name: "ADDRESS", Want: ipv4Width}, {Name: "RULE", Drop: 2}, {Name: "AT", Drop: 1},
+		{Name: "WITH " + strings.ToUpper(filepath.Base(other)), Want: 24},
+	}}
+	for _, r := range rows {
+		t.Add(term.Prefix(r.ban.Prefix), r.ban.Rule, r.ban.Since.Local().Format(time.DateTime), r.text)
 	}
-	for k, n := range r.attempts {
-		if n > 0 {
-			res.Attempts[policy.Kind(k).String()] = n
-		}
-	}
-	return res
+	t.Print(s)
 }
 
-func (r *replayer) print(s *screen) {
-	out := s.out
-	res := r.result()
-	if len(res.Bans) > 0 {
-		t := table{columns: []column{{name: "WOULD BAN"}, {name: "RULE"}, {name: "AT"}, {name: "UNTIL", drop: 1}, {name: "ATTEMPTS", right: true, drop: 2}, {name: "USERS", least: 14}}}
-		for _, b := range res.Bans {
+// difference describes the change of a ban that both configurations make.
+func difference(c *replay.Change) string {
+	var texts []string
+	switch {
+	case c.Later > 0:
+		texts = append(texts, term.Duration(c.Later)+" later")
+	case c.Later < 0:
+		texts = append(texts, term.Duration(-c.Later)+" earlier")
+	}
+	if c.First.Rule != c.Other.Rule {
+		texts = append(texts, "by rule "+c.Other.Rule)
+	}
+	length := func(b *replay.Ban) string {
+		if b.Until.IsZero() {
+			return "without end"
+		}
+		return "for " + term.Duration(b.Until.Sub(b.Since))
+	}
+	if a, b := length(&c.First), length(&c.Other); a != b {
+		texts = append(texts, b+" instead of "+strings.TrimPrefix(a, "for "))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func printReplay(s *term.Screen, r *replay.Result) {
+	if len(r.Bans) > 0 {
+		t := term.Table{Columns: []term.Column{
+			{Name: "WOULD BAN", Want: ipv4Width}, {Name: "RULE", Drop: 3}, {Name: "AT"}, {Name: "UNTIL", Drop: 1}, {Name: "ATTEMPTS",
+				Right: true, Drop: 2},
+			{Name: "USERS", Want: 14},
+		}}
+		for _, b := range r.Bans {
 			until := "forever"
 			if !b.Until.IsZero() {
 				until = b.Until.Local().Format(time.DateTime)
@@ -364,22 +202,47 @@ func (r *replayer) print(s *screen) {
 			for i := range b.Evidence {
 				users[i] = b.Evidence[i].User
 			}
-			t.add(shortest(b.Prefix), b.Rule, b.Since.Local().Format(time.DateTime), until, strconv.Itoa(b.Attempts), s.users(users))
+			t.Add(term.Prefix(b.Prefix), b.Rule, b.Since.Local().Format(time.DateTime), until, strconv.Itoa(b.Attempts), userList(s, users))
 		}
-		t.print(s)
+		t.Print(s)
 	}
-	fmt.Fprintf(out, "%d lines or events: %d bans, %d failures, %d violations, %d calls refused, %d refused by access lists, %d while banned, %d from addresses never banned\n",
-		res.Read, len(res.Bans), res.Attempts["auth_failure"], res.Attempts["violation"], res.Attempts["call_reject"], res.Attempts["acl_reject"], res.WhileBanned, res.Spared)
-	if res.Held > 0 {
-		fmt.Fprintf(out, "%d bans would have been held by a guard\n", res.Held)
+	records := "lines or events"
+	if r.Messages > 0 {
+		records = "lines, events or SIP messages"
 	}
-	for _, text := range res.Noticed {
-		fmt.Fprintf(out, "noticed: %s\n", s.clean(text))
+	fmt.Fprintf(s.Out, "%d %s: %s, %d failures, %d violations, %d calls refused, %d refused by access lists, %d while "+
+		"banned, %d from never-ban addresses\n",
+		r.Read, records, plural(len(r.Bans), "ban"), r.Attempts["auth_failure"], r.Attempts["violation"],
+		r.Attempts["call_reject"], r.Attempts["acl_reject"],
+		r.WhileBanned, r.Spared)
+	for _, n := range []struct {
+		count int
+		text  string
+	}{
+		{r.Duplicates, "reports of failures that another source reported"},
+		{r.Unconfirmed, "reports that the preferred source did not confirm: not counted"},
+		{r.Repeated, "lines that were in the log before: not counted"},
+		{r.Outdated, "lines far older than the lines before them: not counted"},
+		{r.Unproven, "refused logins of addresses without proof, perhaps forged: not counted"},
+		{r.Unanswered, "challenges unanswered at the end: counted as if no credentials followed"},
+	} {
+		if n.count > 0 {
+			fmt.Fprintf(s.Out, "%d %s\n", n.count, n.text)
+		}
 	}
-	if res.NotUnderstood > 0 {
-		fmt.Fprintf(out, "%d were not understood, like:\n", res.NotUnderstood)
-		for _, e := range res.Examples {
-			fmt.Fprintf(out, "  %s\n", s.quote(e, maxExample))
+	if r.Zone != "" {
+		fmt.Fprintf(s.Out, "the recording states no time zone: taking FreeSWITCH's log lines as %s (--zone)\n", s.Clean(r.Zone))
+	}
+	if r.Held > 0 {
+		fmt.Fprintf(s.Out, "%d bans would have been held by a guard\n", r.Held)
+	}
+	for _, text := range r.Noticed {
+		fmt.Fprintf(s.Out, "noticed: %s\n", s.Clean(text))
+	}
+	if r.NotUnderstood > 0 {
+		fmt.Fprintf(s.Out, "%s or events not understood, for example:\n", plural(r.NotUnderstood, "line"))
+		for _, e := range r.Examples {
+			fmt.Fprintf(s.Out, "  %s\n", s.Quote(e, 120))
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -21,28 +20,29 @@ import (
 	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/redisserver"
+	"fsban/internal/testenv"
 )
 
-// Two passwords, as they stand in no other text.
+// Two passwords that no other text contains.
 const (
 	socketSecret = "s0cket-kQ8vTz31"
 	redisSecret  = "r3dis-Wm5xPq97"
 )
 
-// keeps fails the test where a text has one of the passwords, as it is or encoded.
-func keeps(t *testing.T, what, text string) {
+// keeps fails the test if a text contains one of the passwords, plain or encoded.
+func keeps(t *testing.T, source, text string) {
 	t.Helper()
 	text = strings.ToLower(text)
 	for _, secret := range []string{socketSecret, redisSecret} {
 		for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), base64.RawStdEncoding.EncodeToString([]byte(secret))[:16]} {
 			if strings.Contains(text, strings.ToLower(form)) {
-				t.Errorf("%s has %s:\n%s", what, secret, text)
+				t.Errorf("%s has %s:\n%s", source, secret, text)
 			}
 		}
 	}
 }
 
-// withCores is a program that may leave a core, where it runs.
+// withCores returns a command that may leave a core in its directory.
 func withCores(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-c", `ulimit -c unlimited && exec "$0" "$@"`}, args...)...)
 	cmd.Dir = t.TempDir()
@@ -50,142 +50,166 @@ func withCores(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, ok func() bool) {
+// eventually waits for a condition, at most patience.
+func eventually(t *testing.T, condition string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("never came true: %s", what)
+			t.Fatalf("never came true: %s", condition)
 		}
 	}
 }
 
-// A daemon that logs everything, and its commands, tell no password: not while all is well, not while it is refused, not when
-// it is killed for a look at its goroutines. And that leaves no core.
-func TestNoPasswordGetsOut(t *testing.T) {
-	t.Parallel()
-	fs := fakeswitch.New(fakeswitch.Options{Password: socketSecret})
-	if err := fs.Listen("127.0.0.1:0"); err != nil {
+// A guarded daemon logs everything, and knows the passwords of a FreeSWITCH and a Redis.
+type guarded struct {
+	t      *testing.T
+	fs     *fakeswitch.Switch
+	redis  *redisserver.Server
+	dir    string
+	listen string // of the metrics
+	client *control.Client
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	log    bytes.Buffer // to be read once ended is closed
+}
+
+func startGuarded(t *testing.T) *guarded {
+	t.Helper()
+	g := &guarded{t: t, fs: fakeswitch.New(fakeswitch.Options{Password: socketSecret}), ended: make(chan struct{})}
+	if err := g.fs.Listen(testenv.Address(t)); err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = fs.Serve(t.Context())
+		_ = g.fs.Serve(t.Context())
 	}()
-	redis := redisserver.Start(t, "--requirepass", redisSecret)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	t.Cleanup(func() { <-served })
+	g.redis = redisserver.Start(t, "--requirepass", redisSecret)
+	g.listen = testenv.Address(t)
+	var err error
+	if g.dir, err = os.MkdirTemp("", "fsban"); err != nil { // a socket's path is short
 		t.Fatal(err)
 	}
-	listen := l.Addr().String()
-	_ = l.Close()
-	dir, err := os.MkdirTemp("", "fsban") // a socket's path is short
-	if err != nil {
+	t.Cleanup(func() { _ = os.RemoveAll(g.dir) })
+	g.configure("")
+	g.cmd = withCores(t, "fsban", "run", "--config", g.file())
+	g.cmd.Stderr = &g.log
+	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	file := filepath.Join(dir, "config.yaml")
-	write := func(more string) {
-		t.Helper()
-		text := fmt.Sprintf("freeswitch: {address: %q, password: %s}\nfleet: {redis: redis://%s, password: %s}\nfirewall: {backend: dry-run}\nstate: {directory: %s}\n"+
-			"control: {socket: %s/s}\nhttp: {listen: %q}\nlog: {level: debug}\n%s", fs.Addr(), socketSecret, redis.Addr(), redisSecret, dir, dir, listen, more)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("")
-
-	daemon := withCores(t, "fsban", "run", "--config", file)
-	var log bytes.Buffer
-	daemon.Stderr = &log
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
-		_ = daemon.Wait()
+		defer close(g.ended)
+		_ = g.cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		_ = daemon.Process.Kill()
-		<-ended
+		_ = g.cmd.Process.Kill()
+		<-g.ended
 	})
-	client := control.NewClient(filepath.Join(dir, "s"))
-	defer client.Close()
-	// ask has every command and page tell what it knows.
-	ask := func(when string) {
-		t.Helper()
-		for _, args := range [][]string{
-			{"status"}, {"status", "--all", "--json"}, {"top", "--once"}, {"list", "--evidence"}, {"why", "203.0.113.66"}, {"held"}, {"check"}, {"reload"}, {"doctor"},
-		} {
-			out, _ := exec.CommandContext(t.Context(), "fsban", append(args, "--config", file)...).CombinedOutput() // some fail, and say why
-			if len(out) == 0 {
-				t.Errorf("%s, %v says nothing", when, args)
-			}
-			keeps(t, fmt.Sprintf("%s, %v", when, args), string(out))
-		}
-		resp, err := http.Get("http://" + listen + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = resp.Body.Close() }()
-		page, err := io.ReadAll(resp.Body)
-		if err != nil || !bytes.Contains(page, []byte("fsban_fleet_connected")) {
-			t.Errorf("%v: %s", err, page)
-		}
-		keeps(t, when+", /metrics", string(page))
-	}
+	g.client = control.NewClient(filepath.Join(g.dir, "s"))
+	t.Cleanup(g.client.Close)
+	return g
+}
 
+func (g *guarded) file() string { return filepath.Join(g.dir, "config.yaml") }
+
+// configure writes the configuration with more lines at its end.
+func (g *guarded) configure(more string) {
+	g.t.Helper()
+	text := fmt.Sprintf("freeswitch: {address: %q, password: %s}\nfleet: {redis: redis://%s, password: %s}\nstate: {directory: %s}\n"+
+		"control: {socket: %s/s}\nhttp: {listen: %q}\nlog: {level: debug}\n%s", g.fs.Addr(), socketSecret, g.redis.Addr(), redisSecret, g.dir, g.dir, g.listen, more)
+	if err := os.WriteFile(g.file(), []byte(text), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// inspect checks the output of every command and of the metrics page.
+func (g *guarded) inspect(when string) {
+	g.t.Helper()
+	for _, args := range [][]string{
+		{"status"}, {"status", "--all", "--json"}, {"top", "--once"}, {"list", "--evidence"}, {"why", "203.0.113.66"}, {"held"}, {"check"}, {"reload"}, {"doctor"},
+	} {
+		out, _ := exec.CommandContext(g.t.Context(), "fsban", append(args, "--config", g.file())...).CombinedOutput() // some fail, and report why
+		if len(out) == 0 {
+			g.t.Errorf("%s, %v prints nothing", when, args)
+		}
+		keeps(g.t, fmt.Sprintf("%s, %v", when, args), string(out))
+	}
+	resp, err := http.Get("http://" + g.listen + "/metrics")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	page, err := io.ReadAll(resp.Body)
+	if err != nil || !bytes.Contains(page, []byte("fsban_fleet_connected")) {
+		g.t.Errorf("%v: %s", err, page)
+	}
+	keeps(g.t, when+", /metrics", string(page))
+}
+
+// refuse makes both passwords wrong, and waits until the daemon reports it.
+func (g *guarded) refuse() {
+	g.t.Helper()
+	for _, args := range [][]string{{"config", "set", "requirepass", "other"}, {"client", "kill", "type", "normal", "skipme", "no"}} {
+		cmd := exec.CommandContext(g.t.Context(), "redis-cli", append([]string{"-s", g.redis.Socket}, args...)...)
+		cmd.Env = append(os.Environ(), "REDISCLI_AUTH="+map[bool]string{true: redisSecret, false: "other"}[args[0] == "config"])
+		if out, err := cmd.CombinedOutput(); err != nil {
+			g.t.Fatalf("%v: %s", err, out)
+		}
+	}
+	g.fs.SetFault(fakeswitch.RefusePassword)
+	g.fs.End(fakeswitch.Kill)
+	eventually(g.t, "both refuse it", func() bool {
+		s, err := g.client.Status(g.t.Context())
+		reported := func(text string) bool {
+			return slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, text) })
+		}
+		return err == nil && reported("refused the password") && reported("the login to Redis is refused")
+	})
+}
+
+// abort ends the daemon as one that leaves a core, and checks that it leaves none.
+func (g *guarded) abort() {
+	g.t.Helper()
+	if err := g.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		g.t.Fatal(err)
+	}
+	<-g.ended
+	status := g.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !status.Signaled() || status.Signal() != syscall.SIGABRT {
+		g.t.Errorf("it ended with %v, not as one that leaves a core", g.cmd.ProcessState)
+	}
+	if status.CoreDump() {
+		g.t.Error("it has left a core")
+	}
+	if text := g.log.String(); !strings.Contains(text, "goroutine ") || !strings.Contains(text, "level=DEBUG") {
+		g.t.Errorf("neither goroutines nor a log of everything:\n%s", text)
+	}
+	keeps(g.t, "the log", g.log.String())
+}
+
+// No password is in the log or in the output of any command: not while all is well, not after a refusal, not in the dump of
+// goroutines of a killed daemon. And that leaves no core.
+func TestNoPasswordGetsOut(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t)
 	eventually(t, "it protects, with its fleet", func() bool {
-		s, err := client.Status(t.Context())
+		s, err := g.client.Status(t.Context())
 		return err == nil && s.Ready && s.Fleet != nil && s.Fleet.InStep
 	})
 	for range 5 {
-		fs.Emit(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("203.0.113.66"), User: "1000"}, time.Now())
+		g.fs.Emit(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: netip.MustParseAddr("203.0.113.66"), User: "1000"}, time.Now())
 	}
 	eventually(t, "it bans", func() bool {
-		bans, err := client.Bans(t.Context(), control.Pick{})
+		bans, err := g.client.Bans(t.Context(), control.Pick{})
 		return err == nil && len(bans) == 1
 	})
-	ask("when all is well")
-
-	// Both passwords are wrong from now on.
-	for _, args := range [][]string{{"config", "set", "requirepass", "other"}, {"client", "kill", "type", "normal", "skipme", "no"}} {
-		cmd := exec.CommandContext(t.Context(), "redis-cli", append([]string{"-s", redis.Socket}, args...)...)
-		cmd.Env = append(os.Environ(), "REDISCLI_AUTH="+map[bool]string{true: redisSecret, false: "other"}[args[0] == "config"])
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	fs.SetFault(fakeswitch.RefusePassword)
-	fs.End(fakeswitch.Kill)
-	eventually(t, "both refuse it", func() bool {
-		s, err := client.Status(t.Context())
-		says := func(what string) bool {
-			return slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, what) })
-		}
-		return err == nil && says("refused the password") && says("the login to Redis is refused")
-	})
-	ask("when it is refused")
-	write("fleet: {}\n")
-	ask("with a file that is wrong")
-
-	if err := daemon.Process.Signal(syscall.SIGABRT); err != nil {
-		t.Fatal(err)
-	}
-	<-ended
-	status := daemon.ProcessState.Sys().(syscall.WaitStatus)
-	if !status.Signaled() || status.Signal() != syscall.SIGABRT {
-		t.Errorf("it ended with %v, not as one that leaves a core", daemon.ProcessState)
-	}
-	if status.CoreDump() {
-		t.Error("it has left a core")
-	}
-	if said := log.String(); !strings.Contains(said, "goroutine ") || !strings.Contains(said, "level=DEBUG") {
-		t.Errorf("neither goroutines nor a log of everything:\n%s", said)
-	}
-	keeps(t, "the log", log.String())
+	g.inspect("when all is well")
+	g.refuse()
+	g.inspect("when it is refused")
+	g.configure("fleet: {}\n")
+	g.inspect("with a file that is wrong")
+	g.abort()
 
 	// This machine does make cores.
 	other := withCores(t, "sh", "-c", "kill -ABRT $$")
@@ -195,7 +219,7 @@ func TestNoPasswordGetsOut(t *testing.T) {
 	}
 }
 
-// What is wrong with a file is told without the passwords in it.
+// Errors of a configuration file do not repeat its passwords.
 func TestAWrongFileTellsNoPassword(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

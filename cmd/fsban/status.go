@@ -1,7 +1,7 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,137 +10,191 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"fsban/config"
 	"fsban/control"
+	"fsban/firewall/backend"
+	"fsban/firewall/saved"
+	"fsban/internal/term"
+	"fsban/policy"
 )
 
 func newStatus(s *settings) *cobra.Command {
-	var asJSON, all bool
+	var (
+		asJSON, all bool
+		wait        string
+	)
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Are we protected, and what needs a human?",
-		Long: `Show on one screen whether fsban protects, what needs a human (!), which source speaks for what, what happens right now,
-what is banned and seen since the start, and who is never banned. With --all each rule has a line, and so have all problems
-and everybody who is never banned.
+		Short: "Show protection status and open problems",
+		Long: `Show whether fsban protects, open problems with their remedy (!), the sources of attempts, the firewall, and bans and addresses
+of the last minutes. With --all also all problems, attempts since the start, rules and the never-ban list.
 
-The exit code is 1 when fsban does not protect.`,
-		Example: "  fsban status\n  fsban status --all\n  fsban status --json",
+Saved firewall rules that would fail at the next boot are an open problem too, if this user may read them. The exit code is 1
+if fsban does not protect, and 4 if it watches only. With --wait a script waits until it does either, also for the daemon to start.`,
+		Example: "  fsban status\n  fsban status --all\n  fsban status --json\n  fsban status --wait 30s",
 		Args:    noArgs,
 		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
-			status, err := client.Status(cmd.Context())
+			status, err := statusWithin(cmd.Context(), client, wait)
 			if err != nil {
 				return err
 			}
+			// The command reads the files, because the daemon's user may not.
+			size := 0
+			if cfg, err := s.load(); err == nil {
+				size = backend.SetSize(cfg.Firewall.Backend, cfg.Firewall.Options())
+			}
+			rules := saved.Find("/", size)
+			status.Problems = append(status.Problems, rules.Problems()...)
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), status)
 			} else {
-				// A daemon that cannot tell what happens right now has told the rest.
+				// The rest of the screen does not need the answer.
 				top, _ := client.Top(cmd.Context(), maxNow)
-				printStatus(screenOf(cmd.OutOrStdout()), &status, &top, all, time.Now())
+				printStatus(term.NewScreen(cmd.OutOrStdout()), &status, &top, all, time.Now())
 			}
-			if err == nil && !status.Ready {
-				err = errors.New("not protecting")
+			switch {
+			case err != nil || status.Ready:
+				return err
+			case watches(&status):
+				return &exitError{exitWatch, errors.New("watching: nobody is blocked")}
 			}
-			return err
+			return errors.New("not protecting")
 		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().BoolVar(&all, "all", false, "all rules, problems and everybody who is never banned, each on a line")
+	c.Flags().StringVar(&wait, "wait", "", "wait until fsban protects, at most that long: 30s, 5m")
+	c.Flags().BoolVar(&all, "all", false, "also all problems, attempts, rules and the never-ban list")
 	return c
 }
 
-// What one screen has of each, without --all.
+// watches reports whether fsban watches as it should: it reports bans from at least one source, and blocks nobody.
+func watches(status *control.Status) bool {
+	return status.Watching && slices.ContainsFunc(status.Sources, func(src control.Source) bool { return src.Up })
+}
+
+// askEvery is the pause between two questions of status --wait.
+const askEvery = 100 * time.Millisecond
+
+// statusWithin returns the daemon's status once it protects or watches, or its last one when the time limit has passed; without a limit, at
+// once. A daemon that does not run yet is waited for.
+func statusWithin(ctx context.Context, client *control.Client, limit string) (control.Status, error) {
+	wait := time.Duration(0)
+	if limit != "" {
+		var err error
+		if wait, err = config.ParseDuration(limit); err != nil || wait < 0 {
+			return control.Status{}, &usageError{fmt.Errorf("--wait: %q is not a duration: write 30s or 5m", limit)}
+		}
+	}
+	deadline := time.Now().Add(wait)
+	for {
+		status, err := client.Status(ctx)
+		settled := err == nil && (status.Ready || watches(&status)) || err != nil && !errors.Is(err, control.ErrNotRunning)
+		if settled || !time.Now().Before(deadline) {
+			return status, err
+		}
+		select {
+		case <-time.After(askEvery):
+		case <-ctx.Done():
+			return status, ctx.Err()
+		}
+	}
+}
+
+// Lines of one screen without --all.
 const (
 	maxProblems = 8
-	maxNever    = 5
 	maxNow      = 3
 )
 
-func printStatus(s *screen, st *control.Status, top *control.Top, all bool, now time.Time) {
-	fmt.Fprintf(s.out, "fsban %s  %s  up %s\n", s.clean(st.Version), s.state(st.Ready), short(now.Sub(st.Started)))
+func printStatus(s *term.Screen, st *control.Status, top *control.Top, all bool, now time.Time) {
+	fmt.Fprintf(s.Out, "fsban %s  %s  up %s\n", s.Clean(st.Version), s.Protection(st.Ready, st.Watching), term.Duration(now.Sub(st.Started)))
 	row := func(name, format string, args ...any) {
-		s.say(fmt.Sprintf("  %-10s ", name), fmt.Sprintf(format, args...))
+		s.PrintRow(fmt.Sprintf("  %-10s ", name), fmt.Sprintf(format, args...))
 	}
 	for i, p := range st.Problems {
 		if i == maxProblems && len(st.Problems) > maxProblems+1 && !all {
 			row("", "and %d more: fsban status --all", len(st.Problems)-i)
 			break
 		}
-		s.say("  "+s.paint(yellow, "!")+" ", p)
+		s.PrintRow("  "+s.Paint(term.Yellow, "!")+" ", p)
 	}
 	for i := range st.Sources {
-		row("source", "%s", sourceLine(&st.Sources[i], now))
+		row("source", "%s", sourceLine(&st.Sources[i], st.Problems, now))
 	}
-	if text := unheard(st.Speakers); text != "" {
-		row("unheard", "%s", text)
+	if text := withoutSource(st.Speakers); text != "" && (all || strings.HasPrefix(text, policy.AuthFailure.String())) {
+		row("no source", "%s", text)
 	}
-	row("firewall", "%s", firewallLine(&st.Firewall))
-	var packets uint64
-	for _, d := range st.Firewall.Dropped {
-		packets += d.Packets
-	}
-	row("bans", "%d in force (%d IPv4, %d IPv6), %d made since the start, %d packets dropped",
-		st.Bans.IPv4+st.Bans.IPv6, st.Bans.IPv4, st.Bans.IPv6, st.Bans.Made, packets)
+	row("firewall", "%s", firewallLine(st))
+	row("bans", "%s", bansLine(st))
 	if len(top.NewBans) > 0 {
-		row("new", "%s", newest(top.NewBans, now))
+		row("recent", "%s", newest(top.NewBans, now))
 	}
 	if !top.At.IsZero() {
-		row("now", "%s", busiestNow(top))
+		row("busiest", "%s", busiestNow(top))
 	}
 	if st.Fleet != nil {
 		printFleet(s, row, st.Fleet, now)
 	}
-	row("seen", "%s", strings.Join(seen(st), ", "))
-	if all {
-		for _, r := range st.Policy.Rules {
-			s.say(fmt.Sprintf("  %-10s %s ", "rule", fill(s.clean(r.Name), 12)), fmt.Sprintf("%d in %s: banned for %s (%s)", r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", ")))
-		}
-	} else {
-		var rules []string
-		for _, r := range st.Policy.Rules {
-			rules = append(rules, fmt.Sprintf("%s %d in %s", r.Name, r.MaxRetry, r.FindTime))
-		}
-		row("rules", "%s", strings.Join(rules, ", "))
+	if !all {
+		row("more", "fsban status --all: attempts, rules, never-ban list")
+		return
 	}
-	row("knows", "%d addresses with attempts, %d known-good", st.Policy.Tracked, st.Policy.KnownGood)
-	s.neverBanned(st.Policy.NeverBan, all)
+	row("attempts", "%s since the start", strings.Join(seen(st), ", "))
+	row("policy", "%d addresses with attempts, %d known-good", st.Policy.Tracked, st.Policy.KnownGood)
+	for _, r := range st.Policy.Rules {
+		s.PrintRow(fmt.Sprintf("  %-10s %s ", "rule", term.Pad(s.Clean(r.Name), 12)),
+			fmt.Sprintf("%d in %s: banned for %s (%s)", r.MaxRetry, r.FindTime, r.BanTime, strings.Join(r.Kinds, ", ")))
+	}
+	printNeverBan(s, st.Policy.NeverBan)
 }
 
-func (s *screen) state(ready bool) string {
-	if !ready {
-		return s.paint(red, "NOT PROTECTING")
+// bansLine counts the bans, and the packets that they dropped.
+func bansLine(st *control.Status) string {
+	v4, v6 := st.Bans.IPv4, st.Bans.IPv6
+	if st.Watching {
+		return fmt.Sprintf("%d would be active (%d IPv4, %d IPv6), %d decided since the start", v4+v6, v4, v6, st.Bans.Made)
 	}
-	return s.paint(green, "PROTECTING")
+	var packets uint64
+	for _, d := range st.Firewall.Dropped {
+		packets += d.Packets
+	}
+	return fmt.Sprintf("%d active (%d IPv4, %d IPv6), %d made since the start, %d packets dropped", v4+v6, v4, v6, st.Bans.Made, packets)
 }
 
-func sourceLine(src *control.Source, now time.Time) string {
+// sourceLine describes a source. The reason why it is down is left out if it is among the problems.
+func sourceLine(src *control.Source, problems []string, now time.Time) string {
 	line := strings.TrimRight(src.Name+" "+src.Address, " ") + ": "
 	switch {
 	case src.Up && src.Since.IsZero():
 		line += "up"
 	case src.Up:
-		line += "up for " + short(now.Sub(src.Since))
+		line += "up for " + term.Duration(now.Sub(src.Since))
 	case src.Retry.After(now):
-		line += "down, next try in " + short(src.Retry.Sub(now)+time.Second)
+		line += "down, next try in " + term.Duration(src.Retry.Sub(now)+time.Second)
 	default:
 		line += "down"
+		shown := func(problem string) bool { return strings.Contains(problem, src.Error) }
+		if src.Error != "" && !slices.ContainsFunc(problems, shown) {
+			line += ", " + strings.TrimPrefix(src.Error, "follow "+src.Address+": ")
+		}
 	}
 	if !src.LastEvent.IsZero() {
-		line += ", last event " + short(now.Sub(src.LastEvent)) + " ago"
+		line += ", last event " + term.Duration(now.Sub(src.LastEvent)) + " ago"
 	}
 	switch {
 	case len(src.Speaks) > 0:
-		line += ", speaks for " + strings.Join(src.Speaks, ", ")
+		line += ", active for " + strings.Join(src.Speaks, ", ")
 	case src.Up:
 		line += ", in reserve"
 	}
 	if src.Unconfirmed > 0 {
-		line += fmt.Sprintf(", %d attempts that nobody confirmed", src.Unconfirmed)
+		line += fmt.Sprintf(", %d unconfirmed attempts", src.Unconfirmed)
 	}
 	return line
 }
 
-// unheard says of which kinds nobody tells, and why.
-func unheard(speakers []control.Speaker) string {
+// withoutSource names the kinds without a source, and the reasons.
+func withoutSource(speakers []control.Speaker) string {
 	var kinds []string
 	for _, sp := range speakers {
 		if sp.Source != "" {
@@ -155,9 +209,13 @@ func unheard(speakers []control.Speaker) string {
 	return strings.Join(kinds, ", ")
 }
 
-func firewallLine(f *control.Firewall) string {
+func firewallLine(st *control.Status) string {
+	f := &st.Firewall
 	line := f.Backend + ", enforcing"
-	if !f.Enforcing {
+	switch {
+	case st.Watching:
+		return "not used: fsban watches only; fsban enforce switches enforcement on"
+	case !f.Enforcing:
 		line = f.Backend + ", NOT enforcing"
 	}
 	if f.Pending > 0 {
@@ -173,58 +231,43 @@ func firewallLine(f *control.Firewall) string {
 func newest(bans []control.Ban, now time.Time) string {
 	var list []string
 	for _, b := range bans[:min(len(bans), maxNow)] {
-		list = append(list, fmt.Sprintf("%s %s ago (%s)", shortest(b.Prefix), short(now.Sub(b.Since)), b.Rule))
+		list = append(list, fmt.Sprintf("%s %s ago (%s)", term.Prefix(b.Prefix), term.Duration(now.Sub(b.Since)), b.Rule))
 	}
 	return strings.Join(list, ", ")
 }
 
-// busiestNow says who tries most.
+// busiestNow names the busiest addresses.
 func busiestNow(top *control.Top) string {
+	banned := ", banned"
+	if top.Watching {
+		banned = ", would be banned"
+	}
 	if len(top.Addresses) == 0 {
-		return "nobody has tried anything in the last 5m"
+		return "no attempts in the last 5m"
 	}
 	var list []string
 	for _, b := range top.Addresses[:min(len(top.Addresses), maxNow)] {
 		state := ""
 		if b.Banned {
-			state = ", banned"
+			state = banned
 		}
-		list = append(list, fmt.Sprintf("%s (%d%s)", shortest(b.Prefix), b.Attempts, state))
+		list = append(list, fmt.Sprintf("%s (%d%s)", term.Prefix(b.Prefix), b.Attempts, state))
 	}
 	return "most attempts in the last 5m: " + strings.Join(list, ", ")
 }
 
-// neverBanned lists who is never banned; who attacks and who was allowed by hand stands first.
-func (s *screen) neverBanned(list []control.NeverBan, all bool) {
-	list = slices.Clone(list)
-	rank := func(n control.NeverBan) int {
-		switch {
-		case n.Bans > 0:
-			return 0
-		case strings.HasPrefix(n.Origin, allowedBy):
-			return 1
-		case n.Spared > 0:
-			return 2
-		}
-		return 3
-	}
-	if !all {
-		slices.SortStableFunc(list, func(a, b control.NeverBan) int { return cmp.Compare(rank(a), rank(b)) })
-	}
-	for i, n := range list {
-		if i == maxNever && len(list) > maxNever+1 && !all {
-			fmt.Fprintf(s.out, "  %-10s and %d more: fsban status --all\n", "", len(list)-i)
-			break
-		}
+// printNeverBan prints the never-ban list.
+func printNeverBan(s *term.Screen, list []control.NeverBan) {
+	for _, n := range list {
 		spared := ""
 		if n.Spared > 0 {
 			spared = fmt.Sprintf(", %d attempts spared", n.Spared)
 		}
-		s.say(fmt.Sprintf("  %-10s %-20s ", "never ban", shortest(n.Prefix)), n.Origin+spared)
+		s.PrintRow(fmt.Sprintf("  %-10s %-20s ", "never ban", term.Prefix(n.Prefix)), n.Origin+spared)
 	}
 }
 
-// seen says what was seen since the start; beside failures what did not happen is left out.
+// seen lists the attempts since the start by kind; zero counts other than failures are left out.
 func seen(s *control.Status) []string {
 	list := []string{fmt.Sprintf("%d failures", s.Attempts["auth_failure"])}
 	for _, kind := range []struct{ name, words string }{
@@ -236,37 +279,41 @@ func seen(s *control.Status) []string {
 		}
 	}
 	if s.Policy.Spared > 0 {
-		list = append(list, fmt.Sprintf("%d from addresses never banned", s.Policy.Spared))
+		list = append(list, fmt.Sprintf("%d from never-ban addresses", s.Policy.Spared))
 	}
 	return list
 }
 
 // printFleet shows the fleet and its nodes.
-func printFleet(s *screen, row func(name, format string, args ...any), f *control.Fleet, now time.Time) {
+func printFleet(s *term.Screen, row func(name, format string, args ...any), f *control.Fleet, now time.Time) {
 	line := fmt.Sprintf("%s through %s, shares %s: ", f.Name, f.Redis, f.Share)
 	switch {
 	case !f.Up:
-		line += "ALONE for " + short(now.Sub(f.Since))
+		line += "STANDALONE for " + term.Duration(now.Sub(f.Since))
 	case f.InStep:
 		line += "in step"
 	default:
 		line += "catching up"
 	}
 	if f.Queue > 0 {
-		line += fmt.Sprintf(", %d things still to be told", f.Queue)
+		line += fmt.Sprintf(", %d updates queued", f.Queue)
 	}
 	if f.Waiting > 0 {
-		line += fmt.Sprintf(", %d bans of others wait", f.Waiting)
+		line += fmt.Sprintf(", %d remote bans waiting", f.Waiting)
 	}
 	row("fleet", "%s", line)
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
-		line := fmt.Sprintf("%-20s %s, seen %s ago, %d bans", s.clean(n.Name), s.clean(n.Version), short(now.Sub(n.Seen)), n.Bans)
-		if !n.Ready {
+		line := fmt.Sprintf("%-20s %s, seen %s ago, %s", s.Clean(n.Name), s.Clean(n.Version), term.Duration(now.Sub(n.Seen)),
+			plural(n.Bans, "ban"))
+		switch {
+		case n.Watching:
+			line += ", WATCHING: announces no bans"
+		case !n.Ready:
 			line += ", NOT PROTECTING"
 		}
 		if len(n.Speaks) > 0 {
-			line += ", speaks by " + s.clean(strings.Join(n.Speaks, ", "))
+			line += ", sources " + s.Clean(strings.Join(n.Speaks, ", "))
 		}
 		if n.Name == f.Node {
 			line += ", this node"

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"fsban/config"
 	"fsban/control"
+	"fsban/internal/term"
 	"fsban/policy"
 )
 
@@ -15,10 +17,9 @@ func newWhy(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "why ADDRESS",
-		Short: "Everything that is known of an address",
-		Long: `Say everything that is known of an address: whether it is banned, by which rule and after which attempts; whether it is
-never banned or known-good, and why; how far it is with each rule, what its next failure would lead to, and what it did
-last.`,
+		Short: "Explain why an address is banned, or is not",
+		Long: `Explain the state of an address: whether it is banned, by which rule and after which attempts; whether it is never banned or
+known-good, and why; its counts by rule, the effect of its next failure, and its last attempts.`,
 		Example:           "  fsban why 192.0.2.7",
 		Args:              oneArg,
 		ValidArgsFunction: s.completing(1, bannedAddresses),
@@ -34,10 +35,8 @@ last.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), standing)
 			}
-			screen := screenOf(cmd.OutOrStdout())
-			for _, line := range screen.standing(&standing, time.Now()) {
-				fmt.Fprintln(screen.out, line)
-			}
+			screen := term.NewScreen(cmd.OutOrStdout())
+			screen.PrintLines(explain(screen, &standing, time.Now()))
 			return nil
 		}),
 	}
@@ -45,38 +44,41 @@ last.`,
 	return c
 }
 
-// standing says it all, a fact a line.
-func (s *screen) standing(w *control.Standing, now time.Time) []string {
+// explain renders the state of an address, one fact a line.
+func explain(s *term.Screen, w *control.AddressState, now time.Time) []string {
 	var lines []string
 	row := func(name, format string, args ...any) {
-		lines = append(lines, s.row(fmt.Sprintf("  %-12s ", name), fmt.Sprintf(format, args...))...)
+		lines = append(lines, s.Row(fmt.Sprintf("  %-12s ", name), fmt.Sprintf(format, args...))...)
 	}
 	first := w.Addr.String()
 	if !w.Prefix.IsSingleIP() {
 		first += fmt.Sprintf(", counted as %v", w.Prefix)
 	}
 	lines = append(lines, first)
+	state := stateName(w)
+	if w.Watching {
+		row("watching", "nobody is blocked: fsban enforce switches enforcement on")
+	}
+	for _, p := range w.Blocked {
+		row("BLOCKED", "the kernel still holds a ban of %v from before fsban watched", p)
+	}
 	stamp := func(t time.Time) string { return t.Local().Format(time.DateTime) }
 	attempts := w.Attempts
 	switch b := w.Ban; {
 	case b != nil:
-		row("banned", "by rule %s since %s, %s left, after %d attempts", s.clean(b.Rule), stamp(b.Since), timeLeft(b, now), b.Attempts)
-		if b.By != "" || b.Reason != "" {
-			row("by", "%s %s", s.clean(b.By), s.quote(b.Reason, 200))
+		banRows(s, w, b, now, row)
+		for i := range w.Wider {
+			banRows(s, w, &w.Wider[i], now, row)
 		}
-		if b.Node != "" {
-			row("node", "%s", s.node(b))
-		}
-		row("dropped", "%d packets, %d bytes", b.Dropped.Packets, b.Dropped.Bytes)
 		attempts = b.Evidence
 	case w.Held != nil:
-		row("held", "a ban by rule %s, by the %s guard: fsban held", s.clean(w.Held.Rule), s.clean(w.Held.Guard))
+		row("held", "a ban by rule %s, by the %s guard: fsban held", s.Clean(w.Held.Rule), s.Clean(w.Held.Guard))
 		attempts = w.Held.Evidence
 	default:
-		row("banned", "no")
+		row(state, "no")
 	}
 	if w.Never != nil {
-		row("never banned", "because of %v (%s)", w.Never.Prefix, s.clean(w.Never.Origin))
+		row("never banned", "because of %v (%s)%s", w.Never.Prefix, s.Clean(w.Never.Origin), despite(s, w))
 	}
 	if !w.KnownGood.IsZero() {
 		row("known-good", "since %s, last login %s", stamp(w.KnownGood), stamp(w.LastLogin))
@@ -88,37 +90,98 @@ func (s *screen) standing(w *control.Standing, now time.Time) []string {
 		row("past bans", "%d, the last began %s: the next one is longer", w.Offences, stamp(w.LastBan))
 	}
 	for _, c := range w.Counts {
-		row("counts", "%d of %d within %s, rule %s", c.Count, c.MaxRetry, c.FindTime, s.clean(c.Rule))
+		row("counts", "%d of %d within %s, rule %s", c.Count, c.MaxRetry, c.FindTime, s.Clean(c.Rule))
 	}
-	for _, text := range s.next(w) {
+	for _, text := range nextFailure(s, w) {
 		row("next failure", "%s", text)
 	}
 	for _, p := range w.Stuck {
 		of := ""
 		if p.Domain != "" {
-			of = " of " + s.quote(p.Domain, 60)
+			of = " of " + s.Quote(p.Domain, 60)
 		}
-		row("stuck phone", "user %s%s, %d failures since %s, %s", s.quote(p.User, 60), of, p.Count, stamp(p.Since), s.quote(p.UserAgent, 80))
+		row("stuck phone", "user %s%s, %d failures since %s, %s", s.Quote(p.User, 60), of, p.Count, stamp(p.Since), s.Quote(p.UserAgent, 80))
 	}
 	for _, a := range attempts {
 		number := ""
 		if a.Number != "" {
-			number = " to " + s.quote(a.Number, 60)
+			number = " to " + s.Quote(a.Number, 60)
 		}
-		row("attempt", "%s %s %s user %s%s, %s, told by %s", stamp(a.At), s.clean(a.Kind), s.clean(a.Method), s.quote(a.User, 60), number, s.quote(a.UserAgent, 80), s.clean(a.Source))
+		row("attempt", "%s %s %s user %s%s, %s, reported by %s", stamp(a.At), s.Clean(a.Kind), s.Clean(a.Method), s.Quote(a.User, 60), number,
+			s.Quote(a.UserAgent, 80), s.Clean(a.Source))
+	}
+	for i := range w.History {
+		e := &w.History[i]
+		row("ended ban", "%s to %s, rule %s%s, %s", stamp(e.Since), stamp(e.Ended), s.Clean(e.Rule), attemptsOf(", ", e.Attempts), endingOf(s, e))
 	}
 	return lines
 }
 
-// next says what the next failure leads to.
-func (s *screen) next(w *control.Standing) (list []string) {
+// attemptsOf renders the attempts that led to a ban, after an introduction, or nothing for a ban without attempts, by hand for example.
+func attemptsOf(before string, n int) string {
+	if n == 0 {
+		return ""
+	}
+	return before + plural(n, "attempt")
+}
+
+// stateName names the state of a banned address.
+func stateName(w *control.AddressState) string {
+	if w.Watching {
+		return "would ban"
+	}
+	return "banned"
+}
+
+// banRows renders a ban that holds the address.
+func banRows(s *term.Screen, w *control.AddressState, b *control.Ban, now time.Time, row func(name, format string, args ...any)) {
+	part := ""
+	if b.Prefix != w.Prefix && !b.Prefix.IsSingleIP() {
+		part = fmt.Sprintf("as part of %v ", b.Prefix)
+	}
+	row(stateName(w), "%sby rule %s since %s, %s left%s", part, s.Clean(b.Rule), b.Since.Local().Format(time.DateTime),
+		timeLeft(b, now), attemptsOf(", after ", b.Attempts))
+	if b.By != "" || b.Reason != "" {
+		row("by", "%s %s", s.Clean(b.By), s.Quote(b.Reason, 200))
+	}
+	if b.Node != "" {
+		row("node", "%s", nodeOf(s, b))
+		if len(b.Evidence) == 0 && b.Attempts > 0 && b.By == "" {
+			row("evidence", "is on that node, run there: fsban why %v", w.Addr)
+		}
+	}
+	if !b.Watched || b.InKernel {
+		row("dropped", "%d packets, %d bytes", b.Dropped.Packets, b.Dropped.Bytes)
+	}
+}
+
+// despite explains why an address on the never-ban list is banned.
+func despite(s *term.Screen, w *control.AddressState) string {
+	b := w.Ban
+	switch {
+	case b == nil:
+		return ""
+	case b.Forced:
+		return fmt.Sprintf(", but %s has banned %v with --force: fsban unban %v", s.Clean(b.By), b.Prefix, b.Prefix)
+	}
+	return fmt.Sprintf(", but the ban of %v holds: fsban unban %v", b.Prefix, b.Prefix)
+}
+
+// nextFailure renders the effect of the next failure.
+func nextFailure(s *term.Screen, w *control.AddressState) (list []string) {
 	if len(w.Next) == 0 && w.Ban != nil {
+		if w.Watching {
+			return []string{"does not count: it would be banned"}
+		}
 		return []string{"does not count: it is banned"}
 	}
 	for i := range w.Next {
-		text := s.leadsTo(&w.Next[i], w.Never)
+		text := verdict(s, &w.Next[i], w.Never)
+		if ban, found := strings.CutPrefix(text, "bans "); found && w.Watching {
+			text = "would ban " + ban
+		}
 		switch {
-		case len(list) > 0 && text == list[0]: // they differ in what is not said
+		case len(list) > 0 && text == list[0]: // they differ in details that are not shown
 		case w.Next[i].User == "another" && len(w.Attempts) > 0:
 			list = append(list, "of another user "+text)
 		default:
@@ -128,15 +191,16 @@ func (s *screen) next(w *control.Standing) (list []string) {
 	return list
 }
 
-func (s *screen) leadsTo(n *control.Next, never *control.NeverBan) string {
-	rule := s.clean(n.Rule)
-	ban := fmt.Sprintf("it by %s for %s", rule, short(n.BanTime))
+// verdict renders one possible effect of the next failure.
+func verdict(s *term.Screen, n *control.Next, never *control.NeverBan) string {
+	rule := s.Clean(n.Rule)
+	ban := fmt.Sprintf("it by %s for %s", rule, term.Duration(n.BanTime))
 	if n.BanTime == policy.Forever {
 		ban = fmt.Sprintf("it by %s for good", rule)
 	}
 	spared := "is spared: never banned"
 	if never != nil {
-		spared += " (" + s.clean(never.Origin) + ")"
+		spared += " (" + s.Clean(never.Origin) + ")"
 	}
 	switch n.Verdict {
 	case policy.Counted.String():
@@ -147,7 +211,7 @@ func (s *screen) leadsTo(n *control.Next, never *control.NeverBan) string {
 		}
 		return "bans " + ban
 	case policy.Held.String():
-		return fmt.Sprintf("would ban %s: the %s guard holds that", ban, s.clean(n.Guard))
+		return fmt.Sprintf("would ban %s: the %s guard holds that", ban, s.Clean(n.Guard))
 	case policy.Spared.String():
 		return spared
 	case policy.SparedBan.String():

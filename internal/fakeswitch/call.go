@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// callerOf returns who called, as an event of a channel has it.
+// callerOf returns the caller named by a channel event.
 func callerOf(e event) Caller {
 	c := Caller{
 		Port:      port(e.get("variable_sip_network_port")),
@@ -20,9 +20,9 @@ func callerOf(e event) Caller {
 	return c
 }
 
-// callChanges returns what changes within the values of a channel's events, besides those that name the user alone: the
-// caller's address in its Via, its Contact and its session description, the user and the number in addresses of SIP, the
-// times of what happened to the channel.
+// callChanges returns the substitutions within the values of a channel's events, apart from values that consist of the user
+// name alone: the caller's address in Via, Contact and the session description, user and number in SIP addresses, and the
+// channel's timestamps.
 func callChanges(was, is Caller, at time.Time) []string {
 	via := func(c Caller) string { return encode(netip.AddrPortFrom(c.Addr, c.Port).String()) }
 	id := func(c Caller) string { return encode(fmt.Sprintf(`"%s" <%s>`, c.User, c.User)) }
@@ -48,11 +48,11 @@ func callChanges(was, is Caller, at time.Time) []string {
 
 const rfc2822 = "Mon, 02 Jan 2006 15:04:05 -0700"
 
-// callBegan is when everything happened in the recorded call.
+// callBegan is the time of all timestamps in the recorded call.
 var callBegan = time.UnixMicro(1795364144818026).UTC()
 
-// answered makes of a refused call the end of one that was answered and hung up by the caller. The headers are the ones in
-// which FreeSWITCH's events of such a call differ.
+// answered turns the end of a refused call into the end of an answered call that the caller hung up, by replacing the headers
+// in which FreeSWITCH's events of such a call differ.
 func answered(refused *recording) *recording {
 	stamp := strconv.FormatInt(callBegan.UnixMicro(), 10)
 	says := map[string]string{

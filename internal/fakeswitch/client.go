@@ -13,36 +13,37 @@ import (
 	"time"
 )
 
-// What FreeSWITCH says at the start and at the end of a connection.
+// Messages of FreeSWITCH at the start and the end of a connection.
 const (
-	greeting  = "Content-Type: auth/request\n\n"
-	goodbye   = "Content-Type: text/disconnect-notice\nContent-Length: 67\n\nDisconnected, goodbye.\nSee you at ClueCon! http://www.cluecon.com/\n"
+	greeting = "Content-Type: auth/request\n\n"
+	goodbye  = "Content-Type: text/disconnect-notice\nContent-Length: 67\n\nDisconnected, goodbye.\nSee you at ClueCon! " +
+		"http://www.cluecon.com/\n"
 	rejection = "Content-Type: text/rude-rejection\nContent-Length: 24\n\nAccess Denied, go away.\n" + goodbye
 )
 
-// How patient a Switch is.
+// Time limits of a connection.
 const (
-	loginTime = 25 * time.Second // for a login, as FreeSWITCH is
-	writeTime = 10 * time.Second // for a client to take what waits for it
-	leaveTime = 5 * time.Second  // for a client to hang up after we said goodbye
+	loginTime = 25 * time.Second // limit for a login, as in FreeSWITCH
+	writeTime = 10 * time.Second // limit for one write to a client
+	leaveTime = 5 * time.Second  // limit for the client to hang up after the disconnect notice
 )
 
-// A client is one connection: one goroutine reads commands, one writes what waits.
+// A client is one connection. One goroutine reads commands, another writes queued bytes.
 type client struct {
 	s    *Switch
 	conn *net.TCPConn
-	wake chan struct{} // one token: something waits to be written
-	done chan struct{} // closed when nobody reads any more
+	wake chan struct{} // one token: output is queued
+	done chan struct{} // closed when the reader has ended
 
 	// Guarded by the Switch's mutex.
 	loggedIn  bool
-	api       []string // the api commands that it may run; nil: everything
+	api       []string // api commands that it may run; nil: all
 	wants     subscription
 	waiting   []byte
-	finishing bool // nothing more comes: write what waits, then hang up
+	finishing bool // no more output will be queued: write the queue, then hang up
 }
 
-// serve is one connection, to its end.
+// serve handles one connection until it ends.
 func (s *Switch) serve(ctx context.Context, conn *net.TCPConn) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	c := &client{s: s, conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{}), wants: newSubscription()}
@@ -72,7 +73,7 @@ func (s *Switch) serve(ctx context.Context, conn *net.TCPConn) {
 	s.mu.Unlock()
 }
 
-// send lets b wait to be written. The lock is held.
+// send queues b for the client. The caller holds the lock.
 func (c *client) send(b []byte) {
 	switch {
 	case c.finishing, c.s.fault == Silent:
@@ -85,7 +86,7 @@ func (c *client) send(b []byte) {
 	c.rouse()
 }
 
-// rouse has the writer look at what waits.
+// rouse wakes the writer.
 func (c *client) rouse() {
 	select {
 	case c.wake <- struct{}{}:
@@ -93,7 +94,7 @@ func (c *client) rouse() {
 	}
 }
 
-// drop cuts off a client that does not read. The lock is held.
+// drop disconnects a client that does not read. The caller holds the lock.
 func (c *client) drop() {
 	c.finishing, c.waiting = true, nil
 	c.s.dropped++
@@ -101,14 +102,14 @@ func (c *client) drop() {
 	c.s.notify()
 }
 
-// finish sends last, then hangs up. The lock is held.
+// finish queues last and hangs up after the queue is written. The caller holds the lock.
 func (c *client) finish(last []byte) {
 	c.send(last)
 	c.finishing = true
 	c.rouse()
 }
 
-// write writes what waits, until the connection ends.
+// write writes queued output until the connection ends.
 func (c *client) write() {
 	var spare []byte
 	for {
@@ -130,7 +131,7 @@ func (c *client) write() {
 			return
 		}
 		if last {
-			// Only our half: closing with commands unread would reset the connection, and our last words would be lost.
+			// Close the write side only: closing with unread commands would reset the connection and lose the last message.
 			_ = c.conn.SetReadDeadline(time.Now().Add(leaveTime))
 			_ = c.conn.CloseWrite()
 			return
@@ -161,8 +162,8 @@ func (c *client) put(b []byte, slow bool) error {
 	return nil
 }
 
-// read reads and answers commands, until the connection ends. A command ends with a blank line; what stands between its
-// first line and that (the headers of sendevent) is not used.
+// read reads and answers commands until the connection ends. A command ends with a blank line; lines between its first line and
+// the blank line (the headers of sendevent) are ignored.
 func (c *client) read() {
 	_ = c.conn.SetReadDeadline(time.Now().Add(loginTime))
 	lines := bufio.NewScanner(c.conn)
@@ -186,7 +187,7 @@ func (c *client) read() {
 	}
 }
 
-// answer answers one command. The lock is held.
+// answer executes one command and queues its reply. The caller holds the lock.
 func (c *client) answer(command string) {
 	if c.finishing {
 		return
@@ -246,15 +247,15 @@ func (c *client) login(verb, rest string) {
 	c.send([]byte(text))
 }
 
-// allowance is FreeSWITCH's reply to userauth. It has room for 510 bytes, and what does not fit is cut off, the blank line
-// at the end included.
+// allowance returns FreeSWITCH's reply to userauth: its buffer holds 510 bytes, and the rest is cut off, including the final
+// blank line.
 func (c *client) allowance() string {
 	events, api := "all", "all"
 	if c.wants.allowed != nil {
 		var names, custom []string
 		for _, name := range c.wants.allowed {
 			switch {
-			case name == "CUSTOM": // comes before the subclasses
+			case name == "CUSTOM": // precedes the subclasses
 			case slices.Contains(natives, name):
 				names = append(names, name)
 			default:
@@ -288,5 +289,5 @@ func (c *client) run(command string) {
 
 func (c *client) reply(text string) { c.send([]byte(reply(text))) }
 
-// reply is the frame that answers a command.
+// reply returns the frame of a command's reply.
 func reply(text string) string { return "Content-Type: command/reply\nReply-Text: " + text + "\n\n" }

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// A Fault is a way of going wrong that lasts until SetFault says otherwise.
+// A Fault is a kind of misbehaviour that lasts until the next SetFault.
 type Fault string
 
 // The faults.
 const (
 	NoFault        Fault = ""
-	DenyAddress    Fault = "deny-address"    // a new client's address is not in the ACL: rude rejection, then the end
+	DenyAddress    Fault = "deny-address"    // a new client's address fails the ACL: rude-rejection, then the end of the connection
 	RefusePassword Fault = "refuse-password" // every login is refused
-	Silent         Fault = "silent"          // connections stand and are read, and nothing is ever said, to old clients either
-	Garbage        Fault = "garbage"         // a new client is greeted with bytes that are no protocol
-	Slow           Fault = "slow"            // bytes trickle, a few each millisecond
+	Silent         Fault = "silent"          // connections stay open and are read, but nothing is sent, to existing clients neither
+	Garbage        Fault = "garbage"         // a new client receives bytes that are not of the protocol
+	Slow           Fault = "slow"            // output trickles, a few bytes each millisecond
 )
 
-// SetFault makes f the way in which the Switch goes wrong from now on.
+// SetFault sets the current fault.
 func (s *Switch) SetFault(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = f
 }
 
-// trickle is what a slow Switch sends at once, and how long it waits then.
+// trickle limits the output of a slow Switch: bytes per write, and the pause after it.
 const (
 	trickleBytes = 64
 	tricklePause = time.Millisecond
@@ -36,10 +36,10 @@ type Ending string
 
 // The endings.
 const (
-	Shutdown  Ending = "shutdown"   // a SHUTDOWN event to those who listen, a notice, the end
-	Reload    Ending = "reload"     // mod_event_socket was reloaded: the notice alone
-	Kill      Ending = "kill"       // FreeSWITCH was killed: the bare end of the stream
-	HalfFrame Ending = "half-frame" // the end comes in the middle of an event
+	Shutdown  Ending = "shutdown"   // a SHUTDOWN event to subscribers, the disconnect notice, the end
+	Reload    Ending = "reload"     // mod_event_socket was reloaded: only the notice
+	Kill      Ending = "kill"       // FreeSWITCH was killed: end of the stream without a notice
+	HalfFrame Ending = "half-frame" // the stream ends within an event
 	Reset     Ending = "reset"      // a TCP reset, as from a firewall
 )
 
@@ -67,7 +67,7 @@ func (s *Switch) End(how Ending) {
 	}
 }
 
-// garbage returns bytes that are no event socket's, the same ones each time.
+// garbage returns bytes that are not of the event socket protocol, the same on each call.
 func garbage() []byte {
 	b := make([]byte, 128<<10)
 	random := rand.NewChaCha8([32]byte{'f', 's', 'b', 'a', 'n'})

@@ -8,37 +8,37 @@ import (
 	"time"
 )
 
-// A Caller is who was at the other end. Whatever is left zero stays as it was recorded.
+// A Caller is the remote side of a situation. Zero fields keep the recorded values.
 type Caller struct {
 	Addr      netip.Addr
 	Port      uint16
 	User      string // the caller's own name
-	Number    string // the number that was dialled, in calls; it stays as recorded where an INVITE is challenged
+	Number    string // the dialled number, in calls; kept as recorded for a challenged INVITE
 	UserAgent string
 	Profile   string
 }
 
-// Frames returns the frames of all events and log lines of s as FreeSWITCH would send them, had c caused them, all of them
-// at at. The zero Time stands for the recorded times. It panics for a situation that was not recorded.
+// Frames returns the frames of all events and log lines of s as FreeSWITCH would send them for caller c at time at. The zero
+// Time keeps the recorded times. Frames panics for a situation without a recording.
 func Frames(s Situation, c Caller, at time.Time) []byte {
 	var b []byte
 	t := recordingOf(s).told(c, at)
-	for _, e := range t.events {
+	for _, e := range t.recording.events {
 		b = t.appendEvent(b, e)
 	}
-	for _, l := range t.logs {
+	for _, l := range t.recording.logs {
 		b = t.appendLog(b, l)
 	}
 	return b
 }
 
-// A telling is a recording told of another caller, at another time.
+// A telling is a recording rendered for another caller and time.
 type telling struct {
-	*recording
-	who      Caller
-	at       time.Time // zero: when it was recorded
-	sequence uint64    // 0: as recorded
-	change   *strings.Replacer
+	recording *recording
+	who       Caller
+	at        time.Time // zero: the recorded time
+	sequence  uint64    // 0: as recorded
+	change    *strings.Replacer
 }
 
 func (r *recording) told(c Caller, at time.Time) telling {
@@ -64,7 +64,7 @@ func (t *telling) appendEvent(b []byte, e event) []byte {
 	return append(b, '\n')
 }
 
-// header returns the decoded value of e's first header of that name, in any case.
+// header returns the decoded value of e's first header with that name, in any case.
 func (t *telling) header(e event, name string) (value string, ok bool) {
 	for _, h := range e.headers {
 		if equalFold(h.name, name) {
@@ -74,7 +74,7 @@ func (t *telling) header(e event, name string) (value string, ok bool) {
 	return "", false
 }
 
-// value returns what h says, encoded.
+// value returns the encoded value of h.
 func (t *telling) value(h header) string {
 	switch h.name {
 	case "Event-Sequence":
@@ -90,13 +90,13 @@ func (t *telling) value(h header) string {
 			return strconv.FormatInt(t.at.UnixMicro(), 10)
 		}
 	}
-	if t.caller == (Caller{}) {
-		return h.value // nobody's doing, or made up
+	if t.recording.caller == (Caller{}) {
+		return h.value // independent of the caller, or computed by FreeSWITCH
 	}
 	return t.personal(h)
 }
 
-// personal returns what h says of the caller, encoded.
+// personal returns the encoded value of h for the caller, if h depends on the caller.
 func (t *telling) personal(h header) string {
 	switch h.name {
 	case "network-ip":
@@ -109,10 +109,10 @@ func (t *telling) personal(h header) string {
 		return encode(t.who.Profile)
 	case "contact":
 		host := netip.AddrPortFrom(t.who.Addr, t.who.Port).String()
-		return encode(fmt.Sprintf(`"" <sip:%s@%s>`, t.who.User, strings.TrimSuffix(host, ":5060"))) // which is the default port
+		return encode(fmt.Sprintf(`"" <sip:%s@%s>`, t.who.User, strings.TrimSuffix(host, ":5060"))) // 5060 is the default port
 	}
-	// The user stands in many headers: from-user, to-user, username, sip_auth_username, accountcode and more.
-	if h.value == t.caller.User && !strings.HasPrefix(h.name, "Event-") {
+	// Many headers contain the user: from-user, to-user, username, sip_auth_username, accountcode and more.
+	if h.value == t.recording.caller.User && !strings.HasPrefix(h.name, "Event-") {
 		return encode(t.who.User)
 	}
 	if t.change != nil {
@@ -128,7 +128,7 @@ func (t *telling) timeValue(h header, at time.Time, layout string) string {
 	return encode(at.Format(layout))
 }
 
-// encode writes a value as switch_url_encode does. An escape with upper-case digits that a peer sent passes as it is.
+// encode encodes a value as switch_url_encode does. Escapes with upper-case digits sent by a peer pass unchanged.
 func encode(s string) string {
 	const unsafe = "\r\n #%&+:;<=>?@[\\]^`{|}\""
 	const hex = "0123456789ABCDEF"
@@ -145,7 +145,7 @@ func encode(s string) string {
 	return b.String()
 }
 
-// decode undoes encode.
+// decode reverses encode.
 func decode(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

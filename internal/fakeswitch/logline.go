@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A logLine is one line of FreeSWITCH's log, with what the event socket says of it.
+// A logLine is one line of FreeSWITCH's log with its event socket headers.
 type logLine struct {
 	level                             int
 	channel, file, fn, line, userData string
@@ -30,7 +30,7 @@ func newLogRecording(stream string) *recording {
 	for stream != "" {
 		head, rest, _ := strings.Cut(stream, "\n\n")
 		fields := make(map[string]string)
-		for _, line := range strings.Split(head, "\n") {
+		for line := range strings.SplitSeq(head, "\n") {
 			name, value, _ := strings.Cut(line, ": ")
 			fields[name] = value
 		}
@@ -57,7 +57,7 @@ func newLogRecording(stream string) *recording {
 	return r
 }
 
-// logChanges returns what changes within the text of a recorded log line, besides the time at its start.
+// logChanges returns the substitutions within the text of a recorded log line, apart from the time at its start.
 func logChanges(was, is Caller, _ time.Time) []string {
 	from := func(c Caller) string { return netip.AddrPortFrom(c.Addr, c.Port).String() }
 	channel := func(c Caller) string { return "sofia/" + c.Profile + "/" + c.User + "@" }

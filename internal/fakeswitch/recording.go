@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// A Situation is something that happened at a real FreeSWITCH, with every event that it caused, or every log line.
+// A Situation is an incident at a real FreeSWITCH, recorded as all events or all log lines that it caused.
 type Situation string
 
-// The recorded situations; recorded/README.md says more of each.
+// The recorded situations; recorded/README.md describes each.
 const (
 	WrongPassword       Situation = "register-wrong-password"     // pre_register, register_attempt, register_failure
 	UnknownUser         Situation = "register-unknown-user"       // the same three
@@ -34,23 +34,23 @@ const (
 
 // The situations that were not recorded.
 const (
-	// AnsweredCall is CHANNEL_HANGUP_COMPLETE of a call that was answered: RefusedCall's, with what FreeSWITCH says
-	// differently of such a call.
+	// AnsweredCall is the CHANNEL_HANGUP_COMPLETE of an answered call: that of RefusedCall with the headers in which
+	// FreeSWITCH's events of an answered call differ.
 	AnsweredCall Situation = "external-invite-answered"
 
-	// CTILine is mod_cti's own log line of a failed login, in the form that its users document. No byte of it was recorded:
-	// nobody here has the module. Log-Func, which nobody documents, is empty.
+	// CTILine is mod_cti's log line of a failed login, in the form that its users document. It is composed, not recorded,
+	// because the module is not available. Log-Func is undocumented and empty.
 	CTILine Situation = "cti-fail2ban"
 )
 
-// A recording is what FreeSWITCH sent in one situation.
+// A recording is the stream that FreeSWITCH sent in one situation.
 type recording struct {
 	events []event
 	logs   []logLine
-	caller Caller // who it was
+	caller Caller // the recorded caller
 
-	// changes returns what stands in the values of events (encoded) or the texts of log lines, and what to put in its
-	// place, old and new by turns. It may be nil.
+	// changes returns pairs of old and new text to substitute in the values of events (encoded) or in the texts of log lines.
+	// It may be nil.
 	changes func(was, is Caller, at time.Time) []string
 }
 
@@ -105,12 +105,12 @@ func mustRead(name string) []byte {
 // newRecording reads the events of stream. None of them has a body, so that a blank line ends each.
 func newRecording(stream string) *recording {
 	r := new(recording)
-	for _, block := range strings.Split(stream, "\n\n") {
+	for block := range strings.SplitSeq(stream, "\n\n") {
 		if !strings.HasPrefix(block, "Event-") {
 			continue
 		}
 		var e event
-		for _, line := range strings.Split(block, "\n") {
+		for line := range strings.SplitSeq(block, "\n") {
 			name, value, _ := strings.Cut(line, ": ")
 			e.headers = append(e.headers, header{name, value})
 		}
@@ -121,7 +121,7 @@ func newRecording(stream string) *recording {
 		r.caller, r.changes = callerOf(r.events[i]), callChanges
 		return r
 	}
-	// In the first event of each recording, to-user is the one who calls.
+	// In the first event of each recording, to-user is the caller.
 	first := r.events[0]
 	r.caller = Caller{User: first.get("to-user"), UserAgent: first.get("user-agent"), Profile: first.get("profile-name")}
 	r.caller.Addr, _ = netip.ParseAddr(first.get("network-ip"))
@@ -143,7 +143,7 @@ func (e *event) get(name string) string {
 	return ""
 }
 
-// complete fills what c leaves zero with what was recorded.
+// complete fills zero fields of c with the recorded values.
 func (r *recording) complete(c Caller) Caller {
 	return Caller{
 		Addr:      cmp.Or(c.Addr, r.caller.Addr),
@@ -155,7 +155,7 @@ func (r *recording) complete(c Caller) Caller {
 	}
 }
 
-// customEvent returns a CUSTOM event with the headers that all events have, but for the source lines that sent it.
+// customEvent returns a CUSTOM event with the headers common to all events, except those of the source line that sent it.
 func customEvent(subclass string, headers [][2]string) *recording {
 	e := event{name: "CUSTOM", subclass: subclass}
 	for _, h := range recordingOf(NoAuth).events[0].headers {

@@ -19,7 +19,7 @@ var (
 	moment  = time.Date(2026, 3, 4, 5, 6, 7, 89000, zone)
 )
 
-// all returns each event of stream, as its headers by name.
+// all returns each event of stream as a map of its headers.
 func all(t *testing.T, stream []byte) (events []map[string]string) {
 	t.Helper()
 	r, ev := esl.NewReader(bytes.NewReader(stream)), esl.NewEvent(esl.NewFields())

@@ -8,24 +8,24 @@ import (
 	"strings"
 )
 
-// natives are the events that a client may ask for; FreeSWITCH has some more.
+// natives are the events that a client may subscribe to; FreeSWITCH has more.
 var natives = []string{
 	"ALL", "CUSTOM", "HEARTBEAT", "SHUTDOWN", "STARTUP", "API", "BACKGROUND_JOB", "RELOADXML", "RE_SCHEDULE", "MODULE_LOAD",
 	"MODULE_UNLOAD", "CHANNEL_CREATE", "CHANNEL_STATE", "CHANNEL_CALLSTATE", "CHANNEL_EXECUTE", "CHANNEL_EXECUTE_COMPLETE",
 	"CHANNEL_PROGRESS", "CHANNEL_ANSWER", "CHANNEL_BRIDGE", "CHANNEL_HANGUP", "CHANNEL_HANGUP_COMPLETE", "CHANNEL_DESTROY",
 }
 
-// levels are the words for log levels, from 0 on.
+// levels are the names of the log levels, from 0 on.
 var levels = []string{"CONSOLE", "ALERT", "CRIT", "ERR", "WARNING", "NOTICE", "INFO", "DEBUG"}
 
-// A subscription is what one client asked to be sent. Its methods answer a command each, as parse_command of
-// mod_event_socket does; words are what stands after the command's own.
+// A subscription is the set of events and log lines that one client subscribed to. Each method executes one command as
+// parse_command of mod_event_socket does; words are the command's arguments.
 type subscription struct {
-	allowed    []string // natives and subclasses; nil: everything
+	allowed    []string // natives and subclasses; nil: all
 	mayLog     bool
 	listening  bool
 	events     map[string]bool // natives, upper case
-	subclasses map[string]bool // of CUSTOM: they stay when CUSTOM itself goes
+	subclasses map[string]bool // of CUSTOM: kept when CUSTOM itself is removed
 	filters    []filter
 	logLevel   int // -1: no log
 }
@@ -37,8 +37,8 @@ func newSubscription() subscription {
 	return subscription{mayLog: true, events: make(map[string]bool), subclasses: make(map[string]bool), logLevel: -1}
 }
 
-// event is `event plain NAME… CUSTOM SUBCLASS…`: what follows CUSTOM is a subclass, names that FreeSWITCH does not know are
-// passed over, and the first one that is not allowed ends it.
+// event executes `event plain NAME… CUSTOM SUBCLASS…`: names after CUSTOM are subclasses, unknown names are ignored, and the
+// first name that is not allowed ends the command.
 func (s *subscription) event(words []string) string {
 	if len(words) == 0 || words[0] != "plain" {
 		return "-ERR no keywords supplied"
@@ -66,7 +66,7 @@ func (s *subscription) event(words []string) string {
 	return "+OK event listener enabled plain"
 }
 
-// add asks for a native event. ALL is every native, and every subclass that there is or that the client may see.
+// add subscribes to a native event. ALL stands for every native and for every subclass that the client may receive.
 func (s *subscription) add(name string) {
 	s.events[name] = true
 	if name != "ALL" {
@@ -94,12 +94,12 @@ func (s *subscription) may(name string) bool {
 	return s.allowed == nil || slices.Contains(s.allowed, name)
 }
 
-// mayNative says whether s may ask for a native event. CUSTOM itself is allowed to whoever may see any subclass.
+// mayNative reports whether s may subscribe to a native event. CUSTOM is allowed if any subclass is.
 func (s *subscription) mayNative(name string) bool {
 	return name == "CUSTOM" || s.may(name) || s.may("ALL")
 }
 
-// nix is `nixevent NAME… CUSTOM SUBCLASS…`. Without ALL nothing is left; without another, what is left is named.
+// nix executes `nixevent NAME… CUSTOM SUBCLASS…`. Removing one of ALL turns ALL into a list of the others.
 func (s *subscription) nix(words []string) string {
 	known, custom := false, false
 	for _, word := range words {
@@ -137,7 +137,7 @@ func (s *subscription) noEvents() string {
 	return "+OK no longer listening for events"
 }
 
-// filter is `filter [add] HEADER VALUE`, `filter delete HEADER [VALUE]` and `filter delete all`.
+// filter executes `filter [add] HEADER VALUE`, `filter delete HEADER [VALUE]` and `filter delete all`.
 func (s *subscription) filter(rest string) string {
 	header, value, ok := strings.Cut(strings.TrimLeft(rest, " "), " ")
 	if !ok {
@@ -163,7 +163,7 @@ func (s *subscription) filter(rest string) string {
 	return fmt.Sprintf("+OK filter added. [%s]=[%s]", header, value)
 }
 
-// log is `log [LEVEL]`, the level being a number or a word.
+// log executes `log [LEVEL]`; the level is a number or a name.
 func (s *subscription) log(rest string) string {
 	if !s.mayLog {
 		return "-ERR permission denied"
@@ -191,12 +191,12 @@ func (s *subscription) noLog() string {
 	return "+OK no longer logging"
 }
 
-// asks says whether s asked for an event: a native, or a subclass of CUSTOM.
+// asks reports whether s is subscribed to an event: a native, or a subclass of CUSTOM.
 func (s *subscription) asks(name, subclass string) bool {
 	return s.listening && (s.events["ALL"] || s.events[name] && (subclass == "" || s.subclasses[subclass]))
 }
 
-// hears says whether s asked for what has this name: a native event, a subclass, or the log.
+// hears reports whether s is subscribed to name: a native event, a subclass, or the log.
 func (s *subscription) hears(name string) bool {
 	switch {
 	case name == "log":
@@ -207,8 +207,8 @@ func (s *subscription) hears(name string) bool {
 	return s.asks("CUSTOM", name)
 }
 
-// passes says whether the filters let an event pass whose headers get returns: as event_handler of mod_event_socket has
-// it. Without filters all do. With some, one has to hold, but of those with a minus none.
+// passes reports whether an event with the headers of get passes the filters, as in event_handler of mod_event_socket: without
+// filters every event passes; otherwise at least one filter must match, and none of those with a minus sign.
 func (s *subscription) passes(get func(name string) (string, bool)) bool {
 	send := len(s.filters) == 0
 	for _, f := range s.filters {
@@ -229,14 +229,14 @@ func (s *subscription) passes(get func(name string) (string, bool)) bool {
 	return send
 }
 
-// signs cuts off what stands before the value: the last of plus and minus counts.
+// signs removes the signs before a value: the last plus or minus sign counts.
 func (f filter) signs() (signs, value string) {
 	value = strings.TrimLeft(f.value, "+- ")
 	return strings.TrimRight(f.value[:len(f.value)-len(value)], " "), value
 }
 
-// holds compares a header's value with the wanted one. A pattern is one only without a sign before it, and with a slash at
-// both ends.
+// holds compares a header's value with a filter's. The filter's value is a pattern only if it has no sign and a slash at both
+// ends.
 func (f filter) holds(value, want string) bool {
 	if f.value[0] != '/' {
 		return equalFold(value, want)
@@ -253,7 +253,7 @@ func (f filter) holds(value, want string) bool {
 	return err == nil && re.MatchString(value)
 }
 
-// equalFold is strcasecmp in the C locale: letters of ASCII alone have a case.
+// equalFold is strcasecmp in the C locale: only ASCII letters have case.
 func equalFold(a, b string) bool {
 	lower := func(s string) string {
 		return strings.Map(func(r rune) rune {

@@ -10,7 +10,7 @@ import (
 	"fsban/esl"
 )
 
-// The answers here are a FreeSWITCH 1.11's own, word for word.
+// The replies are those of FreeSWITCH 1.11, word for word.
 func TestWhatIsAskedForIsAnsweredInFreeSWITCHsWords(t *testing.T) {
 	u := login(t, start(t, Options{}))
 	for _, exchange := range [][2]string{
@@ -45,7 +45,7 @@ func TestWhatIsAskedForIsAnsweredInFreeSWITCHsWords(t *testing.T) {
 	}
 }
 
-// hears returns the names of the events, and the levels of the log lines, that a client gets which sent commands.
+// hears returns the names of the events and the levels of the log lines that a client receives after sending commands.
 func hears(t *testing.T, o Options, emit func(*Switch), commands ...string) []string {
 	t.Helper()
 	s := start(t, o)
@@ -139,9 +139,9 @@ func TestNixedEventsAreNotSent(t *testing.T) {
 		{[]string{"event plain HEARTBEAT CUSTOM a::b", "nixevent HEARTBEAT"}, []string{ab}},
 		{[]string{"event plain HEARTBEAT CUSTOM a::b", "nixevent CUSTOM a::b"}, []string{beat}},
 		{[]string{"event plain HEARTBEAT CUSTOM a::b", "nixevent ALL"}, nil},
-		{[]string{"event plain CUSTOM a::b", "nixevent ALL", "event plain CUSTOM"}, []string{ab}}, // a subclass stays
+		{[]string{"event plain CUSTOM a::b", "nixevent ALL", "event plain CUSTOM"}, []string{ab}}, // a subclass is kept
 		{[]string{"event plain ALL"}, []string{beat, pre, ab}},
-		{[]string{"event plain ALL", "nixevent HEARTBEAT"}, []string{pre}}, // those that FreeSWITCH knew when it was asked
+		{[]string{"event plain ALL", "nixevent HEARTBEAT"}, []string{pre}}, // those that FreeSWITCH knew at the time of the command
 		{[]string{"event plain ALL", "noevents", "event plain CUSTOM"}, nil},
 	} {
 		if got := hears(t, Options{}, emit, test.commands...); !slices.Equal(got, test.want) {
@@ -164,7 +164,7 @@ func TestALogLineGoesToWhoeverAskedForItsLevel(t *testing.T) {
 		{[]string{"log 3"}, nil},
 		{[]string{"log 4"}, []string{"log 4"}},
 		{[]string{"log notice"}, []string{"log 4", "log 5"}},
-		{[]string{"log", "filter Event-Name NONE"}, []string{"log 4", "log 5"}}, // filters are for events
+		{[]string{"log", "filter Event-Name NONE"}, []string{"log 4", "log 5"}}, // filters apply to events only
 		{[]string{"log 7", "nolog"}, nil},
 	} {
 		if got := hears(t, Options{}, emit, test.commands...); !slices.Equal(got, test.want) {
@@ -182,7 +182,7 @@ func TestALeastPrivilegeLoginMayBeGivenTheLog(t *testing.T) {
 		t.Errorf("%s", f.Header)
 	}
 	u.says("event plain HEARTBEAT", "+OK event listener enabled plain")
-	u.says("event plain CUSTOM a::b", "-ERR permission denied") // a subclass is never among ALL
+	u.says("event plain CUSTOM a::b", "-ERR permission denied") // ALL never includes a subclass
 	waited := make(chan error, 1)
 	go func() { waited <- s.WaitSubscribed(t.Context(), "HEARTBEAT", "log") }()
 	u.says("log 4", "+OK log level 4 [4]")

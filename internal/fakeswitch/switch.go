@@ -1,7 +1,7 @@
-// Package fakeswitch is a FreeSWITCH without telephones: it speaks the inbound event socket over TCP and replays what a
-// real one was recorded saying, with other callers, at other times. It misbehaves on request, as networks and servers do.
+// Package fakeswitch simulates a FreeSWITCH: it serves the inbound event socket over TCP and replays recordings of a real
+// FreeSWITCH with other callers and times. It misbehaves on request, as networks and servers do.
 //
-// Tests and `fsban demo` use it. It answers commands in the words of FreeSWITCH 1.11; events come in plain format only.
+// Tests and cmd/fsban-demo use it. Replies are those of FreeSWITCH 1.11; events have the plain format only.
 package fakeswitch
 
 import (
@@ -10,36 +10,38 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// Options say who may log in to a Switch, and see what. The zero value is a stock FreeSWITCH's: ClueCon, everything.
+// Options are the login and permissions of a Switch. The zero value is a stock FreeSWITCH: password ClueCon, everything
+// allowed.
 type Options struct {
 	Password      string        // ClueCon when empty
-	User          string        // "user@domain" that may log in with userauth, with the same password; empty: nobody
-	AllowedEvents []string      // what that user may see, natives and subclasses; nil: everything, and the log
-	AllowedLog    bool          // the log too, with AllowedEvents
-	AllowedAPI    []string      // what that user may run; nil: everything
-	Heartbeat     time.Duration // a HEARTBEAT so often; 0: none
-	Queue         int           // bytes that may wait for one client, who is dropped beyond them; 64 MiB when 0
+	User          string        // "user@domain" that may log in with userauth and the same password; empty: none
+	AllowedEvents []string      // natives and subclasses that this user may receive; nil: all, and the log
+	AllowedLog    bool          // with AllowedEvents: the log is allowed too
+	AllowedAPI    []string      // api commands that this user may run; nil: all
+	Heartbeat     time.Duration // interval of HEARTBEAT events; 0: none
+	Queue         int           // bound in bytes of one client's output queue; a client beyond it is dropped; 64 MiB if 0
 }
 
-// A Switch is a pretended FreeSWITCH. Its methods may be called from any goroutine, before and during Serve.
+// A Switch is a simulated FreeSWITCH. Its methods may be called from any goroutine, before and during Serve.
 type Switch struct {
 	opts Options
 
 	mu       sync.Mutex
 	listener net.Listener
-	addr     string // of the last listener
+	addr     string // of the latest listener
 	clients  map[*client]struct{}
-	changed  chan struct{} // closed, and replaced, whenever something changes that a Wait method waits for
+	changed  chan struct{} // closed and replaced on each change that a Wait method waits for
 	fault    Fault
 	replies  map[string]string
 	sequence uint64
 	dropped  uint64
 }
 
-// New returns a Switch. It starts nothing.
+// New returns a Switch that is not yet listening.
 func New(o Options) *Switch {
 	if o.Password == "" {
 		o.Password = "ClueCon"
@@ -54,14 +56,15 @@ func New(o Options) *Switch {
 		replies: map[string]string{
 			"status":                  string(mustRead("api-status.txt")),
 			"sofia xmlstatus gateway": "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?>\n<gateways>\n</gateways>\n",
-			"version":                 "FreeSWITCH Version 1.11.3-dev+git~20260821T141014Z~cc93a683ca~64bit (git cc93a68 2026-08-21 14:10:14Z 64bit)\n",
+			"version": "FreeSWITCH Version 1.11.3-dev+git~20260821T141014Z~cc93a683ca~64bit (git cc93a68 2026-08-21 " +
+				"14:10:14Z 64bit)\n",
 		},
 	}
 }
 
 // Listen opens the event socket at addr (host:port; port 0 for any). After CloseListener it opens it again.
 func (s *Switch) Listen(addr string) error {
-	l, err := net.Listen("tcp", addr)
+	l, err := listen(addr)
 	if err != nil {
 		return err
 	}
@@ -76,7 +79,18 @@ func (s *Switch) Listen(addr string) error {
 	return nil
 }
 
-// CloseListener stops listening; those who are connected stay.
+// listen retries for up to five seconds while addr is in use: a child process that another goroutine forks keeps a closed
+// listener open until its exec.
+func listen(addr string) (net.Listener, error) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+	}
+}
+
+// CloseListener stops listening. Existing connections stay open.
 func (s *Switch) CloseListener() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,14 +100,14 @@ func (s *Switch) CloseListener() {
 	}
 }
 
-// Addr returns where the Switch listens, or did: host:port. It is empty before Listen.
+// Addr returns the address (host:port) of the latest Listen, or "" before it.
 func (s *Switch) Addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.addr
 }
 
-// Serve answers clients until ctx ends. It returns ctx's error, after every goroutine that it started.
+// Serve serves clients until ctx ends and returns ctx's error after all its goroutines have ended.
 func (s *Switch) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -134,11 +148,10 @@ func (s *Switch) beat(ctx context.Context) {
 	}
 }
 
-// Emit sends the events and log lines of a situation to every client that asked for them. It never waits for a client: see
-// Dropped.
+// Emit sends the events and log lines of a situation to every subscribed client. It never waits for a client: see Dropped.
 func (s *Switch) Emit(sit Situation, c Caller, at time.Time) { s.tell(recordingOf(sit).told(c, at)) }
 
-// EmitCustom sends a CUSTOM event of any subclass: FreeSWITCH's own headers, then these, each a name and a value.
+// EmitCustom sends a CUSTOM event of any subclass: FreeSWITCH's own headers, then headers, each a name and a value.
 func (s *Switch) EmitCustom(subclass string, at time.Time, headers ...[2]string) {
 	s.tell(customEvent(subclass, headers).told(Caller{}, at))
 }
@@ -146,7 +159,7 @@ func (s *Switch) EmitCustom(subclass string, at time.Time, headers ...[2]string)
 func (s *Switch) tell(t telling) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range t.events {
+	for _, e := range t.recording.events {
 		s.sequence++
 		t.sequence = s.sequence
 		frame := t.appendEvent(nil, e)
@@ -156,7 +169,7 @@ func (s *Switch) tell(t telling) {
 			}
 		}
 	}
-	for _, l := range t.logs {
+	for _, l := range t.recording.logs {
 		frame := t.appendLog(nil, l)
 		for c := range s.clients {
 			if c.wants.logLevel >= l.level {
@@ -166,7 +179,7 @@ func (s *Switch) tell(t telling) {
 	}
 }
 
-// EmitRaw sends bytes as they are to every client that is logged in.
+// EmitRaw sends bytes unchanged to every client that is logged in.
 func (s *Switch) EmitRaw(b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,21 +190,22 @@ func (s *Switch) EmitRaw(b []byte) {
 	}
 }
 
-// SetReply makes reply the answer to `api command`, arguments included. status, version and sofia xmlstatus gateway (none) are answered anyway.
+// SetReply sets the reply to `api command`, with command including its arguments. status, version and sofia xmlstatus gateway
+// (none) have default replies.
 func (s *Switch) SetReply(command, reply string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replies[command] = reply
 }
 
-// Clients returns how many clients are connected, logged in or not.
+// Clients returns the number of connected clients, logged in or not.
 func (s *Switch) Clients() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.clients)
 }
 
-// Dropped returns how many clients were cut off because they did not read what waited for them.
+// Dropped returns the number of clients disconnected because they did not read their output.
 func (s *Switch) Dropped() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,8 +217,8 @@ func (s *Switch) WaitClients(ctx context.Context, n int) error {
 	return s.wait(ctx, func() bool { return len(s.clients) == n })
 }
 
-// WaitSubscribed waits until some client listens to all of names: natives, subclasses, and "log" for log lines of any
-// level. Without names, to any event.
+// WaitSubscribed waits until a client is subscribed to all of names: natives, subclasses, and "log" for log lines of any level.
+// Without names, it waits for any subscription.
 func (s *Switch) WaitSubscribed(ctx context.Context, names ...string) error {
 	return s.wait(ctx, func() bool {
 		for c := range s.clients {
@@ -237,7 +251,7 @@ func (s *Switch) wait(ctx context.Context, ready func() bool) error {
 	return ctx.Err()
 }
 
-// notify wakes those who wait. The lock is held.
+// notify wakes the Wait methods. The caller holds the lock.
 func (s *Switch) notify() {
 	close(s.changed)
 	s.changed = make(chan struct{})

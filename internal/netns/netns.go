@@ -18,7 +18,7 @@ import (
 const outsideEnv = "FSBAN_NETNS_OUTSIDE"
 
 // Command returns a command that runs a program in namespaces of its own, in which it is root and everybody else is
-// nobody. It dies with ctx and with this process. Whoever wants to change its environment adds to cmd.Env.
+// nobody. It is killed at the end of ctx and of this process. Callers add to cmd.Env to change its environment.
 func Command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), outsideEnv+"="+current())

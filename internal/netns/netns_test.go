@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fsban/internal/testenv"
 )
 
 func TestRunIsRootOfAnEmptyNetwork(t *testing.T) {
@@ -94,6 +96,7 @@ func TestNothingIsChangedOutside(t *testing.T) {
 }
 
 func TestRunFailsWith(t *testing.T) {
+	testenv.System(t)
 	for name, want := range map[string]string{
 		"TestThatDoesNotExist":     "did not run to its end",
 		"TestForOthers/fails":      "on purpose",
@@ -115,7 +118,7 @@ func TestRunFailsWith(t *testing.T) {
 	}
 }
 
-// TestForOthers does what TestRunFailsWith and TestCommandDiesWithItsContext need done in another process.
+// TestForOthers is the other process of TestRunFailsWith and TestCommandDiesWithItsContext.
 func TestForOthers(t *testing.T) {
 	if os.Getenv(testEnv) == "" {
 		return
@@ -130,6 +133,7 @@ func TestForOthers(t *testing.T) {
 }
 
 func TestCommandDiesWithItsContext(t *testing.T) {
+	testenv.System(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	cmd := Command(ctx, os.Args[0], arguments("TestForOthers/waits")...)
@@ -184,7 +188,7 @@ func exchange(from, to string) error {
 	if _, err := client.Write([]byte("proof")); err != nil {
 		return err
 	}
-	_ = server.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = server.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	_, sender, err := server.ReadFrom(make([]byte, 16))
 	if err == nil && sender.(*net.UDPAddr).IP.String() != from {
 		err = fmt.Errorf("arrived from %v", sender)

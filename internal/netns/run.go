@@ -11,37 +11,35 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+
+	"fsban/internal/testenv"
 )
 
 // testEnv holds the name of the test that Run has started this process for.
 const testEnv = "FSBAN_NETNS_TEST"
 
-// A tester is what Run needs of a *testing.T. The programs that use Command need no package testing this way.
+// A tester is the part of *testing.T that Run uses, so that programs that use Command do not link package testing.
 type tester interface {
 	Helper()
 	Name() string
 	Context() context.Context
 	Cleanup(func())
 	Logf(format string, args ...any)
+	Skipf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// Run runs f in namespaces of its own, prepared, by starting the test program once more for nothing but this test; what t
-// did before Run happens there again. Where namespaces or one of tools are missing the test fails: a test that is skipped
-// proves nothing.
+// Run runs f in prepared namespaces of its own, in another process of the test program for this test alone. The part of t before
+// Run runs there again. It makes t a system test: t fails if namespaces or one of tools are missing.
 func Run[T tester](t T, f func(T), tools ...string) {
 	t.Helper()
+	testenv.System(t, tools...)
 	if os.Getenv(testEnv) == t.Name() {
 		done, err := Prepare()
 		if err != nil {
 			t.Fatalf("prepare the namespaces: %v", err)
 		}
 		t.Cleanup(done)
-		for _, tool := range tools {
-			if _, err := exec.LookPath(tool); err != nil {
-				t.Fatalf("this test needs the program %s, and fails without it: %v", tool, err)
-			}
-		}
 		f(t)
 		return
 	}

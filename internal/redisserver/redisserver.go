@@ -1,4 +1,4 @@
-// Package redisserver runs Debian's redis-server for tests, and stands between it and those who use it.
+// Package redisserver runs Debian's redis-server for tests, behind a proxy that can fail.
 package redisserver
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,12 +17,15 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"fsban/internal/testenv"
 )
 
-// A tester is what is needed of a *testing.T.
+// A tester is the part of *testing.T that Start uses.
 type tester interface {
 	Helper()
 	Cleanup(func())
+	Skipf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
@@ -37,20 +41,18 @@ type Server struct {
 	out    *bytes.Buffer
 }
 
-// Start starts a server on loopback and on a unix socket, until the end of the test. args are options of redis-server.
+// Start starts a server on loopback and on a unix socket, until the end of the test, which it makes a system test. args are
+// options of redis-server.
 func Start(t tester, args ...string) *Server {
 	t.Helper()
+	testenv.System(t, "redis-server")
 	dir, err := os.MkdirTemp("", "fsredis") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	s := &Server{t: t, Dir: dir, Socket: filepath.Join(dir, "s"), args: args}
-	for range 5 { // somebody else may take the port before it does
-		s.Port = freePort(t)
-		if err = s.start(); err == nil {
-			break
-		}
-	}
+	s.Port = int(netip.MustParseAddrPort(testenv.Address(t)).Port())
+	err = s.start()
 	t.Cleanup(func() {
 		s.Kill()
 		_ = os.RemoveAll(dir)
@@ -59,15 +61,6 @@ func Start(t tester, args ...string) *Server {
 		t.Fatalf("%v", err)
 	}
 	return s
-}
-
-func freePort(t tester) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Addr is where it listens.
@@ -83,16 +76,12 @@ func (s *Server) Restart() {
 
 func (s *Server) start() error {
 	s.t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		s.t.Fatalf("this test needs the program redis-server, and fails without it: %v", err)
-	}
 	args := append([]string{
 		"--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--unixsocketperm", "777",
 		"--dir", s.Dir, "--save", "", "--appendonly", "no", "--enable-debug-command", "yes",
 	}, s.args...)
 	s.out = new(bytes.Buffer)
-	s.cmd = exec.Command(path, args...)
+	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
@@ -103,7 +92,7 @@ func (s *Server) start() error {
 		defer close(done)
 		_ = cmd.Wait()
 	}(s.cmd, s.done)
-	for range 2000 {
+	for range 12000 {
 		conn, err := net.Dial("unix", s.Socket)
 		if err == nil {
 			_ = conn.Close()
@@ -119,7 +108,7 @@ func (s *Server) start() error {
 	return fmt.Errorf("redis-server does not answer:\n%s", s.out)
 }
 
-// Kill ends it at once; what it held is gone. Its socket goes, too.
+// Kill ends the server at once. Its data and its socket are lost.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill()
 	<-s.done

@@ -1,0 +1,143 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A SuspiciousLogin is a success from an address that was not known-good, with evidence that its password was guessed. The address
+// does not become known-good by it.
+type SuspiciousLogin struct {
+	User      string // untrusted, as in an Attempt
+	Domain    string
+	Addr      netip.Addr
+	UserAgent string
+	At        time.Time
+
+	Evidence LoginEvidence
+	Likely   bool // a guessed password is more likely than a mistyped one
+	Failures int  // failures on this user from the network of Addr, an IPv4 /24 or an IPv6 /48
+	Users    int  // other users that the address failed on
+	Prefixes int  // prefixes that failed on this user, Addr's included; at most 64
+}
+
+func (SuspiciousLogin) report() {}
+
+// A LoginEvidence is the reason why a login is suspicious. The set is closed and small: safe as a metric label.
+type LoginEvidence uint8
+
+// The kinds of evidence, strongest first.
+const (
+	Spray       LoginEvidence = iota // the address failed on other users: it tries many users
+	Distributed                      // many prefixes fail on the user, and one of this network has got in
+	OwnFailures                      // the address, or its network, failed on this user alone: mistyped, or guessed with patience
+	FewPrefixes                      // one to three other prefixes failed on this user again and again
+	NumLoginEvidence
+)
+
+var loginEvidenceNames = [NumLoginEvidence]string{"spray", "distributed", "own_failures", "few_prefixes"}
+
+func (v LoginEvidence) String() string { return loginEvidenceNames[v] }
+
+// MarshalText writes the name.
+func (v LoginEvidence) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads the name.
+func (v *LoginEvidence) UnmarshalText(text []byte) error {
+	return fromName(v, text, loginEvidenceNames[:], "login evidence")
+}
+
+const (
+	sprayUsers    = 3 // failures on so many other users are a spray, however low SuspiciousAfter is
+	fewPrefixes   = 3
+	likelyGuesses = 4 // times SuspiciousAfter: failures beyond those of a person who mistypes
+)
+
+// loginEvidence returns the report of a suspicious login, and false for one without evidence.
+//
+// Strangers that try a user now and then are none: short numbers are tried every day. The evidence is failures that have to do with
+// this login: of its address or network, or of very few prefixes that guess the password of this user in earnest.
+func (e *Engine) loginEvidence(s *observation, a account) (SuspiciousLogin, bool) {
+	if e.opts.SuspiciousAfter < 0 {
+		return SuspiciousLogin{}, false
+	}
+	r := SuspiciousLogin{User: s.User, Domain: s.Domain, Addr: s.Addr, UserAgent: s.UserAgent, At: s.At, Users: e.otherUsers(s)}
+	after, total, attacked := e.users.suspiciousAfter, 0, false
+	if u := e.users.get(a); u != nil {
+		own := failedPrefix{id: e.prefixID(s)}
+		for _, p := range u.failures.since(max(s.ms, u.last) - e.opts.SuspiciousFindTime.Milliseconds()) {
+			r.Prefixes++
+			total += int(p.count)
+			if p.network() == own.network() {
+				r.Failures += int(p.count)
+			}
+		}
+		attacked = e.underAttack(u)
+	}
+	switch {
+	case r.Users >= max(after, sprayUsers):
+		r.Evidence, r.Likely = Spray, true
+	case r.Failures > 0 && attacked:
+		r.Evidence, r.Likely = Distributed, true
+	case r.Failures >= after:
+		r.Evidence, r.Likely = OwnFailures, r.Failures >= likelyGuesses*after
+	case r.Prefixes <= fewPrefixes && total >= after*max(r.Prefixes, 2):
+		r.Evidence = FewPrefixes
+	default:
+		return SuspiciousLogin{}, false
+	}
+	return r, true
+}
+
+// otherUsers returns the number of users that the address of s failed on within the windows of its rules, without its own.
+func (e *Engine) otherUsers(s *observation) (n int) {
+	t := e.trackers.get(s.key)
+	if t == nil {
+		return 0
+	}
+	own := s.user | failed
+	for h := range e.pool.hits(&t.window) {
+		if h.subject&failed == 0 || h.subject == own {
+			continue
+		}
+		for earlier := range e.pool.hits(&t.window) {
+			if earlier == h {
+				n++
+				break
+			}
+			if earlier.subject == h.subject {
+				break
+			}
+		}
+	}
+	return n
+}
+
+// hostBits is the length of the part of a prefixID that is not its network.
+const hostBits = 16
+
+// prefixID identifies the counted prefix of s in 32 bits: a hash of its network, and a hash of itself.
+func (e *Engine) prefixID(s *observation) uint32 {
+	bits := 48
+	if s.Addr.Is4() {
+		bits = 24
+	} else if l, ok := e.never.translation.of(s.Addr); ok {
+		bits = l.bits(24)
+	}
+	network, _ := s.Addr.Prefix(min(bits, s.prefix.Bits()))
+	return uint32(keyOf(network).hash(e.seed))<<hostBits | uint32(s.key.hash(e.seed))&(1<<hostBits-1)
+}
+
+// remember keeps a suspicious login for SuspiciousLogins.
+func (u *users) remember(l SuspiciousLogin) {
+	if len(u.logins) == maxLogins {
+		copy(u.logins, u.logins[1:])
+		u.logins = u.logins[:maxLogins-1]
+	}
+	u.logins = append(u.logins, l)
+}
+
+// SuspiciousLogins returns the last suspicious logins, 256 at most, oldest first.
+func (e *Engine) SuspiciousLogins() []SuspiciousLogin {
+	return append([]SuspiciousLogin(nil), e.users.logins...)
+}
