@@ -29,6 +29,10 @@ GOLANGCI     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@
 GOVULNCHECK  = $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 GOTESTSUM    = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary skipped
 
+# A failed test runs once more, unless it is a data race or more than six tests failed, subtests and their parents included. Tests that
+# pass only then are listed at the end: each is a fault of the test or of fsban.
+AGAIN        = --rerun-fails=1 --rerun-fails-max-failures=6 --rerun-fails-abort-on-data-race --rerun-fails-report
+
 .PHONY: build run test-fast test test-load lint check chaos soak fuzz dist dashboard pictures bench bench-fail2ban bench-fleet bench-growth bench-kernel
 .PHONY: tools-run tools-test tools-pictures
 
@@ -57,10 +61,13 @@ LOADS = TestChaos$$|TestSoak$$|TestAnAttackerCannotFillTheMemory$$|TestIdle$$|Te
 P ?= 3
 
 test: tools-test
-	$(GOTESTSUM) -- -vet=off -p $(P) -timeout 15m $(PURE)
-	$(GOTESTSUM) -- -race -vet=off -p $(P) -timeout 15m -skip '$(LOADS)' $(LONG) $(filter-out $(PURE) $(LONG) $(TIMED),$(PACKAGES))
-	$(GOTESTSUM) -- -race -vet=off -p 1 -timeout 15m $(TIMED)
-	cd bench && $(GOTESTSUM) -- -race -timeout 15m ./...
+	@mkdir -p bin && rm -f bin/again-*
+	$(GOTESTSUM) $(AGAIN) bin/again-1 --packages "$(PURE)" -- -vet=off -p $(P) -timeout 15m
+	$(GOTESTSUM) $(AGAIN) bin/again-2 --packages "$(LONG) $(filter-out $(PURE) $(LONG) $(TIMED),$(PACKAGES))" -- \
+		-race -vet=off -p $(P) -timeout 15m -skip '$(LOADS)'
+	$(GOTESTSUM) $(AGAIN) bin/again-3 --packages "$(TIMED)" -- -race -vet=off -p 1 -timeout 15m
+	cd bench && $(GOTESTSUM) $(AGAIN) ../bin/again-4 --packages ./... -- -race -timeout 15m
+	@if [ -n "$$(cat bin/again-*)" ]; then echo "PASSED ONLY WHEN RUN AGAIN, to be mended:"; cat bin/again-*; fi
 
 PACKAGES = . $(patsubst fsban/%,./%,$(filter fsban/%,$(shell $(GO) list ./...)))
 

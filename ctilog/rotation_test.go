@@ -391,16 +391,16 @@ func TestCopyTruncateLosesNoMoreThanWasDiscarded(t *testing.T) {
 						time.Sleep(100 * time.Microsecond)
 					}
 					copied := w.copyTo(fmt.Sprintf("%s-%d", path, i)) // concurrently with the writer
-					w.mu.Lock()
+					w.mu.Lock()                                       // until the truncation is seen: a file that outgrows the old position before loses its beginning
 					if flags == 0 {
 						copied = r.Status().Position.File.Offset
 					}
 					discarded += max(0, must(os.Stat(path)).Size()-copied)
 					do(t, os.Truncate(path, 0))
-					w.mu.Unlock()
 					for end := time.Now().Add(patience); flags != 0 && r.Status().Truncations <= uint64(i) && time.Now().Before(end); {
 						time.Sleep(100 * time.Microsecond)
 					}
+					w.mu.Unlock()
 					read = r.Status().Lines
 				}
 			}()

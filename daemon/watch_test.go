@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -23,10 +24,15 @@ func watchingConfig(t *testing.T, fs *fakeswitch.Switch) config.Config {
 	return cfg
 }
 
-// watched returns the metrics that say whether fsban protects.
-func (r *rig) watched() string {
-	return strings.TrimSpace(strings.Join([]string{r.metric("fsban_watching"), r.metric("fsban_ready"), r.metric("fsban_firewall_enforcing"),
-		r.metric("fsban_firewall_info")}, ""))
+// watchedIs waits until the metrics that say whether fsban protects are want: watching, ready, enforcing, backend.
+func (r *rig) watchedIs(want string) {
+	r.t.Helper()
+	var got string
+	wait(r.t, fmt.Sprintf("metrics are %q", want), func() bool {
+		got = strings.TrimSpace(strings.Join([]string{r.metric("fsban_watching"), r.metric("fsban_ready"), r.metric("fsban_firewall_enforcing"),
+			r.metric("fsban_firewall_info")}, ""))
+		return got == want
+	}, func() string { return fmt.Sprintf("%q", got) })
 }
 
 func TestWatchingBlocksNobody(t *testing.T) { watchThenEnforce(t, false) }
@@ -45,12 +51,10 @@ func watchThenEnforce(t *testing.T, keep bool) {
 		if entries, err := r.existing(); err != nil || len(entries) > 0 {
 			t.Errorf("the kernel holds %v, %v", entries, err)
 		}
-		if got := r.watched(); got != "1\n0\n0\nbackend=none 1" {
-			t.Errorf("watching, ready, enforcing, backend: %q", got)
-		}
-		if s := r.status(); s.Ready || !s.Watching || s.Firewall.Enforcing || len(s.Problems) > 0 {
-			t.Errorf("%+v", s)
-		}
+		r.watchedIs("1\n0\n0\nbackend=none 1")
+		r.statusIs("watching without a problem", func(s control.Status) bool {
+			return !s.Ready && s.Watching && !s.Firewall.Enforcing && len(s.Problems) == 0
+		})
 		if line := r.statusLine(); line != "STATUS=watching: nobody is blocked" {
 			t.Errorf("systemd is notified of %q", line)
 		}
@@ -65,9 +69,7 @@ func watchThenEnforce(t *testing.T, keep bool) {
 		}
 		r.ready()
 		r.eventually("in the kernel", func() bool { return r.inForce(result.Kept) })
-		if got := r.watched(); got != "0\n1\n1\nbackend=iptables 1" {
-			t.Errorf("watching, ready, enforcing, backend: %q", got)
-		}
+		r.watchedIs("0\n1\n1\nbackend=iptables 1")
 		r.fail("203.0.113.67", 5)
 		r.eventually("banned in the kernel", func() bool { return r.inForce(result.Kept + 1) })
 	}, "iptables", "ip6tables")
