@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // failures counts the failures of one user for each prefix that they came from: the prefix with the oldest failure first.
 type failures struct {
@@ -10,20 +13,24 @@ type failures struct {
 
 // A failedPrefix is a prefix that failed on one user.
 type failedPrefix struct {
-	last  int64  // unix milliseconds of its newest failure
-	id    uint32 // prefixID
-	count uint32 // failures, none of them later than findTime after the one before
+	last  int64 // unix milliseconds of its newest failure
+	id    prefixID
+	count uint16 // failures, none of them later than findTime after the one before; math.MaxUint16: at least that many
 }
+
+// A prefixID identifies a prefix. Two of one network are the same prefix if they are IPv4, or a /64 or wider; otherwise one in 65,536 is
+// taken for another.
+type prefixID [3]uint16 // a hash of the network in two parts, and the prefix within it
+
+// network returns the part of an id that all prefixes of one network have in common.
+func (id prefixID) network() [2]uint16 { return [2]uint16(id[:2]) }
 
 // maxPrefixes bounds the prefixes that are counted for each user.
 const maxPrefixes = 64
 
-// network returns the part of an id that all prefixes of one network have in common.
-func (p *failedPrefix) network() uint32 { return p.id >> hostBits }
-
 // add counts a failure of prefix id at time at. It removes prefixes whose newest failure is findTime milliseconds older than
 // that of another, and, beyond maxPrefixes, the prefix with the oldest failure.
-func (f *failures) add(id uint32, at, findTime int64) {
+func (f *failures) add(id prefixID, at, findTime int64) {
 	p := failedPrefix{last: at, id: id, count: 1}
 	if i := f.index(id); i >= 0 {
 		old := f.prefixes[i]
@@ -31,7 +38,7 @@ func (f *failures) add(id uint32, at, findTime int64) {
 		case at <= old.last-findTime:
 			return
 		case at < old.last+findTime:
-			p = failedPrefix{max(old.last, at), id, old.count + 1}
+			p = failedPrefix{max(old.last, at), id, uint16(min(int(old.count)+1, math.MaxUint16))}
 		}
 		f.prefixes = slices.Delete(f.prefixes, i, i+1)
 	}
@@ -52,7 +59,7 @@ func (f *failures) add(id uint32, at, findTime int64) {
 }
 
 // index returns the place of a prefix, or -1. It searches from the newest, because the same prefixes fail again.
-func (f *failures) index(id uint32) int {
+func (f *failures) index(id prefixID) int {
 	for i, p := range slices.Backward(f.prefixes) {
 		if p.id == id {
 			return i

@@ -6,9 +6,9 @@ import (
 )
 
 // slowFailures is failures, slow and obvious.
-type slowFailures map[uint32]failedPrefix
+type slowFailures map[prefixID]failedPrefix
 
-func (m slowFailures) add(id uint32, at, findTime int64) {
+func (m slowFailures) add(id prefixID, at, findTime int64) {
 	old, ok := m[id]
 	switch {
 	case ok && at <= old.last-findTime: // too late to count
@@ -41,7 +41,7 @@ func TestFailuresAreCountedForEachPrefix(t *testing.T) {
 			if r.IntN(100) == 0 {
 				now += 2 * findTime
 			}
-			id, at := uint32(r.IntN(prefixes)), now-int64(r.IntN(3))*int64(r.IntN(700))
+			id, at := prefixID{2: uint16(r.IntN(prefixes))}, now-int64(r.IntN(3))*int64(r.IntN(700))
 			got.add(id, at, findTime)
 			want.add(id, at, findTime)
 			if len(got.prefixes) != len(want) {
@@ -68,7 +68,7 @@ func TestFailuresAreCountedForEachPrefix(t *testing.T) {
 func TestOfManyPrefixesTheNewestAreCounted(t *testing.T) {
 	var f failures
 	for i := range 10 * maxPrefixes {
-		f.add(uint32(i), int64(i), 1_000_000)
+		f.add(prefixID{2: uint16(i)}, int64(i), 1_000_000)
 	}
 	if len(f.prefixes) != maxPrefixes || f.prefixes[0].last != 9*maxPrefixes || cap(f.prefixes) > maxPrefixes+1 {
 		t.Errorf("%d prefixes in %d places, the oldest of %d", len(f.prefixes), cap(f.prefixes), f.prefixes[0].last)
@@ -77,11 +77,11 @@ func TestOfManyPrefixesTheNewestAreCounted(t *testing.T) {
 
 func TestFailuresOfAMovedUserAreItsOwn(t *testing.T) {
 	var from failures
-	from.add(1, 1, 1000)
+	from.add(prefixID{1}, 1, 1000)
 	to := from
 	to.moved()
-	from.add(1, 2, 1000)
-	if to.add(2, 3, 1000); len(to.prefixes) != 2 || to.prefixes[0] != (failedPrefix{1, 1, 1}) {
+	from.add(prefixID{1}, 2, 1000)
+	if to.add(prefixID{2}, 3, 1000); len(to.prefixes) != 2 || to.prefixes[0] != (failedPrefix{1, prefixID{1}, 1}) {
 		t.Errorf("%+v", to.prefixes)
 	}
 }

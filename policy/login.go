@@ -64,11 +64,11 @@ func (e *Engine) loginEvidence(s *observation, a account) (SuspiciousLogin, bool
 	r := SuspiciousLogin{User: s.User, Domain: s.Domain, Addr: s.Addr, UserAgent: s.UserAgent, At: s.At, Users: e.otherUsers(s)}
 	after, total, attacked := e.users.suspiciousAfter, 0, false
 	if u := e.users.get(a); u != nil {
-		own := failedPrefix{id: e.prefixID(s)}
+		own := e.prefixID(s)
 		for _, p := range u.failures.since(max(s.ms, u.last) - e.opts.SuspiciousFindTime.Milliseconds()) {
 			r.Prefixes++
 			total += int(p.count)
-			if p.network() == own.network() {
+			if p.id.network() == own.network() {
 				r.Failures += int(p.count)
 			}
 		}
@@ -113,19 +113,22 @@ func (e *Engine) otherUsers(s *observation) (n int) {
 	return n
 }
 
-// hostBits is the length of the part of a prefixID that is not its network.
-const hostBits = 16
-
-// prefixID identifies the counted prefix of s in 32 bits: a hash of its network, and a hash of itself.
-func (e *Engine) prefixID(s *observation) uint32 {
-	bits := 48
-	if s.Addr.Is4() {
-		bits = 24
-	} else if l, ok := e.never.translation.of(s.Addr); ok {
+// prefixID identifies the counted prefix of s within its network: a /24, or a /48 of IPv6.
+func (e *Engine) prefixID(s *observation) prefixID {
+	bits, within := 48, uint16(s.key.hash(e.seed))
+	switch l, ok := e.never.translation.of(s.Addr); {
+	case s.Addr.Is4():
+		addr := s.prefix.Addr().As4()
+		bits, within = 24, uint16(addr[3])
+	case ok:
 		bits = l.bits(24)
+	case s.prefix.Bits() <= 64:
+		addr := s.prefix.Addr().As16()
+		within = uint16(addr[6])<<8 | uint16(addr[7])
 	}
 	network, _ := s.Addr.Prefix(min(bits, s.prefix.Bits()))
-	return uint32(keyOf(network).hash(e.seed))<<hostBits | uint32(s.key.hash(e.seed))&(1<<hostBits-1)
+	hash := keyOf(network).hash(e.seed)
+	return prefixID{uint16(hash >> 16), uint16(hash), within}
 }
 
 // remember keeps a suspicious login for SuspiciousLogins.

@@ -76,7 +76,7 @@ func (e *Engine) countUserFailure(s *observation) {
 }
 
 // addFailure counts a failure of a user, and evicts the users longest not attacked while all have too many slots.
-func (u *users) addFailure(to *user, prefix uint32, at int64) {
+func (u *users) addFailure(to *user, prefix prefixID, at int64) {
 	slots := cap(to.failures.prefixes)
 	to.failures.add(prefix, at, u.keepFor)
 	u.slots += cap(to.failures.prefixes) - slots
