@@ -383,12 +383,12 @@ func (m *model) network(p netip.Prefix) netip.Prefix {
 
 // prefixesOf counts the failures of an account by prefix, in the order in which they came.
 func (m *model) prefixesOf(account string) map[netip.Prefix]failedPrefix {
-	ids := make(map[netip.Prefix]uint32)
+	ids := make(map[netip.Prefix]prefixID)
 	counted := make(slowFailures)
 	for _, f := range m.failuresOf(account) {
 		p := m.prefix(f.Addr)
 		if _, ok := ids[p]; !ok {
-			ids[p] = uint32(len(ids))
+			ids[p] = prefixID{2: uint16(len(ids))}
 		}
 		counted.add(ids[p], ms(f.At), max(m.o.SuspiciousFindTime, m.o.DistributedFindTime).Milliseconds())
 	}
