@@ -143,7 +143,9 @@ func (e effects) Ignores(a *policy.Attempt, prefix netip.Prefix, read time.Time)
 		return true
 	}
 	e.l.recorder.CountedBanned()
-	e.l.busiest.add(a, prefix, read)
+	if a.Kind != policy.AuthSuccess {
+		e.l.busiest.add(a, prefix, read)
+	}
 	return true
 }
 

@@ -3,9 +3,12 @@ package decide
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"fsban/decide/book"
+	"fsban/ledger"
 	"fsban/policy"
 )
 
@@ -84,6 +87,25 @@ func TestACrowdHidesNobodyWhoTriesOften(t *testing.T) {
 	}
 	if n, m := len(s.addresses.all), len(s.addresses.index); n != maxBusiest || m != maxBusiest {
 		t.Errorf("%d places, %d in the index", n, m)
+	}
+}
+
+// A phone that logs in from a banned address, while fsban watches or over an established flow, is no attacker.
+func TestLoginsOfABannedAddressAreNoAttempts(t *testing.T) {
+	now := time.Now()
+	disk := openLedger(t, filepath.Join(t.TempDir(), "fsban.db"), now)
+	t.Cleanup(func() { _ = disk.Close() })
+	l := newLoop(disk, now)
+	p := netip.MustParsePrefix("203.0.113.66/32")
+	if err := l.book.Ban(book.Entry{Ban: ledger.Ban{Prefix: p, Since: now, Rule: book.RuleOperator}, Origin: book.ByOperator}); err != nil {
+		t.Fatal(err)
+	}
+	l.SetAlive(policy.Event, true)
+	for _, kind := range []policy.Kind{policy.AuthSuccess, policy.AuthFailure, policy.AuthSuccess} {
+		l.decide(&queued{Attempt: policy.Attempt{Addr: p.Addr(), At: now, Kind: kind, User: "1000"}, read: now})
+	}
+	if list := l.busiest.addresses.busy(2, now); len(list) != 1 || list[0].key != p || list[0].count() != 1 {
+		t.Errorf("busiest: %+v", list)
 	}
 }
 
