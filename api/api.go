@@ -28,7 +28,7 @@ type Options struct {
 	Enforcer *firewall.Enforcer
 	Fleet    func() *fleet.Fleet // nil: none
 
-	// Sources returns the state of the configured sources, the event socket first, without Speaks and Unconfirmed.
+	// Sources returns the state of the configured sources, the event socket first, without ActiveFor and Unconfirmed.
 	Sources func() []control.Source
 	// Unready returns the faults that keep fsban from protecting; none: it protects, unless it watches.
 	Unready func() []string
@@ -69,7 +69,7 @@ func (a *API) Status(ctx context.Context) (control.Status, error) {
 	why := a.parts.Unready()
 	s := control.Status{
 		Version: a.parts.Version, Started: a.parts.Started, Firewall: a.firewallStatus(), Attempts: make(map[string]uint64),
-		Speakers: speakers(observed, a.parts.Config()), Policy: policyStatus(&report), Ready: len(why) == 0 && !a.parts.Watching(),
+		ActiveSources: activeSources(observed, a.parts.Config()), Policy: policyStatus(&report), Ready: len(why) == 0 && !a.parts.Watching(),
 		Watching: a.parts.Watching(), Problems: append([]string{}, why...),
 	}
 	s.Sources = a.sources(observed)
@@ -100,8 +100,8 @@ func (a *API) problems(s *control.Status) []string {
 		list = append(list, "bans are in force but not on disk: "+err.Error())
 	}
 	for _, src := range s.Sources {
-		if src.Name == policy.CTILog.String() && slices.Contains(src.Speaks, policy.AuthFailure.String()) {
-			list = append(list, "only mod_cti's log speaks: "+s.Sources[0].Error)
+		if src.Name == policy.CTILog.String() && slices.Contains(src.ActiveFor, policy.AuthFailure.String()) {
+			list = append(list, "the event socket is down, only mod_cti's log reports failed logins: "+s.Sources[0].Error)
 		}
 		if missed := Missed(src.NotAllowed); len(missed) > 0 {
 			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", missed))
@@ -125,19 +125,19 @@ func Missed(denied []string) []string {
 	return slices.DeleteFunc(slices.Clone(denied), func(name string) bool { return name == "HEARTBEAT" })
 }
 
-// speakers returns the active source of each kind.
-func speakers(o *decide.Observed, cfg *config.Config) []control.Speaker {
-	var list []control.Speaker
+// activeSources returns the active source of each kind.
+func activeSources(o *decide.Observed, cfg *config.Config) []control.ActiveSource {
+	var list []control.ActiveSource
 	for _, k := range policy.Kinds() {
 		active := &o.Active[k]
-		speaker := control.Speaker{Kind: k.String(), Why: active.Why}
+		source := control.ActiveSource{Kind: k.String(), Why: active.Why}
 		switch {
 		case active.OK:
-			speaker.Source = active.Source.String()
+			source.Source = active.Source.String()
 		case k == policy.Violation && !cfg.UsesModCTI():
-			speaker.Why = "only mod_cti reports these; ignore this on a FreeSWITCH without it, otherwise set cti_log.path"
+			source.Why = "only mod_cti reports these; ignore this on a FreeSWITCH without it, otherwise set cti_log.path"
 		}
-		list = append(list, speaker)
+		list = append(list, source)
 	}
 	return list
 }
@@ -147,7 +147,7 @@ func (a *API) sources(o *decide.Observed) []control.Source {
 	list := a.parts.Sources()
 	for i := range list {
 		s := &list[i]
-		s.Speaks = []string{}
+		s.ActiveFor = []string{}
 		for source := range policy.NumSources {
 			if source.String() == s.Name {
 				s.Unconfirmed = o.Unconfirmed[source]
@@ -155,7 +155,7 @@ func (a *API) sources(o *decide.Observed) []control.Source {
 		}
 		for _, k := range policy.Kinds() {
 			if active := &o.Active[k]; active.OK && active.Source.String() == s.Name {
-				s.Speaks = append(s.Speaks, k.String())
+				s.ActiveFor = append(s.ActiveFor, k.String())
 			}
 		}
 	}
@@ -186,7 +186,7 @@ func (a *API) Top(ctx context.Context, n int) (control.Top, error) {
 	t := control.Top{
 		At: time.Now(), Started: s.Started, Version: s.Version, Ready: s.Ready, Watching: s.Watching, Attempts: s.Attempts,
 		Bans: s.Bans, Held: s.Policy.Held,
-		Sources: s.Sources, Speakers: s.Speakers, Problems: s.Problems,
+		Sources: s.Sources, ActiveSources: s.ActiveSources, Problems: s.Problems,
 		Addresses: []control.Busy{}, Users: []control.BusyUser{}, NewBans: []control.Ban{},
 	}
 	for _, d := range s.Firewall.Dropped {

@@ -39,7 +39,7 @@ func (a *API) fleetStatus(ctx context.Context, o *decide.Observed) (*control.Fle
 		for _, n := range nodes {
 			st.Nodes = append(st.Nodes, control.FleetNode{
 				Name: n.Name, Version: n.Version, Started: n.Started, Seen: n.Seen, Ready: n.Ready, Watching: n.Watching, Bans: n.Bans,
-				Speaks: n.Speaks, Share: n.Share,
+				ActiveSources: n.ActiveSources, Share: n.Share,
 			})
 			if n.Share != c.Share {
 				problem("%s shares %.20q, this node %s (fleet.share)", n.Name, n.Share, c.Share)

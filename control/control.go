@@ -12,17 +12,17 @@ import (
 
 // A Status is the state of a daemon.
 type Status struct {
-	Version  string    `json:"version"`
-	Started  time.Time `json:"started"`
-	Ready    bool      `json:"ready"`    // bans are enforced, and at least one source is alive
-	Watching bool      `json:"watching"` // bans are decided and listed, and nobody is blocked (firewall.enforce)
-	Problems []string  `json:"problems"` // open problems, each with its remedy
-	Sources  []Source  `json:"sources"`
-	Speakers []Speaker `json:"speakers"`
-	Firewall Firewall  `json:"firewall"`
-	Policy   Policy    `json:"policy"`
-	Bans     Bans      `json:"bans"`
-	Fleet    *Fleet    `json:"fleet,omitempty"` // null: none is configured
+	Version       string         `json:"version"`
+	Started       time.Time      `json:"started"`
+	Ready         bool           `json:"ready"`    // bans are enforced, and at least one source is alive
+	Watching      bool           `json:"watching"` // bans are decided and listed, and nobody is blocked (firewall.enforce)
+	Problems      []string       `json:"problems"` // open problems, each with its remedy
+	Sources       []Source       `json:"sources"`
+	ActiveSources []ActiveSource `json:"active_sources"`
+	Firewall      Firewall       `json:"firewall"`
+	Policy        Policy         `json:"policy"`
+	Bans          Bans           `json:"bans"`
+	Fleet         *Fleet         `json:"fleet,omitempty"` // null: none is configured
 	// Attempts counts attempts since the start, by kind.
 	Attempts map[string]uint64 `json:"attempts"`
 }
@@ -32,7 +32,7 @@ type Source struct {
 	Name       string    `json:"name"`
 	Address    string    `json:"address"`
 	Up         bool      `json:"up"`
-	Speaks     []string  `json:"speaks"` // the kinds for which it is the active source
+	ActiveFor  []string  `json:"active_for"` // the kinds for which it is the active source
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"`
 	Retry      time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes
@@ -44,8 +44,8 @@ type Source struct {
 	Unconfirmed uint64 `json:"unconfirmed"`
 }
 
-// A Speaker is the active source of a kind of attempt.
-type Speaker struct {
+// An ActiveSource is the active source of a kind of attempt.
+type ActiveSource struct {
 	Kind   string `json:"kind"`
 	Source string `json:"source"`        // empty: no source is alive
 	Why    string `json:"why,omitempty"` // why no preferred source is active
@@ -70,15 +70,15 @@ type Fleet struct {
 
 // A FleetNode is a node of the fleet that was seen in the last day.
 type FleetNode struct {
-	Name     string    `json:"name"`
-	Version  string    `json:"version"`
-	Started  time.Time `json:"started"`
-	Seen     time.Time `json:"seen"`
-	Ready    bool      `json:"ready"`
-	Watching bool      `json:"watching,omitempty"` // it blocks nobody, and announces no bans
-	Bans     int       `json:"bans"`
-	Speaks   []string  `json:"speaks,omitempty"` // active sources of the node
-	Share    string    `json:"share"`
+	Name          string    `json:"name"`
+	Version       string    `json:"version"`
+	Started       time.Time `json:"started"`
+	Seen          time.Time `json:"seen"`
+	Ready         bool      `json:"ready"`
+	Watching      bool      `json:"watching,omitempty"` // it blocks nobody, and announces no bans
+	Bans          int       `json:"bans"`
+	ActiveSources []string  `json:"active_sources,omitempty"`
+	Share         string    `json:"share"`
 }
 
 // Firewall is the state of the kernel.
@@ -293,16 +293,16 @@ type Top struct {
 	Ready    bool      `json:"ready"`
 	Watching bool      `json:"watching"` // as in Status
 	// Attempts counts attempts since the start, by kind: rates are the difference of two.
-	Attempts  map[string]uint64 `json:"attempts"`
-	Bans      Bans              `json:"bans"`
-	Held      int               `json:"held"` // bans that a guard holds
-	Dropped   Dropped           `json:"dropped"`
-	Sources   []Source          `json:"sources"`
-	Speakers  []Speaker         `json:"speakers"`
-	Problems  []string          `json:"problems"`
-	Addresses []Busy            `json:"addresses"` // most attempts first
-	Users     []BusyUser        `json:"users"`     // most attempts first
-	NewBans   []Ban             `json:"new_bans"`  // newest first, without evidence and counters of the kernel
+	Attempts      map[string]uint64 `json:"attempts"`
+	Bans          Bans              `json:"bans"`
+	Held          int               `json:"held"` // bans that a guard holds
+	Dropped       Dropped           `json:"dropped"`
+	Sources       []Source          `json:"sources"`
+	ActiveSources []ActiveSource    `json:"active_sources"`
+	Problems      []string          `json:"problems"`
+	Addresses     []Busy            `json:"addresses"` // most attempts first
+	Users         []BusyUser        `json:"users"`     // most attempts first
+	NewBans       []Ban             `json:"new_bans"`  // newest first, without evidence and counters of the kernel
 }
 
 // A Busy is a prefix that counts as one, with attempts in the last five minutes.

@@ -14,23 +14,22 @@ import (
 	"time"
 )
 
-// A Pick says which bans are wanted, and in which order. The zero Pick is all of them, by start.
+// A Pick selects bans, and their order. The zero Pick selects all, by start.
 type Pick struct {
 	Sort    string // one of Orders; empty: by start
 	Reverse bool
 	Rules   []string
-	Prefix  netip.Prefix // inside of it, or covering it
+	Prefix  netip.Prefix // bans in it, or covering it
 	Sources []string
 	By      string        // part of the operator's name
 	Node    string        // of the fleet: its name or its fleet.node
 	Left    time.Duration // ends within it; 0: whenever
 	Limit   int           // 0: all
-	// Evidence is of how many bans at most the last attempts are wanted: they are on the daemon's disk. Where there are more
-	// bans, none has them.
+	// Evidence adds the last attempts, which are on the daemon's disk, unless more bans than this are selected.
 	Evidence int
 }
 
-// All is Pick.Evidence where every ban is to have it.
+// All as Pick.Evidence adds the last attempts to every ban.
 const All = math.MaxInt32
 
 // An order compares bans.
@@ -120,19 +119,19 @@ func (p *Pick) wants(b *Ban, now time.Time) bool {
 
 // picks are the parameters of a Pick.
 var picks = []parameter{
-	{"sort", "string", "one of " + strings.Join(Orders(), ", ") + "; the first where it is not said", false},
-	{"reverse", "string", "the other way round, whatever the value", false},
+	{"sort", "string", "one of " + strings.Join(Orders(), ", ") + "; default: " + orders[0].name, false},
+	{"reverse", "string", "in reverse order, whatever the value", false},
 	{"rule", "string", "only bans of this rule; may be repeated", false},
-	{"prefix", "string", "only bans inside of, or covering, 192.0.2.0/24", false},
+	{"prefix", "string", "only bans in this prefix, or covering it: 192.0.2.0/24", false},
 	{"source", "string", "only bans of this source: event, cti_event, esl_log, cti_log, fleet, operator, kernel; may be repeated", false},
 	{"by", "string", "only manual bans whose operator contains this text", false},
-	{"node", "string", "only bans that this node of the fleet has made", false},
-	{"left", "integer", "only bans that end within so many nanoseconds", false},
-	{"limit", "integer", "at most so many", false},
-	{"evidence", "integer", "with the last attempts of each, unless there are more bans than this; where it says nothing: of all", false},
+	{"node", "string", "only bans made by this node of the fleet", false},
+	{"left", "integer", "only bans that end within this many nanoseconds", false},
+	{"limit", "integer", "at most that many", false},
+	{"evidence", "integer", "with the last attempts of each ban, unless there are more bans than this; empty: always", false},
 }
 
-// query is p as a request has it.
+// query returns p as the query of a request.
 func (p *Pick) query() string {
 	q := make(url.Values)
 	set := func(name, value string, is bool) {

@@ -24,8 +24,7 @@ const (
 	pathSchema  = "/v1/schema"
 )
 
-// A route is one thing that the API does. Who looks (GET) has to be a reader, who changes something an admin. The schema is
-// made from this table.
+// A route is one request of the API. GET needs a reader, every other method an admin. The schema is generated from this table.
 type route struct {
 	method, path string
 	summary      string
@@ -41,7 +40,7 @@ type parameter struct {
 	required         bool
 }
 
-// yaml is an answer that is not JSON.
+// yaml is an answer in YAML.
 type yaml []byte
 
 var routes = append([]route{
@@ -53,7 +52,7 @@ var routes = append([]route{
 	},
 	{
 		http.MethodGet, pathTop, "Current activity",
-		[]parameter{{"n", "integer", "how many addresses and users at most: 1 to 100, 20 where it is not said", false}}, nil, Top{},
+		[]parameter{{"n", "integer", "number of addresses and users, at most: 1 to 100, default 20", false}}, nil, Top{},
 		func(s *Server, _ http.ResponseWriter, r *http.Request) (any, error) {
 			n, err := rows(r)
 			if err != nil {
@@ -177,7 +176,7 @@ func body[T any](s *Server, w http.ResponseWriter, r *http.Request) (req T, err 
 	return req, &RefusedError{text}
 }
 
-// prefix reads the prefix of the query: the zero Prefix where there is none.
+// prefix reads the prefix of the query; without one it returns the zero Prefix.
 func prefix(r *http.Request) (netip.Prefix, error) {
 	if !r.URL.Query().Has("prefix") {
 		return netip.Prefix{}, nil
@@ -212,13 +211,13 @@ func changesHere[T any](do func(daemon, context.Context, netip.Prefix, Withdrawa
 	}
 }
 
-// How many addresses and users a Top has, unless the request says, and at most.
+// Numbers of addresses and users in a Top: default and bound.
 const (
 	usualRows = 20
 	maxRows   = 100
 )
 
-// rows returns how many are asked for.
+// rows returns the number of addresses and users that r requests.
 func rows(r *http.Request) (int, error) {
 	if !r.URL.Query().Has("n") {
 		return usualRows, nil

@@ -82,7 +82,7 @@ func TestTheLogTakesOverWhenTheEventSocketIsGoneAndNothingCountsTwice(t *testing
 	}
 	r.eventually("the second ban", func() bool { return len(r.banned()) == 2 })
 	r.statusIs("ready, with the log alone", func(s control.Status) bool {
-		return s.Ready && strings.Contains(strings.Join(s.Problems, "\n"), "only mod_cti's log speaks: ")
+		return s.Ready && strings.Contains(strings.Join(s.Problems, "\n"), "only mod_cti's log reports failed logins")
 	})
 	r.metricIs("fsban_cti_log_following", "1\n")
 

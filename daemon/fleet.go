@@ -77,8 +77,8 @@ func (d *Daemon) self() fleet.Node {
 		Bans: v4 + v6, Share: d.cfg().Fleet.Share}
 	o := d.loop.Observed()
 	for k := range policy.NumKinds {
-		if active := &o.Active[k]; active.OK && !slices.Contains(n.Speaks, active.Source.String()) {
-			n.Speaks = append(n.Speaks, active.Source.String())
+		if active := &o.Active[k]; active.OK && !slices.Contains(n.ActiveSources, active.Source.String()) {
+			n.ActiveSources = append(n.ActiveSources, active.Source.String())
 		}
 	}
 	return n

@@ -138,7 +138,7 @@ func TestBansAndUnbansOfARuleAndOfOperatorsGoToTheWholeFleet(t *testing.T) {
 			f := r.status().Fleet
 			return r.has("fsban_fleet_connected", "1") && r.has("fsban_fleet_nodes", "3") && f != nil && f.InStep && len(f.Nodes) == 3 &&
 				!slices.ContainsFunc(f.Nodes, func(n control.FleetNode) bool {
-					return n.Version != "test" || !n.Ready || !slices.Contains(n.Speaks, "event")
+					return n.Version != "test" || !n.Ready || !slices.Contains(n.ActiveSources, "event")
 				})
 		})
 	}

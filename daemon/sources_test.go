@@ -47,14 +47,14 @@ func TestWhatTheEventSocketTellsBesideFailures(t *testing.T) {
 
 	for kind, want := range map[string]string{"auth_failure": "event", "violation": "cti_event", "acl_reject": "esl_log", "call_reject": "event"} {
 		r.statusIs(want+" is the active source of "+kind, func(s control.Status) bool {
-			return slices.ContainsFunc(s.Speakers, func(s control.Speaker) bool { return s.Kind == kind && s.Source == want })
+			return slices.ContainsFunc(s.ActiveSources, func(s control.ActiveSource) bool { return s.Kind == kind && s.Source == want })
 		})
 	}
 	r.metricHas("fsban_source_active", "kind=violation source=cti_event 1")
 	fs.CloseListener()
 	fs.End(fakeswitch.Kill)
 	r.statusIs("refusals by access lists have no source", func(s control.Status) bool {
-		return slices.Contains(s.Speakers, control.Speaker{Kind: "acl_reject", Why: "esl_log is down"})
+		return slices.Contains(s.ActiveSources, control.ActiveSource{Kind: "acl_reject", Why: "esl_log is down"})
 	})
 }
 

@@ -38,21 +38,21 @@ func Sources(k policy.Kind) []policy.Source {
 type Arbiter struct {
 	configured [policy.NumSources]bool
 	alive      [policy.NumSources]bool
-	heard      [policy.NumSources]bool // received a report since it came alive
-	speakers   [policy.NumKinds]speaker
+	reported   [policy.NumSources]bool // received a report since it came alive
+	active     [policy.NumKinds]activeSource
 
-	seed   maphash.Seed
-	ring   []report
-	added  uint64            // reports ever remembered; the newest has this number
-	latest [numChains]uint64 // the newest report of a chain
-	held   []heldReport      // reports of inactive sources that no other source has confirmed; oldest first
-	due    []policy.Attempt  // held attempts that count now because the active source failed
-	alone  [policy.NumSources]uint64
-	ahead  time.Duration // lower bound of the lead of FreeSWITCH's clock: the most that a report was ahead of its reading
+	seed        maphash.Seed
+	ring        []report
+	added       uint64            // reports ever remembered; the newest has this number
+	latest      [numChains]uint64 // the newest report of a chain
+	held        []heldReport      // reports of inactive sources that no other source has confirmed; oldest first
+	due         []policy.Attempt  // held attempts that count now because the active source failed
+	unconfirmed [policy.NumSources]uint64
+	ahead       time.Duration // lower bound of the lead of FreeSWITCH's clock: the most that a report was ahead of its reading
 }
 
-// A speaker is the active source of a kind.
-type speaker struct {
+// An activeSource is the active source of a kind.
+type activeSource struct {
 	source policy.Source
 	any    bool // no source is known to be alive: the first report of any source counts
 	since  time.Time
@@ -66,7 +66,7 @@ type report struct {
 	at      int64  // unix microseconds, FreeSWITCH's clock
 	read    int64  // unix microseconds, our clock
 	before  uint64 // number of the report before it in its chain
-	told    uint8  // sources that reported it: a bit each
+	sources uint8  // sources that reported it: a bit each
 	kind    policy.Kind
 	counted bool
 }
@@ -93,8 +93,8 @@ const ConfirmTime = 15 * time.Second
 func NewArbiter(sources ...policy.Source) *Arbiter {
 	r := &Arbiter{seed: maphash.MakeSeed()}
 	r.configure(sources)
-	for k := range r.speakers {
-		r.speakers[k] = r.choose(policy.Kind(k))
+	for k := range r.active {
+		r.active[k] = r.choose(policy.Kind(k))
 	}
 	return r
 }
@@ -104,7 +104,7 @@ func (r *Arbiter) SetSources(now time.Time, sources ...policy.Source) {
 	r.configure(sources)
 	for s := range r.configured {
 		if !r.configured[s] {
-			r.alive[s], r.heard[s] = false, false
+			r.alive[s], r.reported[s] = false, false
 		}
 	}
 	r.appoint(now)
@@ -126,39 +126,39 @@ func (r *Arbiter) SetAlive(s policy.Source, alive bool, now time.Time) {
 	if r.alive[s] == alive {
 		return
 	}
-	r.alive[s], r.heard[s] = alive, false
+	r.alive[s], r.reported[s] = alive, false
 	r.appoint(now)
 }
 
 // appoint makes the best source active for each kind.
 func (r *Arbiter) appoint(now time.Time) {
-	for k := range r.speakers {
-		was, is := r.speakers[k], r.choose(policy.Kind(k))
+	for k := range r.active {
+		was, is := r.active[k], r.choose(policy.Kind(k))
 		if is.source == was.source && is.any == was.any {
 			continue
 		}
 		is.since = now
-		r.speakers[k] = is
+		r.active[k] = is
 		if !was.any && !r.proven(policy.Kind(k), was.source) {
 			r.release(policy.Kind(k), now)
 		}
 	}
 }
 
-func (r *Arbiter) choose(k policy.Kind) speaker {
+func (r *Arbiter) choose(k policy.Kind) activeSource {
 	for _, s := range orders[k] {
 		if r.proven(k, s) {
-			return speaker{source: s}
+			return activeSource{source: s}
 		}
 	}
-	return speaker{any: true}
+	return activeSource{any: true}
 }
 
 // proven reports whether s is alive for k. mod_cti's events and its lines on the log stream are alive only after one was
 // received: their names may be wrong in our configuration, or FreeSWITCH may not print them.
 func (r *Arbiter) proven(k policy.Kind, s policy.Source) bool {
 	if s == policy.CTIEvent || s == policy.ESLLog && k != policy.ACLReject {
-		return r.alive[s] && r.heard[s]
+		return r.alive[s] && r.reported[s]
 	}
 	return r.alive[s]
 }
@@ -177,24 +177,24 @@ func (r *Arbiter) release(k policy.Kind, now time.Time) {
 // Counts reports whether a, read at now, counts now. Where only one source can report a kind, each of its reports does. A
 // report of a source that is no longer configured was on its way when it was: it counts if no other source reported it.
 func (r *Arbiter) Counts(a *policy.Attempt, now time.Time) bool {
-	if !r.heard[a.Source] && r.alive[a.Source] && a.Kind != policy.ACLReject {
-		r.heard[a.Source] = true
+	if !r.reported[a.Source] && r.alive[a.Source] && a.Kind != policy.ACLReject {
+		r.reported[a.Source] = true
 		r.appoint(now)
 	}
 	if r.ring == nil || r.configured[a.Source] && !r.contested(a.Kind) || onlyInSIP(a) {
 		return true
 	}
 	r.ahead = max(r.ahead, a.At.Sub(now))
-	speaker := &r.speakers[a.Kind]
+	active := &r.active[a.Kind]
 	// For the time before the active source came alive, and its first moment, other sources may be the only ones to report
 	// failures.
-	counts := speaker.any || rank(a.Kind, a.Source) <= rank(a.Kind, speaker.source) || a.At.Before(speaker.since.Add(r.ahead+sameMoment))
+	counts := active.any || rank(a.Kind, a.Source) <= rank(a.Kind, active.source) || a.At.Before(active.since.Add(r.ahead+sameMoment))
 	number := r.match(a, now)
 	if number == 0 {
 		number = r.remember(a, now)
 	}
 	p := r.report(number)
-	p.told |= 1 << a.Source
+	p.sources |= 1 << a.Source
 	switch {
 	case p.counted:
 		return false
@@ -241,7 +241,7 @@ func (r *Arbiter) prune(now time.Time) {
 			return true
 		}
 		if since(now, p.read) > ConfirmTime {
-			r.alone[h.attempt.Source]++
+			r.unconfirmed[h.attempt.Source]++
 			return true
 		}
 		return false
@@ -250,7 +250,7 @@ func (r *Arbiter) prune(now time.Time) {
 
 // Unconfirmed returns how many reports of s did not count and were never confirmed by the active source. More than a few show
 // that the two do not report the same failures.
-func (r *Arbiter) Unconfirmed(s policy.Source) uint64 { return r.alone[s] }
+func (r *Arbiter) Unconfirmed(s policy.Source) uint64 { return r.unconfirmed[s] }
 
 // ActiveSource returns the active source of k, and why it is not a preferred one; ok is false if no source can report k.
 func (r *Arbiter) ActiveSource(k policy.Kind) (s policy.Source, why string, ok bool) {
@@ -283,7 +283,7 @@ func (r *Arbiter) match(a *policy.Attempt, now time.Time) uint64 {
 			break
 		}
 		apart := since(a.SwitchTime(), p.at).Abs()
-		if apart < sameMoment && p.told&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr &&
+		if apart < sameMoment && p.sources&(1<<a.Source) == 0 && p.kind == a.Kind && p.addr == a.Addr &&
 			(apart < moment || since(now, p.read) < moment) {
 			switch {
 			case p.user == a.User || p.user == "" || a.User == "":
@@ -357,7 +357,7 @@ func (r *Arbiter) hold(h heldReport, now time.Time) {
 	if pruned && len(r.held) > maxHeld*3/4 {
 		old := r.held[:len(r.held)-maxHeld/2]
 		for i := range old {
-			r.alone[old[i].attempt.Source]++
+			r.unconfirmed[old[i].attempt.Source]++
 		}
 		r.held = slices.Delete(r.held, 0, len(old))
 	}
@@ -393,7 +393,7 @@ func (r *Arbiter) Memos(now time.Time) iter.Seq[Memo] {
 				continue
 			}
 			m := Memo{Addr: p.addr, User: p.user, Alias: p.alias, At: time.UnixMicro(p.at), Read: time.UnixMicro(p.read),
-				Kind: p.kind, Sources: p.told,
+				Kind: p.kind, Sources: p.sources,
 				Counted: p.counted}
 			for len(held) > 0 && held[0].number < n {
 				held = held[1:]
@@ -411,7 +411,7 @@ func (r *Arbiter) Memos(now time.Time) iter.Seq[Memo] {
 // all reports whether every source that can report p has done so.
 func (r *Arbiter) all(p *report) bool {
 	for _, s := range orders[p.kind] {
-		if r.configured[s] && p.told&(1<<s) == 0 {
+		if r.configured[s] && p.sources&(1<<s) == 0 {
 			return false
 		}
 	}
@@ -424,7 +424,7 @@ func (r *Arbiter) RestoreMemo(m *Memo) {
 	if r.ring == nil {
 		return
 	}
-	p := report{addr: m.Addr, user: m.User, alias: m.Alias, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, told: m.Sources,
+	p := report{addr: m.Addr, user: m.User, alias: m.Alias, at: m.At.UnixMicro(), read: m.Read.UnixMicro(), kind: m.Kind, sources: m.Sources,
 		counted: m.Counted}
 	if m.Held != nil && !p.counted {
 		p.counted = true

@@ -62,16 +62,16 @@ type Pace struct {
 
 // A Node describes a node.
 type Node struct {
-	Name     string    `json:"name"`
-	Instance string    `json:"instance"`
-	Version  string    `json:"version"`
-	Started  time.Time `json:"started"`
-	Ready    bool      `json:"ready"`
-	Watching bool      `json:"watching,omitempty"` // it blocks nobody
-	Bans     int       `json:"bans"`
-	Speaks   []string  `json:"speaks,omitempty"` // active sources
-	Share    string    `json:"share"`
-	Seen     time.Time `json:"-"` // by the local clock
+	Name          string    `json:"name"`
+	Instance      string    `json:"instance"`
+	Version       string    `json:"version"`
+	Started       time.Time `json:"started"`
+	Ready         bool      `json:"ready"`
+	Watching      bool      `json:"watching,omitempty"` // it blocks nobody
+	Bans          int       `json:"bans"`
+	ActiveSources []string  `json:"active_sources,omitempty"`
+	Share         string    `json:"share"`
+	Seen          time.Time `json:"-"` // by the local clock
 }
 
 // A Fleet is one node's membership.

@@ -44,8 +44,10 @@ func newCrowd(tb testing.TB, redis *redisserver.Server, n int, pace Pace) *crowd
 				return nil
 			},
 			Current: func(context.Context, func(merge.Statement)) error { return nil },
-			Self:    func() Node { return Node{Version: "v0.1.0", Speaks: []string{"event", "esl_log"}, Share: "failures"} },
-			Pace:    pace,
+			Self: func() Node {
+				return Node{Version: "v0.1.0", ActiveSources: []string{"event", "esl_log"}, Share: "failures"}
+			},
+			Pace: pace,
 		})
 		group.Go(func() { _ = c.nodes[i].Run(ctx) })
 	}

@@ -227,9 +227,9 @@ func nodeOf(name, seen, text any) (n Node, ok bool) {
 		return Node{}, false
 	}
 	n.Name, n.Version, n.Share = known, clean(n.Version), clean(n.Share)
-	n.Speaks = n.Speaks[:min(len(n.Speaks), 8)]
-	for i := range n.Speaks {
-		n.Speaks[i] = clean(n.Speaks[i])
+	n.ActiveSources = n.ActiveSources[:min(len(n.ActiveSources), 8)]
+	for i := range n.ActiveSources {
+		n.ActiveSources[i] = clean(n.ActiveSources[i])
 	}
 	n.Seen = time.Unix(int64(seconds), 0)
 	return n, true

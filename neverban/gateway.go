@@ -65,7 +65,7 @@ func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
 		wrong = append(wrong, fmt.Sprintf("gateways: more than %d: the rest is left out", maxGateways))
 	}
 	claims := g.claims()
-	g.watcher.put(gateways, told(claims, g.lookup.known, wrong)) // publish the known answers first: name servers may be slow
+	g.watcher.put(gateways, reportOf(claims, g.lookup.known, wrong)) // publish the known answers first: name servers may be slow
 	var wanted []string
 	for _, c := range claims {
 		if isHostName(c.host) {
@@ -76,13 +76,13 @@ func (g *gatewayWatch) look(ctx context.Context) (complete bool) {
 	if ctx.Err() != nil {
 		return false
 	}
-	r := told(claims, answers, wrong)
+	r := reportOf(claims, answers, wrong)
 	g.watcher.put(gateways, r)
 	return len(r.problems) == 0
 }
 
-// told returns the report for claims, with the current answers for their names.
-func told(claims []claim, answers map[string]answer, wrong []string) report {
+// reportOf returns the report for claims, with the current answers for their names.
+func reportOf(claims []claim, answers map[string]answer, wrong []string) report {
 	r := report{problems: slices.Clone(wrong)}
 	for _, c := range claims {
 		addr, err := netip.ParseAddr(c.host)

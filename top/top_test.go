@@ -34,8 +34,8 @@ func aTop(seconds int) *control.Top {
 		Attempts: map[string]uint64{"auth_failure": 10 * n, "auth_success": n / 2, "challenge": 12 * n, "call_reject": 3},
 		Bans:     control.Bans{IPv4: 1200, IPv6: 34, Made: n / 5}, Held: 7, Dropped: control.Dropped{Packets: 1500 * n, Bytes: 600000 * n},
 		Sources: []control.Source{
-			{Name: "event", Up: true, Speaks: []string{"auth_failure", "challenge", "auth_success", "call_reject"}},
-			{Name: "esl_log", Up: true, Speaks: []string{"acl_reject"}}, {Name: "cti_log", Up: true}, {Name: "cti_event"},
+			{Name: "event", Up: true, ActiveFor: []string{"auth_failure", "challenge", "auth_success", "call_reject"}},
+			{Name: "esl_log", Up: true, ActiveFor: []string{"acl_reject"}}, {Name: "cti_log", Up: true}, {Name: "cti_event"},
 		},
 		Problems: []string{`stuck phone: user "1039" at 203.0.113.50 fails again and again ("Yealink T54W"): an old password?`, "the second", "the third"},
 	}

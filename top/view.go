@@ -25,7 +25,7 @@ func (m *model) frame() string {
 		return m.fit(m.page[m.scroll:], "up/down scroll, any other key goes back")
 	}
 	lines := append([]string{m.header()}, m.troubles()...)
-	lines = append(lines, m.speakers())
+	lines = append(lines, m.activeSources())
 	lines = append(lines, m.gauges()...)
 	lines = append(lines, m.lists(m.height-len(lines)-1)...)
 	return m.fit(lines, m.footer())
@@ -86,14 +86,14 @@ func (m *model) troubles() (lines []string) {
 	return lines
 }
 
-// speakers names the active source of each kind; sources that are down come first.
-func (m *model) speakers() string {
+// activeSources names the active source of each kind; sources that are down come first.
+func (m *model) activeSources() string {
 	var down, up []string
 	for _, src := range m.top.Sources {
 		name := m.s.Clean(src.Name)
 		switch {
-		case len(src.Speaks) > 0:
-			up = append(up, name+": "+m.s.Clean(strings.Join(src.Speaks, ", ")))
+		case len(src.ActiveFor) > 0:
+			up = append(up, name+": "+m.s.Clean(strings.Join(src.ActiveFor, ", ")))
 		case src.Up:
 			up = append(up, name+" in reserve")
 		default:

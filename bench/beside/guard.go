@@ -299,7 +299,7 @@ func (f *fsban) start(ctx context.Context) (err error) {
 
 // listens reports whether failed logins are taken from the event socket.
 func (f *fsban) listens(s control.Status) bool {
-	return slices.ContainsFunc(s.Speakers, func(s control.Speaker) bool { return s.Kind == "auth_failure" && s.Source == "event" })
+	return slices.ContainsFunc(s.ActiveSources, func(s control.ActiveSource) bool { return s.Kind == "auth_failure" && s.Source == "event" })
 }
 
 func (f *fsban) stop() error       { return f.p.stop() }

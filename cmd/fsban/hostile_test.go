@@ -73,7 +73,7 @@ func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
 
 func hostileStatus(who string) *control.Status {
 	return &control.Status{
-		Version: who, Problems: []string{who}, Sources: []control.Source{{Name: who, Address: who, Up: true, Speaks: []string{who}}}, Speakers: []control.Speaker{{Kind: who, Why: who}},
+		Version: who, Problems: []string{who}, Sources: []control.Source{{Name: who, Address: who, Up: true, ActiveFor: []string{who}}}, ActiveSources: []control.ActiveSource{{Kind: who, Why: who}},
 		Firewall: control.Firewall{Backend: who}, Policy: control.Policy{Rules: []control.Rule{{Name: who, Kinds: []string{who}}}, NeverBan: []control.NeverBan{{Origin: who}}},
 	}
 }

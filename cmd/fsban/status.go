@@ -121,7 +121,7 @@ func printStatus(s *term.Screen, st *control.Status, top *control.Top, all bool,
 	for i := range st.Sources {
 		row("source", "%s", sourceLine(&st.Sources[i], st.Problems, now))
 	}
-	if text := withoutSource(st.Speakers); text != "" && (all || strings.HasPrefix(text, policy.AuthFailure.String())) {
+	if text := withoutSource(st.ActiveSources); text != "" && (all || strings.HasPrefix(text, policy.AuthFailure.String())) {
 		row("no source", "%s", text)
 	}
 	row("firewall", "%s", firewallLine(st))
@@ -182,8 +182,8 @@ func sourceLine(src *control.Source, problems []string, now time.Time) string {
 		line += ", last event " + term.Duration(now.Sub(src.LastEvent)) + " ago"
 	}
 	switch {
-	case len(src.Speaks) > 0:
-		line += ", active for " + strings.Join(src.Speaks, ", ")
+	case len(src.ActiveFor) > 0:
+		line += ", active for " + strings.Join(src.ActiveFor, ", ")
 	case src.Up:
 		line += ", in reserve"
 	}
@@ -194,15 +194,15 @@ func sourceLine(src *control.Source, problems []string, now time.Time) string {
 }
 
 // withoutSource names the kinds without a source, and the reasons.
-func withoutSource(speakers []control.Speaker) string {
+func withoutSource(sources []control.ActiveSource) string {
 	var kinds []string
-	for _, sp := range speakers {
-		if sp.Source != "" {
+	for _, src := range sources {
+		if src.Source != "" {
 			continue
 		}
-		text := sp.Kind
-		if sp.Why != "" {
-			text += " (" + sp.Why + ")"
+		text := src.Kind
+		if src.Why != "" {
+			text += " (" + src.Why + ")"
 		}
 		kinds = append(kinds, text)
 	}
@@ -312,8 +312,8 @@ func printFleet(s *term.Screen, row func(name, format string, args ...any), f *c
 		case !n.Ready:
 			line += ", NOT PROTECTING"
 		}
-		if len(n.Speaks) > 0 {
-			line += ", sources " + s.Clean(strings.Join(n.Speaks, ", "))
+		if len(n.ActiveSources) > 0 {
+			line += ", sources " + s.Clean(strings.Join(n.ActiveSources, ", "))
 		}
 		if n.Name == f.Node {
 			line += ", this node"
