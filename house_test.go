@@ -18,7 +18,8 @@ import (
 var mayImport = map[string][]string{
 	"esl":              {"github.com/percipia/eslgo/command"},                                                          // builds commands; replies and events are read by esl itself
 	"ctilog":           {"golang.org/x/sys/unix"},                                                                      // inotify
-	"detect":           {"fsban/esl", "fsban/policy", "fsban/sipwire"},                                                 // turns events, log lines and SIP transactions into attempts
+	"advisory":         {},
+	"detect":           {"fsban/advisory", "fsban/esl", "fsban/policy", "fsban/sipwire"},                                                 // turns events, log lines and SIP transactions into attempts
 	"policy":           {},                                                                                             // pure
 	"ledger":           {"fsban/policy"},                                                                               // evidence consists of attempts
 	"config":           {"fsban/detect", "fsban/firewall", "fsban/internal/guess", "fsban/policy", "gopkg.in/yaml.v3"}, // each package defines the values of its settings
@@ -44,7 +45,7 @@ var mayImport = map[string][]string{
 	},
 	"fleet/merge":     {"fsban/policy"},                                                                          // pure
 	"fleet/resp":      {},                                                                                        // a client library is its user
-	"doctor":          {"fsban/doctor/dialplan", "fsban/doctor/fsxml", "fsban/firewall", "fsban/firewall/saved"}, // FreeSWITCH's answers are passed in
+	"doctor":          {"fsban/advisory", "fsban/doctor/dialplan", "fsban/doctor/fsxml", "fsban/firewall", "fsban/firewall/saved"}, // FreeSWITCH's answers are passed in
 	"firewall/saved":  {"fsban/firewall", "fsban/firewall/ipset", "golang.org/x/sys/unix"},                       // names of the chain and the sets
 	"doctor/dialplan": {"fsban/doctor/fsxml"},
 	"doctor/fsxml":    {},
