@@ -16,10 +16,10 @@ import (
 // mayImport lists the imports that each package may have apart from the standard library, with the reason. Data flows one
 // way. Tests may import any package.
 var mayImport = map[string][]string{
-	"esl":              {"github.com/percipia/eslgo/command"},                                                          // builds commands; replies and events are read by esl itself
-	"ctilog":           {"golang.org/x/sys/unix"},                                                                      // inotify
+	"esl":              {"github.com/percipia/eslgo/command"}, // builds commands; replies and events are read by esl itself
+	"ctilog":           {"golang.org/x/sys/unix"},             // inotify
 	"advisory":         {},
-	"detect":           {"fsban/advisory", "fsban/esl", "fsban/policy", "fsban/sipwire"},                                                 // turns events, log lines and SIP transactions into attempts
+	"detect":           {"fsban/advisory", "fsban/esl", "fsban/policy", "fsban/sipwire"},                               // turns events, log lines and SIP transactions into attempts
 	"policy":           {},                                                                                             // pure
 	"ledger":           {"fsban/policy"},                                                                               // evidence consists of attempts
 	"config":           {"fsban/detect", "fsban/firewall", "fsban/internal/guess", "fsban/policy", "gopkg.in/yaml.v3"}, // each package defines the values of its settings
@@ -43,10 +43,10 @@ var mayImport = map[string][]string{
 		"fsban/policy", // attempts, where nodes share failures
 		"github.com/redis/go-redis/v9", "github.com/redis/go-redis/v9/maintnotifications", "golang.org/x/sync/errgroup",
 	},
-	"fleet/merge":     {"fsban/policy"},                                                                          // pure
-	"fleet/resp":      {},                                                                                        // a client library is its user
+	"fleet/merge":     {"fsban/policy"},                                                                                            // pure
+	"fleet/resp":      {},                                                                                                          // a client library is its user
 	"doctor":          {"fsban/advisory", "fsban/doctor/dialplan", "fsban/doctor/fsxml", "fsban/firewall", "fsban/firewall/saved"}, // FreeSWITCH's answers are passed in
-	"firewall/saved":  {"fsban/firewall", "fsban/firewall/ipset", "golang.org/x/sys/unix"},                       // names of the chain and the sets
+	"firewall/saved":  {"fsban/firewall", "fsban/firewall/ipset", "golang.org/x/sys/unix"},                                         // names of the chain and the sets
 	"doctor/dialplan": {"fsban/doctor/fsxml"},
 	"doctor/fsxml":    {},
 	"decide": { // no metrics, no HTTP, no control protocol, no Redis

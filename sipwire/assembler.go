@@ -13,6 +13,7 @@ const (
 	maxHeld     = 32       // segments of a stream that came before an earlier one
 	maxLine     = 8 << 10  // bytes of a start line
 	maxSpare    = 4 << 10  // bytes that an empty stream keeps allocated
+	doubtful    = 2        // messages in a row that make the place of the next one certain, in a stream that was joined in the middle
 )
 
 // AssemblerStats are the counts of an Assembler.
@@ -47,6 +48,7 @@ type stream struct {
 	ended  int    // no header ends before this place of buffer
 	held   []segment
 	size   int // bytes of buffer and held
+	doubt  int // messages until it is certain where they begin: the first ones may have been found in the body of another
 }
 
 // NewAssembler returns an Assembler.
@@ -159,7 +161,7 @@ func (a *Assembler) remove(key streamKey) {
 // place puts the data of a segment in its place in the stream.
 func (a *Assembler) place(st *stream, s *segment, at time.Time) {
 	if !st.synced {
-		st.synced, st.next = true, s.seq
+		st.synced, st.next, st.doubt = true, s.seq, doubtful
 	}
 	switch ahead := int32(s.seq - st.next); {
 	case ahead > 0 && ahead <= MaxMessage && len(st.held) < maxHeld:
@@ -169,7 +171,7 @@ func (a *Assembler) place(st *stream, s *segment, at time.Time) {
 		return
 	case ahead > 0, ahead < -MaxMessage: // what is missing was lost, or this is another connection
 		a.stats.Dropped++
-		st.buffer, st.ended, st.held, st.next = st.buffer[:0], 0, nil, s.seq
+		st.buffer, st.ended, st.held, st.next, st.doubt = st.buffer[:0], 0, nil, s.seq, doubtful
 	}
 	a.take(st, s, at)
 	for i := 0; i < len(st.held); {
@@ -198,8 +200,12 @@ func (a *Assembler) take(st *stream, s *segment, at time.Time) {
 			st.ended = length
 			break
 		}
-		if state == frameWhole {
-			a.ready = append(a.ready, Packet{From: s.from, To: s.to, Transport: TCP, At: at, Payload: bytes.Clone(rest[:length])})
+		switch {
+		case state == frameWhole:
+			a.ready = append(a.ready, Packet{From: s.from, To: s.to, Transport: TCP, At: at, Cut: st.doubt > 0, Payload: bytes.Clone(rest[:length])})
+			st.doubt = max(0, st.doubt-1)
+		case st.doubt > 0 && !isEnd(rest[0]):
+			st.doubt = doubtful
 		}
 		rest, st.ended = rest[length:], 0
 	}

@@ -167,11 +167,10 @@ func hostPort(b []byte) (host, port []byte) {
 // parseNameAddr reads the address of From, To or Contact, and its tag.
 func parseNameAddr(b []byte) (user, host, tag []byte, ok bool) {
 	uri, params := splitNameAddr(b)
-	colon := bytes.IndexByte(uri, ':')
-	if colon <= 0 {
+	if len(uri) == 0 {
 		return nil, nil, nil, false
 	}
-	user, host = splitURI(uri[colon+1:])
+	user, host = splitURI(uri)
 	for len(params) > 0 && params[0] == ';' {
 		var name, value []byte
 		name, value, params = parameter(params[1:])
@@ -201,9 +200,18 @@ func splitNameAddr(b []byte) (uri, params []byte) {
 	return trim(b[:end]), trim(b[end+1:])
 }
 
-// splitURI returns user and host of a URI without its scheme.
+// splitURI returns user and host of a URI, as sofia-sip reads it: the user ends at the first @, wherever that is. A tel URI has no host, all
+// of it is its user. A URI without a scheme is a host.
 func splitURI(b []byte) (user, host []byte) {
-	if at := bytes.LastIndexByte(b[:len(b)-len(after(b, '?', '?'))], '@'); at >= 0 {
+	colon := max(0, bytes.IndexByte(b, ':'))
+	scheme := b[:colon]
+	if colon > 0 {
+		b = b[colon+1:]
+	}
+	switch at := bytes.IndexByte(b, '@'); {
+	case isOpaque(scheme):
+		return b[:len(b)-len(after(b, ';', '?'))], nil
+	case at >= 0:
 		user, b = b[:at], b[at+1:]
 		if colon := bytes.IndexByte(user, ':'); colon >= 0 { // a password
 			user = user[:colon]
@@ -211,6 +219,17 @@ func splitURI(b []byte) (user, host []byte) {
 	}
 	host, _ = hostPort(b[:len(b)-len(after(b, ';', '?'))])
 	return user, host
+}
+
+// isOpaque reports whether URIs of a scheme have no host.
+func isOpaque(scheme []byte) bool {
+	switch len(scheme) {
+	case 3:
+		return equalFold(scheme, "tel") || equalFold(scheme, "fax") || equalFold(scheme, "cid")
+	case 5:
+		return equalFold(scheme, "modem")
+	}
+	return false
 }
 
 // contactExpires returns the parameter expires of the first Contact, or nil.

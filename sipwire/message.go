@@ -103,11 +103,13 @@ type Message struct {
 	Fault       Fault // of a malformed message
 	Method      Method
 	MethodName  []byte
-	Status      int // of a response
+	Target      []byte // request URI
+	Status      int    // of a response
 	Via         Via
 	FromTag     []byte
 	ToUser      []byte
 	ToHost      []byte
+	InDialog    bool // To has a tag
 	CallID      []byte
 	CSeq        uint32
 	UserAgent   []byte
@@ -116,8 +118,11 @@ type Message struct {
 	Credentials []Credentials
 	Challenges  []Challenge
 
-	via, to, from, cseq bool // seen
+	seen seen
 }
+
+// seen are the headers of which the first was read.
+type seen struct{ via, to, from, cseq bool }
 
 // A Scanner scans messages, one after the other, without allocation. It is not safe for concurrent use.
 type Scanner struct {
@@ -172,13 +177,13 @@ func (s *Scanner) missing() Fault {
 	switch {
 	case len(m.Via.Host) == 0:
 		return BadVia
-	case !m.from:
+	case !m.seen.from:
 		return BadFrom
-	case !m.to:
+	case !m.seen.to:
 		return BadTo
 	case len(m.CallID) == 0:
 		return BadCallID
-	case !m.cseq:
+	case !m.seen.cseq:
 		return BadCSeq
 	case s.digests > maxDigests:
 		return BadCredentials
@@ -221,6 +226,7 @@ func startLine(m *Message, line []byte) (Class, Fault) {
 	}
 	m.MethodName = line[:first]
 	m.Method = methodOf(m.MethodName)
+	m.Target = trim(line[first:last])
 	version := trim(line[last:])
 	switch {
 	case !hasPrefixFold(version, "sip/"):
@@ -241,16 +247,18 @@ func (s *Scanner) header(name, value []byte) {
 	m := &s.message
 	switch fieldOf(name) {
 	case fieldVia:
-		if !m.via {
-			m.Via, m.via = parseVia(value), true
+		if !m.seen.via {
+			m.Via, m.seen.via = parseVia(value), true
 		}
 	case fieldFrom:
-		if !m.from {
-			_, _, m.FromTag, m.from = parseNameAddr(value)
+		if !m.seen.from {
+			_, _, m.FromTag, m.seen.from = parseNameAddr(value)
 		}
 	case fieldTo:
-		if !m.to {
-			m.ToUser, m.ToHost, _, m.to = parseNameAddr(value)
+		if !m.seen.to {
+			var tag []byte
+			m.ToUser, m.ToHost, tag, m.seen.to = parseNameAddr(value)
+			m.InDialog = len(tag) > 0
 		}
 	case fieldCallID:
 		if len(m.CallID) == 0 {
@@ -284,7 +292,7 @@ func (m *Message) expires(value []byte) {
 // readCSeq reads the first valid CSeq. That of a request must name its method.
 func (s *Scanner) readCSeq(value []byte) {
 	m := &s.message
-	if m.cseq {
+	if m.seen.cseq {
 		return
 	}
 	space := bytes.IndexAny(value, " \t\r\n")
@@ -294,6 +302,6 @@ func (s *Scanner) readCSeq(value []byte) {
 	n, ok := number(value[:space])
 	method := trim(value[space:])
 	if ok && isToken(method) && (m.Status > 0 || bytes.Equal(method, m.MethodName)) {
-		m.CSeq, m.MethodName, m.Method, m.cseq = n, method, methodOf(method), true
+		m.CSeq, m.MethodName, m.Method, m.seen.cseq = n, method, methodOf(method), true
 	}
 }

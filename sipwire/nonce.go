@@ -39,6 +39,7 @@ type Nonces struct {
 	entries []nonceEntry
 	servers map[netip.Addr]*server
 	evicted uint64
+	restart int64 // of the servers, unix microseconds: older nonces are old
 }
 
 // A nonceEntry has no pointers, so that garbage collections do not read the table.
@@ -116,6 +117,8 @@ func (n *Nonces) Look(nonce Nonce, client netip.Addr, at time.Time) (standing St
 	switch {
 	case us > e.until:
 		return NonceExpired, own
+	case e.at < n.restart:
+		return NonceOld, own
 	case us-e.at <= nonceTTL.Microseconds(), n.kept(e, us):
 		return NonceLive, own
 	}
@@ -158,6 +161,17 @@ func (n *Nonces) Reject(nonce Nonce, at time.Time) {
 	}
 	if s := n.servers[netip.AddrFrom16(e.server).Unmap()]; s != nil && s.to < us {
 		s.from, s.to = us, us
+	}
+}
+
+// Restart notes that the servers restarted at a time: they know no nonce from before.
+func (n *Nonces) Restart(at time.Time) {
+	us := at.UnixMicro()
+	n.restart = max(n.restart, us)
+	for _, s := range n.servers {
+		if s.from < us {
+			s.from, s.to = us, max(s.to, us)
+		}
 	}
 }
 

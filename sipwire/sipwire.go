@@ -34,5 +34,6 @@ type Packet struct {
 	From, To  netip.AddrPort // never IPv4-mapped; an unspecified address is unknown to the tap
 	Transport Transport
 	At        time.Time // zero: unknown
+	Cut       bool      // the tap lacks a part of the message, or found it in the middle of a stream: a fault in it may be the tap's
 	Payload   []byte    // owned by the tap, valid until its next packet
 }

@@ -13,6 +13,9 @@ const (
 
 	// lifetime is that of a transaction by the timers B, F, H and J of RFC 3261: 64 times T1.
 	lifetime = 32 * time.Second
+
+	// hastiest is the shortest time between a request and its retransmission: half of T1.
+	hastiest = 250 * time.Millisecond
 )
 
 // A Transaction is a request with its final response.
@@ -29,7 +32,9 @@ type Transaction struct {
 	Nonces         []Nonce     // of the request's credentials
 	Challenges     []Challenge // of the response
 	Expires        time.Duration
-	Proceeded      bool // a provisional response came first, or the final one has a Reason: the request was let in
+	Proceeded      bool   // a provisional response came first, or the final one has a Reason: the request was let in
+	InDialog       bool   // the request's To had a tag
+	Target         uint64 // hash of the request's URI and of the user of To
 }
 
 // TransactionStats are the counts of a Transactions.
@@ -45,6 +50,7 @@ type Transactions struct {
 	hash    maphash.Hash
 	entries []entry
 	servers [1 << 16 / 64]uint64 // ports at which registrars with unknown addresses were addressed: a bit each
+	fresh   bool                 // of the last message
 	result  Transaction
 	stats   TransactionStats
 }
@@ -54,12 +60,16 @@ type entry struct {
 	key         uint64
 	content     uint64 // hash of the request
 	at          int64  // unix microseconds
+	copied      int64  // of the newest copy of the request
 	port        uint16 // of the client
-	open        uint8  // requests of this key without a final response
+	target      uint64
+	open        uint8 // requests of this key without a final response
+	copies      uint8 // of the request, each sooner than a retransmission behind the one before
 	numNonces   uint8
 	userLen     uint8
 	agentLen    uint8
 	proceeded   bool
+	inDialog    bool
 	expires     uint32
 	nonces      [maxDigests]Nonce
 	user, agent [maxText]byte
@@ -75,12 +85,17 @@ func NewTransactions() *Transactions {
 // Stats returns the counts so far.
 func (t *Transactions) Stats() TransactionStats { return t.stats }
 
+// Fresh reports whether the last message was a request and no retransmission, or a response and the first to its request. Copies of a
+// request that follow each other faster than retransmissions are requests, but for the first copy: that may be of another tap.
+func (t *Transactions) Fresh() bool { return t.fresh }
+
 // Match takes a message that crossed the wire at a time, and returns the transaction that it completes, valid until the next call, or nil.
 func (t *Transactions) Match(p *Packet, m *Message, at time.Time) *Transaction {
+	t.fresh = false
 	switch m.Class {
 	case Request:
-		if m.Method != MethodAck {
-			t.request(p, m, at.UnixMicro())
+		if t.fresh = true; m.Method != MethodAck {
+			t.fresh = t.request(p, m, at.UnixMicro())
 		}
 	case Response:
 		return t.response(p, m, at)
@@ -88,7 +103,8 @@ func (t *Transactions) Match(p *Packet, m *Message, at time.Time) *Transaction {
 	return nil
 }
 
-func (t *Transactions) request(p *Packet, m *Message, at int64) {
+// request reports whether a request is no retransmission.
+func (t *Transactions) request(p *Packet, m *Message, at int64) (fresh bool) {
 	if m.Method == MethodRegister && p.To.Addr().IsUnspecified() {
 		t.servers[p.To.Port()/64] |= 1 << (p.To.Port() % 64)
 	}
@@ -100,13 +116,18 @@ func (t *Transactions) request(p *Packet, m *Message, at int64) {
 		e = t.place(key, at)
 		*e = entry{key: key}
 	case e.content == content:
-		return
+		if e.copies++; at-e.copied >= hastiest.Microseconds() {
+			e.copies = 0
+		}
+		e.copied = at
+		return e.copies > 1
 	}
 	// Another request of the same key has a response of its own.
 	if e.open < 255 {
 		e.open++
 	}
-	e.content, e.at, e.port, e.expires, e.proceeded = content, at, p.From.Port(), m.Expires, false
+	e.content, e.at, e.copied, e.port, e.expires = content, at, at, p.From.Port(), m.Expires
+	e.copies, e.proceeded, e.inDialog, e.target = 0, false, m.InDialog, maphash.Bytes(t.seed, m.Target)+maphash.Bytes(t.seed, m.ToUser)
 	for _, c := range m.Credentials {
 		e.nonces[e.numNonces%maxDigests] = c.Nonce
 		e.numNonces++
@@ -115,16 +136,19 @@ func (t *Transactions) request(p *Packet, m *Message, at int64) {
 		e.userLen = uint8(copy(e.user[:], m.Credentials[0].User))
 	}
 	e.agentLen = uint8(copy(e.agent[:], m.UserAgent))
+	return true
 }
 
 func (t *Transactions) response(p *Packet, m *Message, at time.Time) *Transaction {
 	e := t.find(t.key(m, p.To.Addr(), p.From), at.UnixMicro())
 	if m.Status < 200 {
 		if e != nil {
+			t.fresh = !e.proceeded
 			e.proceeded = true
 		}
 		return nil
 	}
+	t.fresh = e == nil || !e.proceeded
 	if e == nil {
 		t.stats.Unmatched++
 		return nil
@@ -146,7 +170,7 @@ func (t *Transactions) response(p *Packet, m *Message, at time.Time) *Transactio
 		Client: client, Server: p.From, Transport: p.Transport, Method: m.Method, Status: m.Status, At: at,
 		Call: maphash.Bytes(t.seed, m.CallID), User: e.user[:e.userLen], UserAgent: e.agent[:e.agentLen], ToUser: m.ToUser, ToHost: m.ToHost,
 		Nonces: e.nonces[:min(e.numNonces, maxDigests)], Challenges: m.Challenges, Expires: time.Duration(e.expires) * time.Second,
-		Proceeded: e.proceeded || m.Reason,
+		Proceeded: e.proceeded || m.Reason, InDialog: e.inDialog, Target: e.target,
 	}
 	return &t.result
 }
