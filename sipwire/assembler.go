@@ -45,10 +45,17 @@ type stream struct {
 	synced bool // next is known
 	next   uint32
 	buffer []byte // the beginning of a message
-	ended  int    // no header ends before this place of buffer
+	known  progress
 	held   []segment
 	size   int // bytes of buffer and held
 	doubt  int // messages until it is certain where they begin: the first ones may have been found in the body of another
+}
+
+// A progress records the parsed beginning of an incomplete message, so that each segment costs only its own length.
+type progress struct {
+	line     int // length of the start line; 0: not complete
+	searched int // the line, or else the header, does not end before this offset
+	length   int // of the message; 0: its header is not complete
 }
 
 // NewAssembler returns an Assembler.
@@ -85,9 +92,31 @@ func (a *Assembler) Frame(link int, frame []byte, at time.Time) []Packet {
 	case s.proto == protoTCP:
 		a.tcp(&s, at)
 	case isMessage(s.payload):
-		a.ready = append(a.ready, Packet{From: s.from, To: s.to, At: at, Payload: s.payload})
+		a.datagram(&s, at)
 	}
 	return a.ready
+}
+
+// datagram passes on the messages of a datagram. The kernel may have merged several datagrams of a sender into one (UDP GRO), so a
+// start line behind a message that ends by its Content-Length begins another message.
+func (a *Assembler) datagram(s *segment, at time.Time) {
+	for begin := 0; begin < len(s.payload); {
+		length := datagramLength(s.payload[begin:])
+		a.ready = append(a.ready, Packet{From: s.from, To: s.to, At: at, Cut: begin > 0, Payload: s.payload[begin : begin+length]})
+		begin += length
+	}
+}
+
+// datagramLength returns the length of the first message of a datagram: all of it, unless another start line follows the message.
+func datagramLength(b []byte) int {
+	blank := bytes.Index(b, []byte("\r\n\r\n"))
+	if blank < 0 || blank+4 == len(b) {
+		return len(b)
+	}
+	if body := contentLength(b[:blank+4]); body >= 0 && blank+4+body < len(b) && isMessage(b[blank+4+body:]) {
+		return blank + 4 + body
+	}
+	return len(b)
 }
 
 func (a *Assembler) tcp(s *segment, at time.Time) {
@@ -171,7 +200,7 @@ func (a *Assembler) place(st *stream, s *segment, at time.Time) {
 		return
 	case ahead > 0, ahead < -MaxMessage: // what is missing was lost, or this is another connection
 		a.stats.Dropped++
-		st.buffer, st.ended, st.held, st.next, st.doubt = st.buffer[:0], 0, nil, s.seq, doubtful
+		st.buffer, st.known, st.held, st.next, st.doubt = st.buffer[:0], progress{}, nil, s.seq, doubtful
 	}
 	a.take(st, s, at)
 	for i := 0; i < len(st.held); {
@@ -195,9 +224,8 @@ func (a *Assembler) take(st *stream, s *segment, at time.Time) {
 	st.buffer = append(st.buffer, s.payload[old:]...)
 	rest := st.buffer
 	for len(rest) > 0 {
-		length, state := frameMessage(rest, st.ended)
+		length, state := frameMessage(rest, &st.known)
 		if state == framePartial {
-			st.ended = length
 			break
 		}
 		switch {
@@ -207,11 +235,14 @@ func (a *Assembler) take(st *stream, s *segment, at time.Time) {
 		case st.doubt > 0 && !isEnd(rest[0]):
 			st.doubt = doubtful
 		}
-		rest, st.ended = rest[length:], 0
+		rest, st.known = rest[length:], progress{}
 	}
-	if len(rest) > MaxMessage {
+	switch {
+	case len(rest) > MaxMessage:
 		a.stats.Dropped++
-		rest, st.ended = nil, 0
+		rest, st.known = nil, progress{}
+	case len(rest) == len(st.buffer): // nothing was cut off
+		return
 	}
 	if cap(st.buffer) > maxSpare+2*len(rest) { // measure counts bytes in use, not those allocated
 		st.buffer = nil
@@ -229,34 +260,42 @@ const (
 )
 
 // frameMessage returns the length of the message or noise that b, a part of a stream, begins with. If b is only a part of that, it
-// returns from where to search for the end of the header, as ended, once there is more.
-func frameMessage(b []byte, ended int) (int, frameState) {
+// notes in known where to go on once there is more.
+func frameMessage(b []byte, known *progress) (int, frameState) {
 	if isEnd(b[0]) { // keep-alives between messages
 		return 1, frameNoise
 	}
-	line := bytes.IndexAny(b[:min(len(b), maxLine)], "\r\n")
-	if line < 0 {
-		if len(b) >= maxLine {
+	if known.line == 0 {
+		line := bytes.IndexAny(b[known.searched:min(len(b), maxLine)], "\r\n")
+		switch {
+		case line < 0 && len(b) >= maxLine:
 			return len(b), frameNoise
+		case line < 0:
+			known.searched = len(b)
+			return 0, framePartial
 		}
+		line += known.searched
+		if !isMessage(b[:line]) {
+			return line, frameNoise
+		}
+		known.line, known.searched = line, line
+	}
+	if known.length == 0 {
+		end := headerEnd(b, known.searched)
+		if end == 0 {
+			const blank = len("\n\r\n") // the longest end of a header
+			known.searched = max(known.searched, len(b)-blank)
+			return 0, framePartial
+		}
+		known.length = end + max(0, contentLength(b[:end]))
+		if known.length > MaxMessage {
+			return known.line, frameNoise
+		}
+	}
+	if known.length > len(b) {
 		return 0, framePartial
 	}
-	const blank = len("\n\r\n") // the longest end of a header
-	if !isMessage(b[:line]) {
-		return line, frameNoise
-	}
-	end := headerEnd(b, ended)
-	if end == 0 {
-		return max(0, len(b)-blank), framePartial
-	}
-	length := end + contentLength(b[:end])
-	switch {
-	case length > MaxMessage:
-		return line, frameNoise
-	case length > len(b):
-		return end - blank, framePartial
-	}
-	return length, frameWhole
+	return known.length, frameWhole
 }
 
 // headerEnd returns the length of the header that b begins with, its empty line included, searched behind from; 0: it does not end.
@@ -279,7 +318,7 @@ func headerEnd(b []byte, from int) int {
 	return 0
 }
 
-// contentLength returns the length of the body that a header announces.
+// contentLength returns the length of the body that a header announces; -1: it announces none.
 func contentLength(header []byte) int {
 	l := newLines(header)
 	for line := l.next(); len(line) > 0; line = l.next() {
@@ -289,7 +328,7 @@ func contentLength(header []byte) int {
 			return int(min(n, MaxMessage))
 		}
 	}
-	return 0
+	return -1
 }
 
 // isMessage reports whether b begins with a start line, of any version.

@@ -296,3 +296,39 @@ func TestAnEmptyStreamKeepsLittleMemory(t *testing.T) {
 		}
 	}
 }
+
+// A slow sender costs no more than its bytes: a header is read once, and not again for each segment of the body.
+func TestTheHeaderOfASlowSenderIsReadOnce(t *testing.T) {
+	text := message(1, "body")
+	begin := len(text) - len("body")
+	a := NewAssembler()
+	if got := texts(a, tcpFrame(t, 1, text[:begin], "")); len(got) != 0 {
+		t.Fatalf("%q", got)
+	}
+	st := a.idle.Front().Value.(*stream)
+	for i := range st.buffer { // whatever stands there now is not read
+		st.buffer[i] = 'x'
+	}
+	for i := begin; i < len(text); i++ {
+		got := texts(a, tcpFrame(t, 1+uint32(i), text[i:i+1], ""))
+		if last := i == len(text)-1; last != (len(got) == 1) || last && len(got[0]) != len(text) {
+			t.Fatalf("byte %d of %d: %q", i, len(text), got)
+		}
+	}
+}
+
+// The kernel merges datagrams of one sender if a network card or a tunnel asks for it (UDP GRO).
+func TestMergedDatagramsAreSplit(t *testing.T) {
+	plain := "l: 0\r\n\r\n"
+	for name, tc := range map[string]struct{ payload, want string }{
+		"three":                   {request + plain + request + plain + request + plain, request + plain + "|" + request + plain + "|" + request + plain},
+		"with bodies":             {message(1, "abc") + message(2, "def"), message(1, "abc") + "|" + message(2, "def")},
+		"a message as a body":     {message(1, message(2, "x")), message(1, message(2, "x"))},
+		"a body of unknown size":  {request + "\r\n" + request + "\r\n", request + "\r\n" + request + "\r\n"},
+		"something else after it": {message(1, "abc") + "\x80\x00media", message(1, "abc") + "\x80\x00media"},
+	} {
+		if got := strings.Join(texts(NewAssembler(), udpFrame(t, tc.payload)), "|"); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
