@@ -1,0 +1,9 @@
+package nflog
+
+import (
+	"testing"
+
+	"fsban/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
