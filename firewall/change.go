@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// A change is the argument of Set or of Switch.
+// A change is the argument of Set, of Switch or of SetTap.
 type change struct {
 	check   time.Duration
 	maxBans int
-	backend Backend // nil: the backend stays, and check and maxBans change
+	backend Backend // nil: the backend stays
+	tap     *Tap    // nil: the tap stays, and check and maxBans change
 	done    chan struct{}
 }
 
@@ -68,5 +69,6 @@ func (e *Enforcer) replace(ctx context.Context, b Backend) {
 	e.status.Backend, e.status.Enforcing, e.status.Err, e.status.Since, e.status.Notes = b.Name(), false, errNotYet, time.Now(), nil
 	e.mu.Unlock()
 	e.reported = Status{}
+	b.SetTap(e.retap())
 	e.startListening(ctx)
 }

@@ -37,6 +37,9 @@ type EnforcerOptions struct {
 	// Changed is called from Run's goroutine when enforcement begins or ends, when its error changes, and after a repair.
 	Changed func(Status)
 
+	// Tapped is called from Run's goroutine when copying of packets begins or ends, or when its error changes.
+	Tapped func(TapStatus)
+
 	// Clock returns the time that the ends of Bans, Tally and Ban are given in, and a number that differs when the system's clock
 	// was stepped in between: odd until Bans has followed. The kernel's timeouts are monotonic, and so is all that Run remembers.
 	// Nil: the system's clock, which is never stepped.
@@ -60,16 +63,18 @@ type Enforcer struct {
 	mu      sync.Mutex // guards the following
 	backend Backend    // replaced by Run's goroutine alone
 	status  Status
+	tap     TapStatus
 
 	// The following is for Run's goroutine alone.
-	helpers   sync.WaitGroup
-	unlisten  context.CancelFunc // ends listen
-	setUp     bool               // everything was in force once, at least
-	verifying bool               // a verification is under way
-	faults    faults
-	reported  Status // the last argument of Changed
-	schedule  schedule
-	compare   comparison
+	helpers    sync.WaitGroup
+	unlisten   context.CancelFunc // ends listen
+	setUp      bool               // everything was in force once, at least
+	verifying  bool               // a verification is under way
+	tapChanged bool               // since it began
+	faults     faults
+	reported   Status // the last argument of Changed
+	schedule   schedule
+	compare    comparison
 }
 
 // faults are the reasons why bans are not in force.
@@ -191,19 +196,18 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.noticed:
 			e.schedule.soon()
 		case c := <-e.changes:
-			if c.backend != nil {
-				e.replace(ctx, c.backend)
-			} else {
-				e.opts.Check, e.schedule.opts.Check = c.check, c.check
-				e.backend.Resize(c.maxBans)
-			}
+			e.take(ctx, &c)
 			e.round(ctx)
 			close(c.done)
 		case v := <-e.verified:
 			if ctx.Err() != nil {
 				continue // interrupted: the result means nothing
 			}
-			if e.conclude(v) != nil {
+			err := e.conclude(v)
+			if e.concludeTap(&v) {
+				e.round(ctx)
+			}
+			if err != nil {
 				e.schedule.hurry()
 			}
 		case l := <-e.listed:
@@ -214,6 +218,19 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.schedule.C:
 			e.round(ctx)
 		}
+	}
+}
+
+// take takes over a change.
+func (e *Enforcer) take(ctx context.Context, c *change) {
+	switch {
+	case c.backend != nil:
+		e.replace(ctx, c.backend)
+	case c.tap != nil:
+		e.setTap(*c.tap)
+	default:
+		e.opts.Check, e.schedule.opts.Check = c.check, c.check
+		e.backend.Resize(c.maxBans)
 	}
 }
 

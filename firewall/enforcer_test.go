@@ -38,8 +38,9 @@ type kernel struct {
 	byWall   bool                   // entries end by the system's clock
 	events   chan struct{}          // another program changes something
 	refuses  map[netip.Prefix]error // bans
-	during   func()                 // called once, while a batch is applied
-	listed   func()                 // called once, when a listing has been made, before it is handed over
+	tap      firewall.Tap
+	during   func() // called once, while a batch is applied
+	listed   func() // called once, when a listing has been made, before it is handed over
 }
 
 func newKernel() *kernel {
@@ -75,6 +76,8 @@ func (k *kernel) Setup() (made []string, err error) {
 func (k *kernel) Resize(bans int) {
 	k.change(func() { k.limits = append(k.limits, bans) })
 }
+
+func (k *kernel) SetTap(tap firewall.Tap) { k.change(func() { k.tap = tap }) }
 
 func (k *kernel) Apply(orders []firewall.Order) (failed []firewall.Order, err error) {
 	k.mu.Lock()

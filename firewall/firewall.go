@@ -69,6 +69,8 @@ type Backend interface {
 	Setup() (made []string, err error)
 	// Resize sets the number of bans for which the next Setup makes room.
 	Resize(bans int)
+	// SetTap sets the packets that the rules copy to NFLOG from the next Setup and Verify on. It may be called while Verify runs.
+	SetTap(tap Tap)
 	// Verify checks whether the rules that use the sets are in force, and repairs them. It may wait for other programs, so it runs
 	// in a goroutine of its own, never twice at once.
 	Verify(ctx context.Context) Verification
@@ -88,6 +90,7 @@ type Verification struct {
 	Made  []string // missing objects that were made
 	Notes []string // sentences for the operator: deviations that are no errors
 	Err   error
+	Tap   error // why packets are not copied; bans are in force all the same
 }
 
 // Dropped counts packets that fsban's rules dropped.

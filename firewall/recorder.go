@@ -45,6 +45,9 @@ func (*Recorder) Setup() ([]string, error) { return nil, nil }
 // Resize does nothing: the number of bans has no limit.
 func (*Recorder) Resize(int) {}
 
+// SetTap does nothing: a Recorder has no rules, and copies no packets.
+func (*Recorder) SetTap(Tap) {}
+
 // Apply records the orders. It never fails.
 func (d *Recorder) Apply(orders []Order) ([]Order, error) {
 	d.mu.Lock()

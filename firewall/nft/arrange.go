@@ -111,7 +111,7 @@ func (b *Backend) arrangeChains(conn *nftables.Conn) (made []string, fresh bool,
 	}
 	there := make(map[string]*nftables.Chain)
 	for _, c := range all {
-		if !b.kept[c.Name] {
+		if !b.kept[c.Name] && !isTapName(c.Name) { // see arrangeTap
 			there[c.Name] = c
 		}
 	}

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net"
@@ -129,18 +128,7 @@ func (f *family) rule(length int, target firewall.Target) tableRule {
 func jumps(ports []firewall.Ports) (rules []tableRule) {
 	jump := &expr.Verdict{Kind: expr.VerdictJump, Chain: firewall.ChainName}
 	for _, p := range ports {
-		exprs := []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocolNumbers[p.Proto]}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		}
-		first, last := binary.BigEndian.AppendUint16(nil, p.First), binary.BigEndian.AppendUint16(nil, p.Last)
-		if p.First == p.Last {
-			exprs = append(exprs, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: first})
-		} else {
-			exprs = append(exprs, &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: first}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: last})
-		}
-		rules = append(rules, tableRule{"to " + p.String(), append(exprs, jump)})
+		rules = append(rules, tableRule{"to " + p.String(), append(portMatch(p, destination), jump)})
 	}
 	if len(ports) == 0 {
 		rules = []tableRule{{everything, []expr.Any{jump}}}

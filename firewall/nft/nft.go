@@ -39,12 +39,16 @@ type Backend struct {
 	watcher  *Watcher
 	touched  atomic.Bool // another program may have changed entries
 	conn     *nftables.Conn
-	looked   bool            // at the table of an earlier run
-	kept     map[string]bool // chains of other programs in that table
+	looked   bool                         // at the table of an earlier run
+	kept     map[string]bool              // chains of other programs in that table
+	tap      atomic.Pointer[firewall.Tap] // nil: none
+	tapped   bool                         // its rules are in force, as of the last set-up
+	untapped bool                         // it has no rules, and needs none
 
 	mu      sync.Mutex // protects the following, which any goroutine may read
 	dropped map[string]firewall.Dropped
 	notes   []string
+	tapErr  error
 }
 
 // A family is IPv4 or IPv6.
@@ -124,6 +128,14 @@ func (b *Backend) Setup() (made []string, err error) {
 		f.unfit = cmp.Or(f.unfit, failed) // until the next check
 		err = cmp.Or(err, f.unfit)
 	}
+	if failed == nil {
+		var repaired []string
+		repaired, failed = b.arrangeTap()
+		made = append(made, repaired...)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tapErr = failed
 	return made, err
 }
 
@@ -131,7 +143,7 @@ func (b *Backend) Setup() (made []string, err error) {
 func (b *Backend) Verify(context.Context) firewall.Verification {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return firewall.Verification{Notes: b.notes}
+	return firewall.Verification{Notes: b.notes, Tap: b.tapErr}
 }
 
 // Resize does nothing: sets grow as needed.

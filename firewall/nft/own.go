@@ -144,7 +144,7 @@ func rulesOf(conn *nftables.Conn, c *nftables.Chain) ([]*nftables.Rule, error) {
 
 // isOwnName reports whether fsban makes chains of that name in any configuration.
 func isOwnName(chain string) bool {
-	if chain == firewall.ChainName {
+	if chain == firewall.ChainName || isTapName(chain) {
 		return true
 	}
 	for hook := range hooked {
@@ -158,6 +158,6 @@ func isOwnName(chain string) bool {
 // isOwn reports whether a rule carries the comment of one of fsban's rules.
 func isOwn(r *nftables.Rule) bool {
 	text, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-	return text == everything || strings.HasPrefix(text, "to ") || strings.Contains(text, " from @"+firewall.SetIPv4) ||
+	return text == everything || strings.HasPrefix(text, tapComment) || strings.HasPrefix(text, "to ") || strings.Contains(text, " from @"+firewall.SetIPv4) ||
 		strings.Contains(text, " from @"+firewall.SetIPv6)
 }

@@ -263,6 +263,10 @@ func (f *family) teardownRules(tables []string) (removed []string, err error) {
 	for _, name := range tables {
 		r, e := f.teardownTable(name)
 		removed, err = append(removed, r...), errors.Join(err, e)
+		if name == tapTable {
+			r, e = f.teardownTap()
+			removed, err = append(removed, r...), errors.Join(err, e)
+		}
 	}
 	return removed, err
 }

@@ -26,6 +26,7 @@ type IPTables struct {
 	families []*family
 	sets     *ipset.Conn
 	watcher  *nft.Watcher
+	tap      atomic.Pointer[firewall.Tap] // nil: none
 
 	mu      sync.Mutex // protects the following, which any goroutine may read
 	dropped map[string]firewall.Dropped
@@ -50,6 +51,7 @@ type family struct {
 	moved   map[firewall.Hook]time.Time // when the jump was last put first
 	seen    map[string]firewall.Dropped // the rules' counters as last read, by table
 	total   firewall.Dropped            // of all rules that this process has read
+	tap     tapped
 
 	counting bool // of Rules: its rules have been read before
 }
@@ -151,6 +153,8 @@ func (b *IPTables) Setup() (made []string, err error) {
 func (b *IPTables) Verify(ctx context.Context) (v firewall.Verification) {
 	fit := slices.DeleteFunc(slices.Clone(b.families), func(f *family) bool { return !f.fit.Load() || f.ipt == nil })
 	v = verifyRules(ctx, fit, &b.opts)
+	t := verifyTaps(ctx, b.families, currentTap(&b.tap), b.opts.Hooks)
+	v.Made, v.Notes, v.Tap = append(v.Made, t.Made...), append(v.Notes, t.Notes...), t.Tap
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, f := range fit {
@@ -158,6 +162,9 @@ func (b *IPTables) Verify(ctx context.Context) (v firewall.Verification) {
 	}
 	return v
 }
+
+// SetTap implements firewall.Backend.
+func (b *IPTables) SetTap(tap firewall.Tap) { b.tap.Store(&tap) }
 
 // Resize sets the size that the next Setup gives the sets.
 func (b *IPTables) Resize(bans int) { b.opts.MaxBans = bans }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fsban/firewall"
@@ -34,11 +35,13 @@ type Rules struct {
 	table    string
 	families []*family
 	watcher  *nft.Watcher
+	tap      atomic.Pointer[firewall.Tap] // nil: none
 
 	mu      sync.Mutex // protects the following
 	held    map[netip.Prefix]ruled
 	dropped map[string]firewall.Dropped
 	notes   []string // of the last setup
+	tapErr  error    // likewise
 	touched bool     // another program has made or removed rules of bans
 }
 
@@ -110,10 +113,11 @@ func (b *Rules) Setup() (made []string, err error) {
 			v.Err = cmp.Or(v.Err, b.tidy(f))
 		}
 	}
+	t := verifyTaps(context.Background(), usable, currentTap(&b.tap), b.opts.Hooks)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.notes = v.Notes
-	return v.Made, v.Err
+	b.notes, b.tapErr = append(v.Notes, t.Notes...), t.Tap
+	return append(v.Made, t.Made...), v.Err
 }
 
 // tidy reads the rules of a family, removes surplus ones and makes missing ones.
@@ -176,8 +180,11 @@ func (b *Rules) read(f *family, t table) (bans map[netip.Prefix]ruled, want, hav
 func (b *Rules) Verify(context.Context) firewall.Verification {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return firewall.Verification{Notes: b.notes}
+	return firewall.Verification{Notes: b.notes, Tap: b.tapErr}
 }
+
+// SetTap implements firewall.Backend.
+func (b *Rules) SetTap(tap firewall.Tap) { b.tap.Store(&tap) }
 
 // Resize does nothing: MaxRules is not configurable.
 func (*Rules) Resize(int) {}

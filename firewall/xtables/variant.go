@@ -69,7 +69,7 @@ func (f *family) tablesLeft() (left []string, err error) {
 			continue
 		}
 		now, e := f.ipt.save(context.Background(), name)
-		if _, there := now[firewall.ChainName]; there {
+		if _, there := now[firewall.ChainName]; there || name == tapTable && hasTap(now) {
 			left = append(left, name)
 		}
 		if e != nil && !isMissing(e) {
@@ -88,7 +88,8 @@ func (f *family) tablesOfNFT() (left []string, err error) {
 	}
 	chains, err := nft.Chains(family)
 	for _, c := range chains {
-		if c.Name == firewall.ChainName && slices.Contains(firewall.Tables, c.Table.Name) {
+		own := c.Name == firewall.ChainName || c.Table.Name == tapTable && (c.Name == tapIn || c.Name == tapOut)
+		if own && slices.Contains(firewall.Tables, c.Table.Name) && !slices.Contains(left, c.Table.Name) {
 			left = append(left, c.Table.Name)
 		}
 	}
