@@ -231,6 +231,9 @@ func (r *replay) apply(payload []byte, at place) error {
 		e, err := readEnded(&data)
 		if err == nil {
 			r.l.stored.addEnded(storedEnd{at, keyOf(e.Prefix), e.Ending.At.UnixMicro()})
+			if b := r.l.bans[e.Prefix]; b != nil && b.Since.Equal(e.Since) && b.Rule == e.Rule { // its end was cut off
+				r.l.put(e.Prefix, nil)
+			}
 		}
 		return err
 	case frameKeep, frameDrop:

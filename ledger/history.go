@@ -116,9 +116,9 @@ func (h *history) giveBack() {
 	h.ended = all[max(0, len(all)-2*h.limit):]
 }
 
-// forget deletes the oldest bans of the file's history beyond limit, and those that ended before since. Steps of the clock may
-// have put a few out of order: they are deleted later.
-func (c *contents) forget(since int64, limit int) {
+// forget deletes the oldest bans of the file's history beyond limit, and those that ended before since. whole: it looks at each of
+// them, because a step of the clock puts some out of order; else at the oldest alone.
+func (c *contents) forget(since int64, limit int, whole bool) {
 	n := max(0, len(c.history)-limit)
 	for n < len(c.history) && c.history[n].end < since {
 		n++
@@ -128,6 +128,19 @@ func (c *contents) forget(since int64, limit int) {
 		c.live -= e.at.size()
 	}
 	c.history = c.history[n:]
+	if !whole || !slices.ContainsFunc(c.history, func(e storedEnd) bool { return e.end < since }) {
+		return
+	}
+	kept := make([]storedEnd, 0, len(c.history)) // a reader may have the old one
+	for _, e := range c.history {
+		if e.end >= since {
+			kept = append(kept, e)
+			continue
+		}
+		c.live -= e.at.size()
+		c.expired = true
+	}
+	c.history = kept
 }
 
 // writeEnded writes bans that have ended, with their evidence.

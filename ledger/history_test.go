@@ -194,6 +194,84 @@ func TestTheHistoryIsBounded(t *testing.T) {
 	}
 }
 
+// A ban ends while the host loses power, or fsban is killed: the ban is over and in the history, or it is neither.
+func TestAnEndThatIsCutOffIsRecordedOrUndone(t *testing.T) {
+	path := statePath(t)
+	l := open(t, path, start)
+	for i := range 3 {
+		l.Add(ban(fmt.Sprintf("192.0.2.%d/32", i), time.Hour))
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	before := l.store.end
+	l.End(netip.MustParsePrefix("192.0.2.0/32"), ending(time.Minute, "unbanned"))
+	l.End(netip.MustParsePrefix("192.0.2.1/32"), ending(time.Minute, "unbanned"))
+	again := ban("192.0.2.2/32", 2*time.Hour)
+	again.Rule, again.Since = "operator", start.Add(time.Minute)
+	l.Replace(again, ending(time.Minute, "replaced"))
+	flush(t, l)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost int
+	for n := before; n <= int64(len(data)); n++ {
+		l, _ := openBytes(t, data[:n])
+		list, _, err := l.History(Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		recorded := make(map[netip.Prefix]bool)
+		for i := range list {
+			recorded[list[i].Prefix] = true
+		}
+		for i := range 3 {
+			p := netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/32", i))
+			if b, banned := l.Get(p); (banned && b.Rule != "operator") == recorded[p] {
+				t.Fatalf("%d of %d bytes: %v is banned: %t, in the history: %t", n, len(data), p, banned, recorded[p])
+			}
+		}
+		lost += 3 - len(list)
+		_ = l.Close()
+	}
+	if lost == 0 {
+		t.Error("no write was cut off")
+	}
+}
+
+// A host without a clock of its own starts years behind, or ahead: only the records of that time are of the wrong age, and no record
+// keeps others from leaving in time.
+func TestStepsOfTheClockHideNoEndedBan(t *testing.T) {
+	const day = 24 * time.Hour
+	path := statePath(t)
+	l := open(t, path, start)
+	for i, at := range []time.Duration{0, 1000 * day, -1000 * day, day, 2 * day} { // the second and third with a wrong clock
+		p := fmt.Sprintf("192.0.2.%d/32", i)
+		l.Add(ban(p, 0))
+		l.End(netip.MustParsePrefix(p), ending(at, "unbanned"))
+	}
+	for _, step := range []struct {
+		when string
+		now  time.Duration
+		want string
+	}{
+		{"soon", 3 * day, "192.0.2.4/32 unbanned, 192.0.2.3/32 unbanned, 192.0.2.1/32 unbanned, 192.0.2.0/32 unbanned"},
+		{"a month later", 31*day + time.Hour, "192.0.2.4/32 unbanned, 192.0.2.1/32 unbanned"},
+		{"after years", 2000 * day, ""},
+	} {
+		l.SetHistory(start.Add(step.now-30*day), 100)
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if got := historyOf(t, l, Query{}); got != step.want {
+			t.Errorf("%s: %s, want %s", step.when, got, step.want)
+		}
+		flush(t, l)
+		l = open(t, path, start)
+	}
+}
+
 // Ended bans are personal data: after their time they leave the file.
 func TestTheHistoryIsForgottenInTime(t *testing.T) {
 	for name, restart := range map[string]bool{"running": false, "after a restart": true} {

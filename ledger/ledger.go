@@ -340,7 +340,7 @@ func (l *Ledger) Flush() error {
 		l.giveBack(&b)
 	}
 	l.history.writing, l.history.trim = nil, false
-	l.stored.forget(l.history.since, l.history.limit)
+	l.stored.forget(l.history.since, l.history.limit, trim)
 	due := err == nil && l.compactionDue()
 	l.mu.Unlock()
 	if due {

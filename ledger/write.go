@@ -50,6 +50,7 @@ func (l *Ledger) write(b *batch) error {
 	if err != nil {
 		return err
 	}
+	ends := l.writeEnded(w, b.ended) // first: a write that is cut off ends no ban without its record
 	bans := make([]writtenBan, 0, len(b.bans))
 	for _, p := range slices.SortedFunc(maps.Keys(b.bans), netip.Prefix.Compare) {
 		k := b.bans[p]
@@ -62,7 +63,6 @@ func (l *Ledger) write(b *batch) error {
 		}
 		bans = append(bans, writtenBan{k, k.at, l.writeBan(w, k)})
 	}
-	ends := l.writeEnded(w, b.ended)
 	records := make(map[slot]place, len(b.records))
 	for s, record := range b.records {
 		at := writeRecord(w, s, record)
