@@ -37,7 +37,7 @@ func (a *API) History(_ context.Context, p *control.HistoryPick) ([]control.Ende
 			return nil, refused("no cause %.40q: there are %s", c, strings.Join(known, ", "))
 		}
 	}
-	q := ledger.Query{Prefix: p.Prefix, Since: p.Since, Limit: p.Limit, Evidence: p.Evidence}
+	q := ledger.Query{Prefix: p.Prefix, Since: p.Since, Until: p.Until, Limit: p.Limit, Evidence: p.Evidence}
 	if len(p.Rules)+len(p.Causes) > 0 {
 		q.Match = func(e *ledger.EndedBan) bool {
 			return (len(p.Rules) == 0 || slices.Contains(p.Rules, e.Rule)) &&
@@ -76,7 +76,7 @@ func wireAllowance(a *book.Allowance) control.Allowance {
 
 // Allow adds a prefix that an operator names to the never-ban list, and ends its bans.
 func (a *API) Allow(ctx context.Context, r control.AllowRequest, by string) (control.Allowance, error) {
-	prefix, err := parse(r.Prefix)
+	prefix, err := parseOrder(r.Prefix, r.Reason)
 	switch {
 	case err != nil:
 		return control.Allowance{}, err
@@ -84,7 +84,7 @@ func (a *API) Allow(ctx context.Context, r control.AllowRequest, by string) (con
 		return control.Allowance{}, refused("the time limit has passed")
 	}
 	allowance, still, err := a.parts.Loop.Allow(ctx, decide.AllowOrder{
-		Prefix: prefix, Time: r.Time, By: by, Reason: cut(r.Reason), Local: r.Local, Force: r.Force,
+		Prefix: prefix, Time: r.Time, By: by, Reason: r.Reason, Local: r.Local, Force: r.Force,
 	})
 	w := wireAllowance(&allowance)
 	for i := range still {
@@ -100,7 +100,7 @@ func (a *API) Allow(ctx context.Context, r control.AllowRequest, by string) (con
 
 // Disallow removes an allowance that an operator withdraws.
 func (a *API) Disallow(ctx context.Context, p netip.Prefix, w control.Withdrawal, by string) (control.NeverBan, error) {
-	prefix, err := parse(p)
+	prefix, err := parseOrder(p, w.Reason)
 	if err != nil {
 		return control.NeverBan{}, err
 	}
@@ -116,7 +116,7 @@ func (a *API) Disallow(ctx context.Context, p netip.Prefix, w control.Withdrawal
 }
 
 func order(w control.Withdrawal, by string) book.Order {
-	return book.Order{By: by, Reason: cut(w.Reason), Local: w.Local}
+	return book.Order{By: by, Reason: w.Reason, Local: w.Local}
 }
 
 // refusal returns err as package control has it.

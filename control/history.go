@@ -76,16 +76,18 @@ type HistoryPick struct {
 	Rules    []string
 	Causes   []string
 	Since    time.Time // bans that ended then or later
+	Until    time.Time // bans that ended before; zero: no limit
 	Limit    int       // 0: all
 	Evidence bool      // with the attempts that led to each ban
 }
 
-var errLimit = errors.New("limit: at least 1, or 0 for all")
-
-// Check returns what is wrong with p.
+// Check returns an error if p is invalid.
 func (p *HistoryPick) Check() error {
-	if p.Limit < 0 {
-		return errLimit
+	switch {
+	case p.Limit < 0:
+		return errors.New("limit: at least 1, or 0 for all")
+	case !p.Since.IsZero() && !p.Until.IsZero() && !p.Until.After(p.Since):
+		return errors.New("until: a time after since")
 	}
 	return nil
 }
@@ -95,6 +97,7 @@ var historyPicks = []parameter{
 	{"rule", "string", "only bans of this rule; may be repeated", false},
 	{"cause", "string", "only bans that ended for this cause; may be repeated", false},
 	{"since", "string", "only bans that ended at this time (RFC 3339) or later", false},
+	{"until", "string", "only bans that ended before this time (RFC 3339)", false},
 	{"limit", "integer", "at most that many", false},
 	{"evidence", "string", "with the attempts that led to each, whatever the value", false},
 }
@@ -112,6 +115,9 @@ func (p *HistoryPick) query() string {
 	}
 	if !p.Since.IsZero() {
 		q.Set("since", p.Since.Format(time.RFC3339Nano))
+	}
+	if !p.Until.IsZero() {
+		q.Set("until", p.Until.Format(time.RFC3339Nano))
 	}
 	if p.Limit != 0 {
 		q.Set("limit", strconv.Itoa(p.Limit))
@@ -131,8 +137,12 @@ func historyPickOf(r *http.Request) (p HistoryPick, err error) {
 	if p.Prefix, err = prefix(r); err != nil {
 		return p, err
 	}
-	if text := q.Get("since"); text != "" {
-		p.Since, err = time.Parse(time.RFC3339Nano, text)
+	for name, to := range map[string]*time.Time{"since": &p.Since, "until": &p.Until} {
+		if text := q.Get(name); text != "" && err == nil {
+			if *to, err = time.Parse(time.RFC3339Nano, text); err != nil {
+				err = fmt.Errorf("%s: %.40q is no time of RFC 3339", name, text)
+			}
+		}
 	}
 	if text := q.Get("limit"); text != "" && err == nil {
 		if p.Limit, err = strconv.Atoi(text); err != nil {

@@ -182,13 +182,15 @@ func readEnded(r *Reader) (e EndedBan, err error) {
 type Query struct {
 	Prefix   netip.Prefix         // bans that overlap it; not valid: all
 	Since    time.Time            // bans that ended then or later
+	Until    time.Time            // bans that ended before; zero: no limit
 	Limit    int                  // at most that many, the newest; 0: no limit
 	Evidence bool                 // with evidence
 	Match    func(*EndedBan) bool // further conditions; nil: none
 }
 
 func (q *Query) covers(p netip.Prefix, end int64) bool {
-	return (!q.Prefix.IsValid() || q.Prefix.Overlaps(p)) && (q.Since.IsZero() || end >= q.Since.UnixMicro())
+	return (!q.Prefix.IsValid() || q.Prefix.Overlaps(p)) && (q.Since.IsZero() || end >= q.Since.UnixMicro()) &&
+		(q.Until.IsZero() || end < q.Until.UnixMicro())
 }
 
 func (q *Query) wants(e *EndedBan) bool { return q.Match == nil || q.Match(e) }

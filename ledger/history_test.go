@@ -129,6 +129,8 @@ func TestQueriesOfTheHistory(t *testing.T) {
 		"192.0.5.1/32 allowed, 192.0.4.1/32 unbanned, 192.0.3.1/32 allowed": {Limit: 3},
 		"192.0.5.1/32 allowed":                         {Limit: 1},
 		"192.0.5.1/32 allowed, 192.0.4.1/32 unbanned":  {Since: start.Add(4 * time.Minute)},
+		"192.0.1.1/32 allowed, 192.0.0.1/32 unbanned":  {Until: start.Add(2 * time.Minute)},
+		"192.0.4.1/32 unbanned":                        {Since: start.Add(4 * time.Minute), Until: start.Add(5 * time.Minute)},
 		"192.0.2.1/32 unbanned":                        {Prefix: netip.MustParsePrefix("192.0.2.0/24")},
 		"192.0.4.1/32 unbanned, 192.0.2.1/32 unbanned": {Match: func(e *EndedBan) bool { return e.Ending.Cause == "unbanned" }, Limit: 2},
 		"": {Prefix: netip.MustParsePrefix("203.0.113.0/24")},

@@ -81,15 +81,23 @@ func printCSV(out io.Writer, bans []control.Ban) {
 		"node", "operator", "reason", "users"))
 	for i := range bans {
 		b := &bans[i]
-		until := "forever"
-		if !b.Until.IsZero() {
-			until = b.Until.Local().Format(time.RFC3339)
-		}
-		fmt.Fprintln(out, term.CSV(term.Prefix(b.Prefix), b.Rule, b.Source, b.Since.Local().Format(time.RFC3339), until, strconv.Itoa(b.Attempts),
+		fmt.Fprintln(out, term.CSV(term.Prefix(b.Prefix), b.Rule, b.Source, csvTime(b.Since), csvTime(b.Until), strconv.Itoa(b.Attempts),
 			strconv.FormatUint(b.Dropped.Packets, 10), strconv.FormatUint(b.Dropped.Bytes, 10), strconv.FormatBool(b.InKernel),
-			b.Node, b.By, b.Reason,
-			strings.Join(slices.Compact(slices.Sorted(slices.Values(usersOf(b.Evidence)))), " ")))
+			b.Node, b.By, b.Reason, distinctUsers(b.Evidence)))
 	}
+}
+
+// csvTime renders a time; the end of a ban without end is forever.
+func csvTime(t time.Time) string {
+	if t.IsZero() {
+		return "forever"
+	}
+	return t.Local().Format(time.RFC3339)
+}
+
+// distinctUsers renders the users of attempts, each once.
+func distinctUsers(attempts []control.Attempt) string {
+	return strings.Join(slices.Compact(slices.Sorted(slices.Values(usersOf(attempts)))), " ")
 }
 
 // plural returns a count with its noun.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,11 +18,7 @@ import (
 )
 
 func newHistory(s *settings) *cobra.Command {
-	var (
-		asJSON bool
-		pick   control.HistoryPick
-		since  string
-	)
+	var h historian
 	c := &cobra.Command{
 		Use:   "history [ADDRESS|PREFIX]",
 		Short: "List bans that have ended, and why",
@@ -27,62 +26,92 @@ func newHistory(s *settings) *cobra.Command {
 them as long as state.history says, and at most state.history_max of them.
 
 Causes: expired; unbanned and allowed (by an operator); never_ban (the never-ban list has come to hold the address); evicted
-(firewall.max_bans); outage (a known-good address while the back end was down); replaced (by a ban of another rule).`,
+(firewall.max_bans); outage (a known-good address while the back end was down); replaced (by a ban of another rule); watched (fsban
+enforce began without it).`,
 		Example: `  fsban history 192.0.2.7
   fsban history --since 24h --cause unbanned,allowed     # what operators have ended since yesterday
+  fsban history --since 2026-11-01 --until 2026-12-01 --csv > november.csv
   fsban history --rule auth --limit 20 --json`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return errors.New("name one address or prefix")
+		Args: maxOneArg,
+		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
+			if err := h.parse(args, time.Now()); err != nil {
+				return &usageError{err}
 			}
-			return nil
-		},
-		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) (err error) {
-			if len(args) == 1 {
-				if pick.Prefix, err = config.ParsePrefix(args[0]); err != nil {
-					return &usageError{err}
-				}
-			}
-			if since != "" {
-				if pick.Since, err = parseSince(since, time.Now()); err != nil {
-					return &usageError{fmt.Errorf("--since: %w", err)}
-				}
-			}
-			if err := pick.Check(); err != nil {
-				return &usageError{fmt.Errorf("--%w", err)}
-			}
-			if len(pick.Rules) > 0 {
-				status, err := client.Status(cmd.Context())
-				if err == nil {
-					err = checkNames(cmd.Context(), client, &control.Pick{Rules: pick.Rules}, &status)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			ended, err := client.History(cmd.Context(), pick)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), ended)
-			}
-			printHistory(term.NewScreen(cmd.OutOrStdout()), ended, pick.Evidence)
-			return nil
+			return h.run(cmd.Context(), client, term.NewScreen(cmd.OutOrStdout()))
 		}),
 	}
 	f := c.Flags()
-	f.BoolVar(&asJSON, "json", false, "as JSON")
-	f.BoolVar(&pick.Evidence, "evidence", false, "with the attempts that led to each ban")
-	f.StringSliceVar(&pick.Rules, "rule", nil, "only bans of these `rules`")
-	f.StringSliceVar(&pick.Causes, "cause", nil, "only bans that ended for these `causes`")
-	f.StringVar(&since, "since", "", "only bans that ended since this `time`: 24h, 7d, 2026-11-30, \"2026-11-30 08:00\"")
-	f.IntVar(&pick.Limit, "limit", 0, "at most that many, the newest (default: all)")
+	f.BoolVar(&h.json, "json", false, "as JSON")
+	f.BoolVar(&h.csv, "csv", false, "as comma-separated values")
+	f.BoolVar(&h.pick.Evidence, "evidence", false, "with the attempts that led to each ban")
+	f.StringSliceVar(&h.pick.Rules, "rule", nil, "only bans of these `rules`")
+	f.StringSliceVar(&h.pick.Causes, "cause", nil, "only bans that ended for these `causes`")
+	f.StringVar(&h.since, "since", "", "only bans that ended since this `time`: 24h, 7d, 2026-11-30, \"2026-11-30 08:00\"")
+	f.StringVar(&h.until, "until", "", "only bans that ended before this `time`, written as for --since")
+	f.IntVar(&h.pick.Limit, "limit", 0, "at most that many, the newest (default: all)")
 	return c
 }
 
-// parseSince reads a duration before now, a day or a time of this host's zone.
-func parseSince(text string, now time.Time) (time.Time, error) {
+// A historian is one run of `fsban history`.
+type historian struct {
+	json, csv    bool
+	since, until string
+	pick         control.HistoryPick
+}
+
+// parse checks arguments and flags.
+func (h *historian) parse(args []string, now time.Time) (err error) {
+	if len(args) == 1 {
+		if h.pick.Prefix, err = config.ParsePrefix(args[0]); err != nil {
+			return err
+		}
+	}
+	if h.since != "" {
+		if h.pick.Since, err = parseTime(h.since, now); err != nil {
+			return fmt.Errorf("--since: %w", err)
+		}
+	}
+	if h.until != "" {
+		if h.pick.Until, err = parseTime(h.until, now); err != nil {
+			return fmt.Errorf("--until: %w", err)
+		}
+	}
+	if err := h.pick.Check(); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	if h.json && h.csv {
+		return errors.New("either --json or --csv")
+	}
+	h.pick.Evidence = h.pick.Evidence || h.csv // for the users
+	return nil
+}
+
+func (h *historian) run(ctx context.Context, client *control.Client, s *term.Screen) error {
+	if len(h.pick.Rules) > 0 {
+		status, err := client.Status(ctx)
+		if err == nil {
+			err = checkNames(ctx, client, &control.Pick{Rules: h.pick.Rules}, &status)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	ended, err := client.History(ctx, h.pick)
+	switch {
+	case err != nil:
+		return err
+	case h.json:
+		return printJSON(s.Out, ended)
+	case h.csv:
+		printHistoryCSV(s.Out, ended)
+	default:
+		printHistory(s, ended, h.pick.Evidence)
+	}
+	return nil
+}
+
+// parseTime reads a duration before now, a day or a time of this host's zone.
+func parseTime(text string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{time.DateOnly, "2006-01-02 15:04", time.DateTime} {
 		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
 			return t, nil
@@ -93,6 +122,18 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 		return now, fmt.Errorf("%.40q is not a time: write 24h, 7d, 2026-11-30 or \"2026-11-30 08:00\"", text)
 	}
 	return now.Add(-d), nil
+}
+
+// printHistoryCSV prints ended bans with a header, one a line.
+func printHistoryCSV(out io.Writer, ended []control.EndedBan) {
+	fmt.Fprintln(out, term.CSV("prefix", "rule", "source", "since", "until", "attempts", "node", "operator", "reason", "users",
+		"ended", "cause", "ended_by", "ended_reason", "ended_on"))
+	for i := range ended {
+		e := &ended[i]
+		fmt.Fprintln(out, term.CSV(term.Prefix(e.Prefix), e.Rule, e.Source, csvTime(e.Since), csvTime(e.Until), strconv.Itoa(e.Attempts),
+			e.Node, e.By, e.Reason, distinctUsers(e.Evidence),
+			csvTime(e.Ended), e.Cause, e.EndedBy, e.EndedReason, e.EndedOn))
+	}
 }
 
 func printHistory(s *term.Screen, ended []control.EndedBan, evidence bool) {
