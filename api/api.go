@@ -218,3 +218,11 @@ func parse(p netip.Prefix) (netip.Prefix, error) {
 	}
 	return prefix, nil
 }
+
+// parseOrder is parse for an order with a reason.
+func parseOrder(p netip.Prefix, reason string) (netip.Prefix, error) {
+	if err := checkReason(reason); err != nil {
+		return p, err
+	}
+	return parse(p)
+}

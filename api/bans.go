@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"fsban/control"
 	"fsban/decide"
@@ -99,7 +100,7 @@ func (a *API) Ban(ctx context.Context, r control.BanRequest, by string) (control
 	if !r.Prefix.IsValid() {
 		return control.Ban{}, refused("no prefix to ban")
 	}
-	prefix, err := parse(r.Prefix)
+	prefix, err := parseOrder(r.Prefix, r.Reason)
 	if err != nil {
 		return control.Ban{}, err
 	}
@@ -107,7 +108,7 @@ func (a *API) Ban(ctx context.Context, r control.BanRequest, by string) (control
 		return control.Ban{}, refused("a ban lasts at least 1s")
 	}
 	b, err := a.parts.Loop.Ban(ctx, decide.BanOrder{
-		Prefix: prefix, BanTime: r.Time, Default: time.Duration(a.parts.Config().Policy.BanTime), By: by, Reason: cut(r.Reason), Local: r.Local,
+		Prefix: prefix, BanTime: r.Time, Default: time.Duration(a.parts.Config().Policy.BanTime), By: by, Reason: r.Reason, Local: r.Local,
 		Force: r.Force, Imported: r.Imported, Since: r.Since,
 	})
 	return a.wire(&b), refusal(err)
@@ -115,7 +116,7 @@ func (a *API) Ban(ctx context.Context, r control.BanRequest, by string) (control
 
 // Unban ends a ban that an operator withdraws.
 func (a *API) Unban(ctx context.Context, p netip.Prefix, w control.Withdrawal, by string) (control.Ban, error) {
-	prefix, err := parse(p)
+	prefix, err := parseOrder(p, w.Reason)
 	if err != nil {
 		return control.Ban{}, err
 	}
@@ -137,10 +138,19 @@ func (a *API) Unban(ctx context.Context, p netip.Prefix, w control.Withdrawal, b
 	return a.wire(&b), err
 }
 
-// maxReason bounds an operator's words, in bytes.
+// maxReason bounds an operator's reason, in bytes.
 const maxReason = 200
 
-func cut(s string) string { return s[:min(len(s), maxReason)] }
+// checkReason returns an error for a reason that is too long or not UTF-8.
+func checkReason(reason string) error {
+	switch {
+	case len(reason) > maxReason:
+		return refused("reason: %d bytes, at most %d", len(reason), maxReason)
+	case !utf8.ValidString(reason):
+		return refused("reason: not UTF-8")
+	}
+	return nil
+}
 
 func (a *API) wire(b *ledger.Ban) control.Ban {
 	return control.Ban{

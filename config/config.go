@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -238,14 +239,23 @@ func Load(path string) (Config, error) {
 	return c, nil
 }
 
-// Socket returns control.socket of the file at path, even if the file is otherwise invalid, or the default.
-func Socket(path string) string {
+// Socket returns control.socket of the file at path, even if other settings there are invalid, or the default if the file does not
+// exist or may not be read. The error of a file of which control.socket cannot be read is a *Problems; the default comes with it.
+func Socket(path string) (string, error) {
 	c := Default()
-	if data, err := os.ReadFile(path); err == nil {
-		p := &parser{lines: make(map[string]int)}
-		p.document(data, &c)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return c.Control.Socket, nil //nolint:nilerr // see above
 	}
-	return c.Control.Socket
+	p := &parser{lines: make(map[string]int)}
+	p.document(data, &c)
+	p.problems = slices.DeleteFunc(p.problems, func(q Problem) bool {
+		return q.Key != "" && q.Key != "control" && q.Key != "control.socket"
+	})
+	if len(p.problems) > 0 {
+		return Default().Control.Socket, &Problems{filepath.Base(path), p.problems}
+	}
+	return c.Control.Socket, nil
 }
 
 // resolvePassword puts into to the password that stands in the environment under env, or else in the file that the setting

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,21 +88,30 @@ func TestEachKeyIsTakenOverOrKept(t *testing.T) {
 
 func TestTheSocketIsFoundInAFileThatIsWrong(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
-	for text, want := range map[string]string{
-		"":                                      Default().Control.Socket,
-		"control: {socket: /run/x/s}\n":         "/run/x/s",
-		"nonsense: 1\ncontrol:\n  socket: /s\n": "/s",
-		"control: {":                            Default().Control.Socket,
+	for text, want := range map[string]struct{ socket, err string }{
+		"":                                      {Default().Control.Socket, ""},
+		"control: {socket: /run/x/s}\n":         {"/run/x/s", ""},
+		"nonsense: 1\ncontrol:\n  socket: /s\n": {"/s", ""},
+		"policy: {findtime: soon}\n":            {Default().Control.Socket, ""},
+		"control: {":                            {Default().Control.Socket, "config.yaml: line 1: did not find expected node content"},
+		"control: /s\n":                         {Default().Control.Socket, "config.yaml: line 1: control: write keys and values here, each on a line of its own"},
+		"control: {socket: [a]}\n":              {Default().Control.Socket, "config.yaml: line 1: control.socket: "},
+		"nothing\n":                             {Default().Control.Socket, "config.yaml: line 1: write keys and values here, each on a line of its own"},
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := Socket(path); got != want {
-			t.Errorf("%q: %s, want %s", text, got, want)
+		got, err := Socket(path)
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if got != want.socket || (problem == "") != (want.err == "") || !strings.HasPrefix(problem, want.err) {
+			t.Errorf("%q: %s, %q, want %+v", text, got, problem, want)
 		}
 	}
-	if got := Socket(path + ".none"); got != Default().Control.Socket {
-		t.Errorf("without a file: %s", got)
+	if got, err := Socket(path + ".none"); got != Default().Control.Socket || err != nil {
+		t.Errorf("without a file: %s, %v", got, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func (s *settings) completing(limit int, named func(context.Context, *control.Cl
 		}
 		ctx, cancel := context.WithTimeout(ctx, completeWithin)
 		defer cancel()
-		client, err := s.client()
+		client, err := s.client(io.Discard)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -28,7 +28,7 @@ func (i *importer) importBans(ctx context.Context, stdin io.Reader, s *settings)
 	if i.print {
 		return i.printBans(bans, odd, now)
 	}
-	client, err := s.client()
+	client, err := s.client(i.report)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func reason(b *fail2ban.Ban) string {
 	if b.Jail == "" {
 		return "from fail2ban"
 	}
-	return "from fail2ban, jail " + b.Jail
+	return fmt.Sprintf("from fail2ban, jail %.60s", b.Jail)
 }
 
 // A takenOver is the result of taking over bans.

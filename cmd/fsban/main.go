@@ -40,6 +40,9 @@ func run(args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = root.ValidateArgs(root.Flags().Args()) // --help checks no arguments
+	}
 	if code := exitCode(err); code != 0 {
 		if text := err.Error(); text != "" {
 			fmt.Fprintf(os.Stderr, "fsban: %s\n", text)
@@ -159,6 +162,7 @@ func newRoot() *cobra.Command {
 		return &usageError{fmt.Errorf("no such command %.40q (see fsban --help)", a[0])}
 	}
 	root.SetHelpFunc(help)
+	root.SetHelpCommand(newHelp(root))
 	return root
 }
 
@@ -196,8 +200,11 @@ const rootHelp = `fsban protects FreeSWITCH: it bans addresses that guess passwo
 It reads FreeSWITCH's event socket, counts the failed logins of each address (findtime, maxretry, bantime, as in fail2ban)
 and bans in the kernel, through iptables and ipset or through nftables.`
 
-// help prints a help text as wide as the terminal.
+// help prints a help text as wide as the terminal, and nothing for an unknown command, which run reports.
 func help(cmd *cobra.Command, _ []string) {
+	if !cmd.HasParent() && cmd.Flags().NArg() > 0 {
+		return
+	}
 	s := term.NewScreen(cmd.OutOrStdout())
 	for i, paragraph := range strings.Split(cmp.Or(cmd.Long, cmd.Short), "\n\n") {
 		if i > 0 {
@@ -212,6 +219,32 @@ func help(cmd *cobra.Command, _ []string) {
 	wrapped := fmt.Sprintf(".FlagUsagesWrapped %d", cmp.Or(s.Width, term.DefaultWidth))
 	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", wrapped))
 	fmt.Fprintf(s.Out, "\n%s", cmd.UsageString())
+}
+
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show the help of a command",
+		Example: "  fsban help ban",
+		GroupID: "service",
+		ValidArgsFunction: func(*cobra.Command, []string, string) (names []string, _ cobra.ShellCompDirective) {
+			for _, c := range root.Commands() {
+				names = append(names, c.Name()+"\t"+c.Short)
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err == nil && c == root {
+				err = root.ValidateArgs(rest)
+			}
+			if err != nil {
+				return err
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
 }
 
 // noArgs accepts no arguments.
@@ -255,19 +288,27 @@ func (s *settings) load() (config.Config, error) {
 	return c, nil
 }
 
-// client returns a client of the daemon that the settings name. Without --socket that is the one of the configuration, or
-// the usual one where this user may not read that; but a file that was named and cannot be read is a mistake.
-func (s *settings) client() (*control.Client, error) {
-	socket := s.socket
+// client returns a client of the daemon that the settings name: by --socket, by the configuration, or the default if this user may
+// not read that. A named file without a readable control.socket is an error. For the file at its usual place that is a warning, because
+// an operator must be able to unban while a mistake in the file waits for its correction.
+func (s *settings) client(warn io.Writer) (*control.Client, error) {
+	socket, err := s.socket, error(nil)
 	if socket == "" {
-		if s.config != config.Path {
+		named := s.config != config.Path
+		if named {
 			f, err := os.Open(s.config)
 			if err != nil {
 				return nil, &usageError{fmt.Errorf("configuration: %w", err)}
 			}
 			_ = f.Close()
 		}
-		socket = config.Socket(s.config)
+		socket, err = config.Socket(s.config)
+		switch {
+		case err != nil && named:
+			return nil, &usageError{fmt.Errorf("%w\nno control.socket in %s: correct the file, or use --socket", err, s.config)}
+		case err != nil:
+			fmt.Fprintf(warn, "fsban: %v\nfsban: no control.socket in %s, using %s\n", err, s.config, socket)
+		}
 	}
 	client := control.NewClient(socket)
 	client.Version = version
@@ -277,7 +318,7 @@ func (s *settings) client() (*control.Client, error) {
 // asking returns a command function that calls do with a client of the daemon.
 func (s *settings) asking(do func(*cobra.Command, []string, *control.Client) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		client, err := s.client()
+		client, err := s.client(cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ if fsban does not protect, and 4 if it watches only. With --wait a script waits 
 		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().StringVar(&wait, "wait", "", "wait until fsban protects, at most that long: 30s, 5m")
+	c.Flags().StringVar(&wait, "wait", "", "wait until fsban protects or watches, at most this `time`: 30s, 5m")
 	c.Flags().BoolVar(&all, "all", false, "also all problems, attempts, rules and the never-ban list")
 	return c
 }

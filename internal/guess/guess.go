@@ -20,8 +20,8 @@ func DidYouMean(word string, names []string) string {
 }
 
 // Near returns the names closest to word, at most three, or nil if none is close. A name is close if it begins with word, or if
-// word has typing errors (characters inserted, left out, replaced or swapped) in at most a third of it, rounded up. Case, -
-// and _ make no difference.
+// word has few typing errors (characters inserted, left out, replaced or swapped): one in words of up to four characters, two in words
+// of up to seven, and so on. Case, - and _ make no difference.
 func Near(word string, names []string) []string {
 	length := utf8.RuneCountInString(word)
 	if length == 0 || length > maxWord {
@@ -36,7 +36,7 @@ func Near(word string, names []string) []string {
 			errors = min(errors, 1)
 		}
 		n := utf8.RuneCountInString(other)
-		if errors > best || errors > (n+2)/3 || errors >= min(n, length) || name == word || slices.Contains(near, name) {
+		if errors > best || errors > (min(n, length)+1)/3 || name == word || slices.Contains(near, name) {
 			continue
 		}
 		if errors < best {

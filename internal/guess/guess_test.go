@@ -26,6 +26,12 @@ func TestDidYouMean(t *testing.T) {
 		{"import_fail2ban", commands, "did you mean import-fail2ban?"},
 		{"lsit", commands, "did you mean list?"},
 		{"ls", commands, ""},
+		{"for", []string{"sort", "json", "left"}, ""},
+		{"sor", []string{"sort", "json", "left"}, "did you mean sort?"},
+		{"top", []string{"toll", "stop", "topology"}, "did you mean stop or topology?"},
+		{"un", []string{"ban", "run"}, "did you mean run?"},
+		{"statsu", commands, "did you mean status?"},
+		{"unprovn", rules, "did you mean unproven?"},
 		{"auth", rules, ""}, // it is one
 		{"nosuch", commands, ""},
 		{"x", rules, ""},
