@@ -16,7 +16,7 @@ import (
 
 // arrange compares the table with the layout, and makes missing objects in one transaction.
 func (b *Backend) arrange() (made []string, err error) {
-	conn, err := b.dial(b.watcher.Mine)
+	conn, _, err := b.dial(b.watcher.Mine)
 	if err != nil {
 		return nil, err
 	}

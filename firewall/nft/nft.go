@@ -39,6 +39,7 @@ type Backend struct {
 	watcher  *Watcher
 	touched  atomic.Bool // another program may have changed entries
 	conn     *nftables.Conn
+	socket   *netlink.Conn                // of conn
 	looked   bool                         // at the table of an earlier run
 	kept     map[string]bool              // chains of other programs in that table
 	tap      atomic.Pointer[firewall.Tap] // nil: none
@@ -83,20 +84,21 @@ func New(opts firewall.Options) (*Backend, error) {
 		{name: "ipv6", set: firewall.SetIPv6, bits: 128, key: nftables.TypeIP6Addr, lengths: map[int]bool{128: true}},
 	}
 	b.touched.Store(true)
-	b.conn, err = b.dial(b.watcher.mute)
+	b.conn, b.socket, err = b.dial(b.watcher.mute)
 	return b, err
 }
 
 // dial opens a connection. Its changes are not reported as changes by other programs.
-func (b *Backend) dial(mark func(port uint32)) (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+func (b *Backend) dial(mark func(port uint32)) (conn *nftables.Conn, socket *netlink.Conn, err error) {
+	conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		mark(c.PID())
+		socket = c
 		return nil
 	}))
 	if err != nil {
-		return nil, nftError("open", "netlink", err)
+		return nil, nil, nftError("open", "netlink", err)
 	}
-	return conn, nil
+	return conn, socket, nil
 }
 
 // Name returns "nftables".
@@ -218,9 +220,9 @@ func (b *Backend) change(verb string, set *nftables.Set, entries []firewall.Entr
 	}
 	// A late answer to this transaction must not be taken for the answer to the next one.
 	_ = b.conn.CloseLasting()
-	conn, dialErr := b.dial(b.watcher.mute)
+	conn, socket, dialErr := b.dial(b.watcher.mute)
 	if dialErr == nil {
-		b.conn = conn
+		b.conn, b.socket = conn, socket
 	}
 	what := set.Name
 	if len(entries) == 1 {
@@ -230,14 +232,6 @@ func (b *Backend) change(verb string, set *nftables.Set, entries []firewall.Entr
 		return nil // there is no set
 	}
 	return nftError(verb, what, errors.Join(err, dialErr))
-}
-
-// add puts elements into a set, or renews their ends, in one transaction. Adding an element that exists has no effect in older
-// kernels, and none in newer ones if the timeout is the same. So all elements are added, which makes the deletion succeed, deleted
-// and added again.
-func (b *Backend) add(set *nftables.Set, elements []nftables.SetElement) error {
-	return cmp.Or(b.conn.SetAddElements(set, elements), b.conn.SetDeleteElements(set, elements), b.conn.SetAddElements(set, elements),
-		b.conn.Flush())
 }
 
 // del deletes elements of a set. A missing element is no error, because the same transaction adds it first.
@@ -308,7 +302,7 @@ func (b *Backend) Teardown() (removed []string, err error) {
 
 // Try creates the table with its sets, chains and rules, and removes it, unless it exists already.
 func (b *Backend) Try() error {
-	conn, err := b.dial(b.watcher.Mine)
+	conn, _, err := b.dial(b.watcher.Mine)
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (b *Backend) arrangeTap() (repaired []string, err error) {
 	if !wanted && b.untapped {
 		return nil, nil
 	}
-	conn, err := b.dial(b.watcher.Mine)
+	conn, _, err := b.dial(b.watcher.Mine)
 	if err != nil {
 		return nil, err
 	}
