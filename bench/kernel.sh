@@ -57,6 +57,9 @@ for ((round = 1; round <= rounds; round++)); do
 	for way in no_firewall {ipset,one_rule_a_ban},_iptables-{nft,legacy} nftables; do
 		run "^BenchmarkPacket\$/^$way\$" "$time"
 	done
+	for way in nft legacy nftables; do
+		run "^BenchmarkTap\$/^$way\$" "$time"
+	done
 done
 
 sort -k1,2 -k3,3g "$tmp/figures" | awk -v rounds="$rounds" -v cores="$(nproc)" -v kernel="$(uname -r | cut -d. -f1,2)" \
@@ -83,6 +86,15 @@ sort -k1,2 -k3,3g "$tmp/figures" | awk -v rounds="$rounds" -v cores="$(nproc)" -
 			if (whose == "banned" && bans[i] == 0) { printf " |"; continue }
 			t = us("Packet/" way "/" bans[i] "/" whose " ns/op")
 			printf " %s× (%s) |", t < base * 10 ? sprintf("%.2f", t / base) : sprintf("%.0f", t / base), si(t)
+		}
+		printf "\n"
+	}
+	function tap(what, packet,   i, base, t) {
+		printf "| %s |", what
+		for (i = 1; i <= 3; i++) {
+			base = us("Tap/" kinds[i] "/no_tap ns/op")
+			t = us("Tap/" kinds[i] "/" packet " ns/op")
+			printf " %.2f× (%+.2f) |", t / base, t - base
 		}
 		printf "\n"
 	}
@@ -120,4 +132,10 @@ sort -k1,2 -k3,3g "$tmp/figures" | awk -v rounds="$rounds" -v cores="$(nproc)" -
 			packets("one rule a ban, iptables-nft", "one_rule_a_ban,_iptables-nft", whose)
 			packets("one rule a ban, iptables-legacy", "one_rule_a_ban,_iptables-legacy", whose)
 		}
+		split("nft legacy nftables", kinds)
+		printf "\nWith the tap nflog and two ports of UDP and TCP, as a multiple of the same packet without the tap (µs more):\n\n"
+		print "| packet | iptables-nft | iptables-legacy | nftables |"
+		print "|---|---|---|---|"
+		tap("media", "media")
+		tap("SIP, copied", "SIP")
 	}'

@@ -323,3 +323,28 @@ func BenchmarkBansByRules(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTap is a packet on the same way with the rules of a tap: media, which passes them, and SIP, whose copy is received on
+// another CPU.
+func BenchmarkTap(b *testing.B) {
+	path := newPath(b)
+	for _, kind := range []string{"nft", "legacy", "nftables"} {
+		for _, packet := range []struct {
+			name  string
+			ports []string
+		}{{"no tap", nil}, {"media", []string{"udp/5070", "udp/5080", "tcp/5070", "tcp/5080"}}, {"SIP", []string{"udp/5060", "udp/5080", "tcp/5060", "tcp/5080"}}} {
+			b.Run(kind+"/"+packet.name, func(b *testing.B) {
+				k := filled(b, kind, 0)
+				k.SetTap(tapOf(b, packet.ports...))
+				if err := setUpKind(k); err != nil {
+					b.Fatal(err)
+				}
+				heard := overhear(b)
+				path.legitimate(b)
+				if s := heard.Stats(); (s.Packets+s.Lost > 0) != (packet.name == "SIP") {
+					b.Errorf("copied: %+v", s)
+				}
+			})
+		}
+	}
+}
