@@ -27,6 +27,8 @@ type Host struct {
 	Programs []string
 	Firewall []string // other rules in the firewall, in whole sentences; the caller fills it
 	Saved    saved.Rules
+
+	NoModules []string // of the kernel, which the tap needs
 }
 
 // A File is mod_cti's log as the service will find it.
@@ -42,7 +44,7 @@ type File struct {
 // ReadHost looks at this host. ctiLog is the path of mod_cti's log, or empty; setSize the size of the sets that fsban creates, or 0.
 func ReadHost(ctiLog string, setSize int) *Host {
 	programs, service := lookAround("/proc")
-	h := &Host{Zone: time.Now().Format("-0700"), Programs: programs, Saved: saved.Find("/", setSize)}
+	h := &Host{Zone: time.Now().Format("-0700"), Programs: programs, Saved: saved.Find("/", setSize), NoModules: missingModules("/", tapModules)}
 	if data, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		h.SELinux = "permissive"
 		if strings.TrimSpace(string(data)) == "1" {
@@ -240,6 +242,7 @@ func (h *Host) findings() []Finding {
 		})
 	}
 	all = append(all, h.savedFindings()...)
+	all = append(all, h.tapFindings()...)
 	return append(all, h.logFindings()...)
 }
 

@@ -157,6 +157,7 @@ func TestHosts(t *testing.T) {
 	}{
 		{"nothing", Host{}, nil},
 		{"saved rules", Host{Saved: saved.Rules{NeedSets: []string{"/etc/iptables/rules.v4"}}}, []string{"critical saved-rules"}},
+		{"no modules", Host{NoModules: []string{"nfnetlink_log"}}, []string{"warning tap-modules"}},
 		{"saved rules, and the unit", Host{Saved: saved.Rules{NeedSets: []string{"/etc/iptables/rules.v4"}, SetsUnit: true}}, []string{"note saved-rules"}},
 		{"a saved ruleset", Host{Saved: saved.Rules{Refused: []string{"/etc/nftables.conf"}, SetsUnit: true}}, []string{"critical saved-ruleset"}},
 		{"sets that the unit makes with another size", Host{Saved: saved.Rules{Clashes: []saved.Clash{{Set: "fsban4"}}, SetsUnit: true}}, []string{"note saved-sets"}},
