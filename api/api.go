@@ -134,6 +134,8 @@ func activeSources(o *decide.Observed, cfg *config.Config) []control.ActiveSourc
 		switch {
 		case active.OK:
 			source.Source = active.Source.String()
+		case k.OnWire() && active.Why == "": // no tap is configured
+			continue
 		case k == policy.Violation && !cfg.UsesModCTI():
 			source.Why = "only mod_cti reports these; ignore this on a FreeSWITCH without it, otherwise set cti_log.path"
 		}

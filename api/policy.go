@@ -33,6 +33,9 @@ func policyStatus(r *decide.Report) control.Policy {
 			BanTime: config.Duration(rule.BanTime).String(),
 		})
 	}
+	if f := r.Forged; f.Count > 0 {
+		p.Forged = &control.ForgedFailures{Count: f.Count, Addr: f.Addr, Since: f.Since, Last: f.Last}
+	}
 	spared := make(map[netip.Prefix]policy.SparedCount)
 	for _, n := range r.Spared {
 		spared[n.Prefix] = n
@@ -88,6 +91,10 @@ func policyProblems(p *control.Policy) []string {
 		if n.Bans > 0 {
 			list = append(list, fmt.Sprintf("%v (%s) attacks and is never banned: %d attempts", n.Prefix, n.Origin, n.Spared))
 		}
+	}
+	if f := p.Forged; f != nil {
+		list = append(list, fmt.Sprintf("%d forged failures of known-good or never-ban addresses since %s, the last of %v: nobody is banned for them",
+			f.Count, f.Since.Local().Format(time.TimeOnly), f.Addr))
 	}
 	for _, s := range p.Suspicious {
 		list = append(list, suspiciousProblem(&s))
@@ -147,7 +154,7 @@ func (a *API) Why(ctx context.Context, addr netip.Addr) (control.AddressState, e
 		s.KnownGood, s.LastLogin, s.Suspected = w.KnownGood.Since, w.KnownGood.Last, w.KnownGood.Suspected
 	}
 	if w.Offence != nil {
-		s.Offences, s.LastBan = w.Offence.Count, w.Offence.Since
+		s.Offences, s.LastBan = w.Offence.Count+w.Offence.Unproven, w.Offence.Last()
 	}
 	if w.Held != nil {
 		held := wireHeld(*w.Held)
@@ -191,7 +198,7 @@ func predicted(user string, d *policy.Decision) control.Next {
 		if n.BanTime = policy.Forever; !d.Until.IsZero() {
 			n.BanTime = d.Until.Sub(d.Since)
 		}
-	case policy.Pass, policy.Counted, policy.Spared, policy.Excused, policy.Lift:
+	case policy.Pass, policy.Counted, policy.Spared, policy.Excused, policy.Lift, policy.Forged:
 	}
 	return n
 }

@@ -41,8 +41,12 @@ type Policy struct {
 
 // Escalation says how bans grow from one offence to the next.
 type Escalation struct {
-	Factor      float64  `yaml:"factor"` // 1: they do not
-	MaxBanTime  Duration `yaml:"max_bantime"`
+	Factor     float64  `yaml:"factor"` // 1: they do not
+	MaxBanTime Duration `yaml:"max_bantime"`
+
+	UnprovenBanTime    Duration `yaml:"unproven_bantime"` // longest first ban without proof
+	UnprovenMaxBanTime Duration `yaml:"unproven_max_bantime"`
+
 	ForgetAfter Duration `yaml:"forget_after"`
 	Jitter      float64  `yaml:"jitter"`
 }
@@ -95,6 +99,7 @@ func defaultPolicy() Policy {
 		MaxTracked:     o.MaxTracked,
 		Escalation: Escalation{
 			Factor: o.Factor, MaxBanTime: Duration(o.MaxBanTime), ForgetAfter: Duration(o.OffenceFor), Jitter: o.Jitter,
+			UnprovenBanTime: Duration(o.UnprovenBanTime), UnprovenMaxBanTime: Duration(o.UnprovenMaxBanTime),
 		},
 		KnownGood: KnownGood{
 			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
@@ -122,6 +127,7 @@ func (p *Policy) Options() policy.Options {
 		ChallengeWait: time.Duration(p.ChallengeWait),
 		Factor:        p.Escalation.Factor, MaxBanTime: time.Duration(p.Escalation.MaxBanTime),
 		OffenceFor: time.Duration(p.Escalation.ForgetAfter), Jitter: zeroIsOff(p.Escalation.Jitter),
+		UnprovenBanTime: time.Duration(p.Escalation.UnprovenBanTime), UnprovenMaxBanTime: time.Duration(p.Escalation.UnprovenMaxBanTime),
 		Grace:    zeroIsOff(time.Duration(p.UnbanGrace)),
 		KnownFor: zeroIsOff(time.Duration(p.KnownGood.Expire)), MaxKnown: p.KnownGood.Max,
 		OfficeMaxRetry: p.KnownGood.MaxRetry, OfficeFindTime: time.Duration(p.KnownGood.FindTime),
@@ -206,6 +212,8 @@ func (p *Policy) validate(problem report) {
 	e, k, s, d, g := &p.Escalation, &p.KnownGood, &p.SuspiciousLogin, &p.DistributedAttack, &p.OutageGuard
 	problem.decimal("policy.escalation.factor", e.Factor, 1, 100)
 	problem.lasts("policy.escalation.max_bantime", e.MaxBanTime, time.Second, maxBanTime, "")
+	problem.lasts("policy.escalation.unproven_bantime", e.UnprovenBanTime, time.Second, day, "")
+	problem.lasts("policy.escalation.unproven_max_bantime", e.UnprovenMaxBanTime, time.Second, day, "")
 	problem.lasts("policy.escalation.forget_after", e.ForgetAfter, time.Second, maxBanTime, "")
 	problem.decimal("policy.escalation.jitter", e.Jitter, 0, 1)
 	problem.lasts("policy.known_good.expire", k.Expire, time.Minute, maxBanTime, "no address to be known-good")

@@ -84,7 +84,7 @@ func TestRulesAreWhatTheFileSays(t *testing.T) {
 	}{
 		"nothing":      {"rules:", func(r []policy.Rule) []policy.Rule { return r }},
 		"nothing new":  {"rules: {slow: , auth: {}}", func(r []policy.Rule) []policy.Rule { return r }},
-		"one off":      {"rules: {challenge: {enabled: false}}", func(r []policy.Rule) []policy.Rule { return r[:6] }},
+		"one off":      {"rules: {challenge: {enabled: false}}", func(r []policy.Rule) []policy.Rule { return slices.Delete(r, 6, 7) }},
 		"one changed":  {"rules: {slow: {maxretry: 100}}", func(r []policy.Rule) []policy.Rule { r[2].MaxRetry = 100; return r }},
 		"auth changed": {"rules: {auth: {bantime: forever}}", func(r []policy.Rule) []policy.Rule { r[0].BanTime = policy.Forever; return r }},
 		"fail2ban's three values": {"findtime: 300s\n  maxretry: 3\n  bantime: -1", func(r []policy.Rule) []policy.Rule {

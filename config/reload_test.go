@@ -122,7 +122,7 @@ func TestWhatDiffersOfRules(t *testing.T) {
 		want   []string
 	}{
 		{"a new rule", func(rs *Ruleset) { *rs = append(*rs, newRule("mine")) }, []string{"policy.rules.mine"}},
-		{"one less", func(rs *Ruleset) { *rs = (*rs)[:len(*rs)-1] }, []string{"policy.rules.challenge"}},
+		{"one less", func(rs *Ruleset) { *rs = (*rs)[:len(*rs)-1] }, []string{"policy.rules.exploit"}},
 		{"two settings of one, and one of another", func(rs *Ruleset) {
 			rs.Named("slow").MaxRetry, rs.Named("slow").Kinds = new(99), []policy.Kind{policy.Violation}
 			rs.Named("auth").FindTime = new(Duration(time.Minute))

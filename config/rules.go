@@ -35,6 +35,7 @@ type RuleSettings struct {
 	DistinctUsers bool          `yaml:"distinct_users"`
 	UserAgent     string        `yaml:"user_agent"` // empty: any
 	Profiles      []string      `yaml:"profiles"`   // empty: any
+	Unproven      bool          `yaml:"unproven"`   // count only attempts that a tap saw and nothing proves
 }
 
 // policyRule is the default rule that takes findtime, maxretry and bantime from the policy.
@@ -44,7 +45,7 @@ const policyRule = "auth"
 func (p *Policy) setDefaultRules() {
 	for _, r := range policy.DefaultRules() {
 		rule := newRule(r.Name)
-		rule.Kinds, rule.DistinctUsers = r.Kinds, r.DistinctUsers
+		rule.Kinds, rule.DistinctUsers, rule.Unproven = r.Kinds, r.DistinctUsers, r.Unproven
 		rule.Profiles = append(rule.Profiles, r.Profiles...)
 		if r.UserAgent != nil {
 			rule.UserAgent = r.UserAgent.String()
@@ -90,6 +91,7 @@ func (r *Rule) rule(p *Policy) policy.Rule {
 		MaxRetry:      or(r.MaxRetry, p.MaxRetry),
 		BanTime:       time.Duration(or(r.BanTime, p.BanTime)),
 		DistinctUsers: r.DistinctUsers,
+		Unproven:      r.Unproven,
 		Profiles:      append([]string(nil), r.Profiles...),
 	}
 	if r.UserAgent != "" {

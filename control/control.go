@@ -116,6 +116,15 @@ type Policy struct {
 	StuckPhones []StuckPhone        `json:"stuck_phones,omitempty"`
 	Suspicious  []SuspiciousLogin   `json:"suspicious_logins,omitempty"` // of the last 24 hours
 	Distributed []DistributedAttack `json:"distributed_attacks,omitempty"`
+	Forged      *ForgedFailures     `json:"forged_failures,omitempty"` // nil: fewer than 10, or none within the last hour
+}
+
+// ForgedFailures are failures in the name of known-good or never-ban addresses, with nothing to prove that these sent them.
+type ForgedFailures struct {
+	Count uint64     `json:"count"`
+	Addr  netip.Addr `json:"addr"` // the last one's
+	Since time.Time  `json:"since"`
+	Last  time.Time  `json:"last"`
 }
 
 // A Rule is one rule in force.

@@ -112,7 +112,8 @@ func (m *metrics) ofAttempts(t table, d *Daemon) {
 	}
 	m.verdicts = counters(t, "fsban_decisions_total",
 		"Decisions of the policy on attempts, by verdict. spared: never-ban address, not counted; spared_ban: never-ban "+
-			"address that a rule would ban; held: a guard holds the ban; excused: unbanned a moment ago.", "verdict", verdicts)
+			"address that a rule would ban; held: a guard holds the ban; excused: unbanned a moment ago; forged: a tap saw a "+
+			"failure of a known-good or never-ban address, and nothing proves that it sent it.", "verdict", verdicts)
 	m.whileBan = t.counter("fsban_attempts_while_banned_total", "Attempts of addresses that were already banned.")
 }
 
@@ -223,6 +224,14 @@ func (m *metrics) ofPolicy(t table, d *Daemon) {
 	lost("challenges", func(s *policy.Stats) uint64 { return s.ChallengesForgotten })
 	lost("stuck_phones", func(s *policy.Stats) uint64 { return s.StuckForgotten })
 	lost("held_bans", func(s *policy.Stats) uint64 { return s.HeldLost })
+	for group, f := range map[string]func(*policy.Stats) uint64{
+		"known_good": func(s *policy.Stats) uint64 { return s.ForgedKnown }, "never_ban": func(s *policy.Stats) uint64 { return s.ForgedNever },
+	} {
+		countersOf(t, "fsban_forged_failures_total",
+			"Failed logins that a tap saw in the name of protected addresses, with nothing to prove that these sent them. Nobody is "+
+				"banned for them.", "addresses", []string{group},
+			func(string) uint64 { return f(&d.loop.Observed().Policy) })
+	}
 	gauges(t, "fsban_guard_active",
 		"1 if the guard holds bans back, 0 otherwise. outage: many known-good addresses fail at once; ban_rate: more bans a "+
 			"minute than policy.ban_rate.", "guard",

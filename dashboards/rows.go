@@ -13,7 +13,7 @@ const (
 
 // kindColors are the colours of the kinds of attempts, the same in each panel.
 var kindColors = []string{"auth_failure", red, "violation", orange, "call_reject", purple, "acl_reject", yellow, "challenge", blue,
-	"auth_success", green}
+	"auth_success", green, "scan", yellow, "malformed", grey, "flood", purple, "exploit", red}
 
 // sel returns a selector of the chosen instances, with more matchers.
 func sel(metric string, matchers ...string) string {
@@ -159,10 +159,15 @@ func attacks(l *layout) {
 			query("{{kind}}", minutely("kind", ofProfile(`kind=~".+"`))).colors(kindColors...).size(12, 8),
 		lines("Decisions by verdict",
 			"Decisions per minute. counted: counts towards a ban; ban: triggers a ban; spared: never-ban address; held: a "+
-				"guard holds the ban; excused: unbanned a moment ago.", perMinute, "no attempts").
+				"guard holds the ban; excused: unbanned a moment ago; forged: not counted, in the name of a protected address.", perMinute, "no attempts").
 			query("{{verdict}}", minutely("verdict", sel("fsban_decisions_total"))).
 			colors("pass", green, "counted", yellow, "ban", red, "spared", blue, "spared_ban", orange, "held", purple).size(12, 8).
 			alerts("FsbanNeverBanAttacks"),
+		lines("Forged failures of protected addresses",
+			"Failed logins per minute in the name of known-good and never-ban addresses, with nothing to prove that these sent "+
+				"them. Only a tap shows them, and nobody is banned for them.", perMinute, "none").
+			query("{{addresses}}", minutely("addresses", sel("fsban_forged_failures_total"))).
+			colors("known_good", orange, "never_ban", blue).size(12, 8).alerts("FsbanForgedFailures"),
 		lines("Tracked entries",
 			"Addresses with failures in a window, addresses with a recent login, users under attack, and past offenders, "+
 				"whose next ban is longer.", "short", "unknown").

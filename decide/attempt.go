@@ -206,7 +206,7 @@ func (l *Loop) act(d *policy.Decision, source policy.Source, cause firewall.Caus
 		} else {
 			l.book.Note(ledger.Entry{Forgot: d.Prefix, At: cause.Read}, cause.Read)
 		}
-	case policy.Pass, policy.Counted, policy.Spared, policy.Excused:
+	case policy.Pass, policy.Counted, policy.Spared, policy.Excused, policy.Forged:
 	}
 	for _, r := range d.Reports {
 		l.report(r)
@@ -235,9 +235,13 @@ func entryOf(d *policy.Decision, origin book.Origin, source policy.Source, cause
 	if n := len(d.Evidence); n > 0 {
 		source = d.Evidence[n-1].Source
 	}
+	offence := d.Offence
+	if d.Short { // peers must not take it for the number of a ban with proof
+		offence = 0
+	}
 	return book.Entry{Origin: origin, Cause: cause, Ban: ledger.Ban{
 		Prefix: d.Prefix, Since: d.Since, Until: d.Until, Rule: d.Rule.Name, Attempts: d.Count, Source: source, Evidence: d.Evidence,
-		Offence: d.Offence,
+		Offence: offence,
 	}}
 }
 
@@ -271,6 +275,9 @@ func (l *Loop) report(r policy.Report) {
 	case policy.DistributedAttack:
 		l.log.Warn("distributed attack: many addresses fail on one user", "user", r.User, "domain", r.Domain, "addresses", r.Addresses, "since",
 			r.Since)
+	case policy.ForgedFailures:
+		l.log.Warn("forged failures: nothing proves that these known-good or never-ban addresses sent them", "failures", r.Count, "last", r.Addr,
+			"since", r.Since)
 	case policy.GuardChange:
 		l.publish()
 		if r.Active {

@@ -242,6 +242,7 @@ type Report struct {
 	Stuck       []policy.StuckPhone
 	Suspicious  []policy.SuspiciousLogin
 	Distributed []policy.DistributedAttack
+	Forged      policy.ForgedFailures // Count 0: none worth a report
 }
 
 // Report returns the policy's state, and a snapshot of the same moment.
@@ -253,6 +254,9 @@ func (l *Loop) Report(ctx context.Context) (r Report, o *Observed, err error) {
 			Stats: o.Policy, Rules: l.engine.Rules(), NeverBan: l.engine.NeverBan().Entries(), Spared: l.engine.SparedCounts(),
 			Guards: l.engine.Guards(),
 			Stuck:  l.engine.StuckPhones(), Suspicious: l.engine.SuspiciousLogins(), Distributed: l.engine.DistributedAttacks(),
+		}
+		if f, ok := l.engine.ForgedFailures(); ok {
+			r.Forged = f
 		}
 	})
 	return r, o, err

@@ -117,7 +117,7 @@ func (l *Loop) Restore(never []policy.NeverEntry, fleetName string) Restored {
 	l.book.RestoreAllowances(never, missed)
 	l.book.RestoreTombstones(missed, fleetName == "")
 	restoreAll(l, ledger.Known, func(g policy.KnownGood) time.Time { return later(g.Last, g.Suspected) }, l.engine.SetKnownGood)
-	restoreAll(l, ledger.Offences, func(o policy.Offence) time.Time { return o.Since }, l.engine.SetOffence)
+	restoreAll(l, ledger.Offences, func(o policy.Offence) time.Time { return o.Last() }, l.engine.SetOffence)
 	r := l.replayJournal()
 	if missed != 0 {
 		l.log.Warn("clock stepped while fsban was stopped", "by", missed)

@@ -19,6 +19,10 @@ var orders = [policy.NumKinds][]policy.Source{
 	policy.CallReject:  {policy.Event},
 	policy.Challenge:   {policy.Event, policy.SIP},
 	policy.AuthSuccess: {policy.Event, policy.SIP},
+	policy.Scan:        {policy.SIP},
+	policy.Malformed:   {policy.SIP},
+	policy.Flood:       {policy.SIP},
+	policy.Exploit:     {policy.SIP},
 }
 
 // Sources returns the sources of a daemon that can report k, the preferred one first. SIP is a source of recordings only.

@@ -48,6 +48,8 @@ func counted(r *policy.Rule) string {
 	switch {
 	case r.UserAgent != nil:
 		return "attempts of a scanner"
+	case r.Unproven:
+		return "failed logins that may be forged"
 	case r.DistinctUsers:
 		return "failed logins of different users"
 	case slices.Contains(r.Kinds, policy.AuthFailure):
@@ -56,6 +58,14 @@ func counted(r *policy.Rule) string {
 		return "refusals by an access list"
 	case slices.Contains(r.Kinds, policy.CallReject):
 		return "refused calls"
+	case slices.Contains(r.Kinds, policy.Scan):
+		return "requests of a scanner"
+	case slices.Contains(r.Kinds, policy.Malformed):
+		return "malformed messages"
+	case slices.Contains(r.Kinds, policy.Flood):
+		return "reports of a flood"
+	case slices.Contains(r.Kinds, policy.Exploit):
+		return "published attacks"
 	}
 	return "unanswered challenges"
 }

@@ -14,9 +14,9 @@ func TestOnlyAuthLeavesOneRule(t *testing.T) {
 		stricter []string
 		factor   float64
 	}{
-		"a jail of failures":         {Plan{made: true, grows: true}, []string{"enumeration", "slow", "scanner", "acl", "toll", "challenge", ""}, 1},
-		"a jail whose bans grow":     {Plan{made: true}, []string{"enumeration", "slow", "scanner", "acl", "toll", "challenge"}, 2},
-		"a jail of challenges alone": {Plan{}, []string{"auth", "enumeration", "slow", "scanner", "acl", "toll", "challenge"}, 2},
+		"a jail of failures":         {Plan{made: true, grows: true}, []string{"enumeration", "slow", "scanner", "acl", "toll", "challenge", "unproven", "scan", "malformed", "flood", "exploit", ""}, 1},
+		"a jail whose bans grow":     {Plan{made: true}, []string{"enumeration", "slow", "scanner", "acl", "toll", "challenge", "unproven", "scan", "malformed", "flood", "exploit"}, 2},
+		"a jail of challenges alone": {Plan{}, []string{"auth", "enumeration", "slow", "scanner", "acl", "toll", "challenge", "unproven", "scan", "malformed", "flood", "exploit"}, 2},
 	} {
 		var rules []string
 		for _, extra := range tt.plan.Stricter() {

@@ -106,8 +106,8 @@ func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 		names = append(names, p.String())
 	}
 	got := strings.Join(names, " ")
-	const want = "auth_failure challenge auth_success violation acl_reject call_reject event operator kernel cti_log cti_event esl_log fleet sip " +
-		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other  tcp nonce password"
+	const want = "auth_failure challenge auth_success violation acl_reject call_reject scan malformed flood exploit event operator kernel cti_log cti_event esl_log fleet sip " +
+		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other  tcp nonce password none"
 	if got != want {
 		t.Errorf("%s\nwas %s: add new ones at the end", got, want)
 	}

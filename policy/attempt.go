@@ -53,15 +53,26 @@ const (
 	Violation               // other reports of mod_cti: an irregular message, a number that is not allowed
 	ACLReject               // an access list of FreeSWITCH's refused the address
 	CallReject              // a call without credentials that the dialplan did not take, or to a number that is not allowed
+	Scan                    // a request of a scanner: without credentials, from an address that has never logged in
+	Malformed               // a SIP message that cannot be parsed
+	Flood                   // more requests of one address than FreeSWITCH answers
+	Exploit                 // a request that matches a published attack on FreeSWITCH
 	NumKinds
 )
 
-var kindNames = [NumKinds]string{"auth_failure", "challenge", "auth_success", "violation", "acl_reject", "call_reject"}
+var kindNames = [NumKinds]string{"auth_failure", "challenge", "auth_success", "violation", "acl_reject", "call_reject", "scan",
+	"malformed", "flood", "exploit"}
 
 // Kinds lists all kinds.
 func Kinds() []Kind {
-	return []Kind{AuthFailure, Challenge, AuthSuccess, Violation, ACLReject, CallReject}
+	return []Kind{AuthFailure, Challenge, AuthSuccess, Violation, ACLReject, CallReject, Scan, Malformed, Flood, Exploit}
 }
+
+// OnWire reports whether only SIP messages on the wire show attempts of k.
+func (k Kind) OnWire() bool { return k >= Scan }
+
+// Forgeable reports whether attempts of k need no answer of FreeSWITCH, so that over UDP nothing ever proves their address.
+func (k Kind) Forgeable() bool { return k == Challenge || k.OnWire() }
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -131,10 +142,11 @@ const (
 	TCPProof                   // an established connection, over TCP or TLS
 	NonceProof                 // the credentials answer a nonce that was sent to this address
 	PasswordProof              // the same, and the password was right
+	NoProof                    // a tap saw the transaction, and nothing proves that the sender has its address
 	NumProofs
 )
 
-var proofNames = [NumProofs]string{"", "tcp", "nonce", "password"}
+var proofNames = [NumProofs]string{"", "tcp", "nonce", "password", "none"}
 
 func (p Proof) String() string { return proofNames[p] }
 

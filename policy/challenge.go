@@ -80,7 +80,7 @@ func (w *waiting) add(s *observation, due int64) {
 	w.chains.limit = len(w.ring)
 	n := w.next
 	w.next++
-	*w.at(n) = challenge{attempt: s.Attempt, key: s.key, user: s.user &^ failed, due: due}
+	*w.at(n) = challenge{attempt: s.Attempt, key: s.key, user: s.user, due: due}
 	c = w.chains.touch(s.key)
 	if c.length++; c.last == 0 {
 		c.first = n
@@ -104,7 +104,6 @@ func (w *waiting) answer(k key, user uint32) {
 	if c == nil {
 		return
 	}
-	user &^= failed
 	found := false
 	for before, n := uint64(0), c.first; n != 0; {
 		open := w.at(n)

@@ -18,10 +18,11 @@ const (
 	Held                     // it would have been banned now, and a guard holds the ban; beyond MaxHeld it is lost and counted
 	Excused                  // not counted: a ban of it was lifted a moment ago
 	Lift                     // unban Prefix: it was known-good, and right after its ban it has turned out that a back end is down
+	Forged                   // not counted: nothing proves its address, which is known-good or on the never-ban list
 	NumVerdicts
 )
 
-var verdictNames = [NumVerdicts]string{"pass", "counted", "spared", "ban", "spared_ban", "held", "excused", "lift"}
+var verdictNames = [NumVerdicts]string{"pass", "counted", "spared", "ban", "spared_ban", "held", "excused", "lift", "forged"}
 
 func (v Verdict) String() string { return verdictNames[v] }
 
@@ -49,6 +50,7 @@ type Decision struct {
 	Since, Until time.Time // Until is zero for a ban without end. With Held and SparedBan: the ban that it would have been
 	Evidence     []Attempt // the last attempts, oldest first; at most MaxRetry, fewer where memory ran out
 	Offence      int       // with BanNow: the number of this offence of Prefix, from 1; with Lift: how many remain
+	Short        bool      // the ban needs attempts with NoProof: it is short, and counted apart in Offence
 
 	Unanswered *Attempt // the challenge that this decision is on, if time made it
 	Journal    bool     // Replay must see the attempt, or Unanswered, after a restart: it counts, or changed known-good addresses
@@ -82,7 +84,7 @@ func (g Guard) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
 func (g *Guard) UnmarshalText(text []byte) error { return fromName(g, text, guardNames[:], "guard") }
 
 // A Report is something that nobody is banned for, and that people should know: a StuckPhone, SuspiciousLogin,
-// DistributedAttack or GuardChange.
+// DistributedAttack, ForgedFailures or GuardChange.
 type Report interface{ report() }
 
 // A StuckPhone fails again and again with one user's credentials from a known-good address: an old password, most
@@ -115,6 +117,15 @@ type GuardChange struct {
 	At             time.Time
 }
 
+// ForgedFailures are failures that a tap saw in the name of known-good or never-ban addresses, with nothing to prove that these sent
+// them. An episode ends after an hour without one; it is reported with failure number 10, 100, 1,000 and so on.
+type ForgedFailures struct {
+	Count       uint64     // since Since
+	Addr        netip.Addr // the last one's
+	Since, Last time.Time
+}
+
+func (ForgedFailures) report()    {}
 func (StuckPhone) report()        {}
 func (DistributedAttack) report() {}
 func (GuardChange) report()       {}

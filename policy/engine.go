@@ -44,6 +44,7 @@ type guards struct {
 	outage outage
 	rate   rate
 	held   held
+	forged forged
 }
 
 // pendingOutput is output that the caller has not received yet.

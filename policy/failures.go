@@ -15,7 +15,7 @@ type failures struct {
 type failedPrefix struct {
 	last  int64 // unix milliseconds of its newest failure
 	id    prefixID
-	count uint16 // failures, none of them later than findTime after the one before; math.MaxUint16: at least that many
+	count uint16 // proven and unknown failures, none of them later than findTime after the one before; math.MaxUint16: at least that many
 }
 
 // A prefixID identifies a prefix. Two of one network are the same prefix if they are IPv4, or a /64 or wider; otherwise one in 65,536 is
@@ -28,17 +28,17 @@ func (id prefixID) network() [2]uint16 { return [2]uint16(id[:2]) }
 // maxPrefixes bounds the prefixes that are counted for each user.
 const maxPrefixes = 64
 
-// add counts a failure of prefix id at time at. It removes prefixes whose newest failure is findTime milliseconds older than
-// that of another, and, beyond maxPrefixes, the prefix with the oldest failure.
-func (f *failures) add(id prefixID, at, findTime int64) {
-	p := failedPrefix{last: at, id: id, count: 1}
+// add counts n failures of prefix id at time at: 0 if nothing proves that they come from there. It removes prefixes whose newest failure
+// is findTime milliseconds older than that of another, and, beyond maxPrefixes, the prefix with the oldest failure.
+func (f *failures) add(id prefixID, n uint16, at, findTime int64) {
+	p := failedPrefix{last: at, id: id, count: n}
 	if i := f.index(id); i >= 0 {
 		old := f.prefixes[i]
 		switch {
 		case at <= old.last-findTime:
 			return
 		case at < old.last+findTime:
-			p = failedPrefix{max(old.last, at), id, uint16(min(int(old.count)+1, math.MaxUint16))}
+			p = failedPrefix{max(old.last, at), id, uint16(min(int(old.count)+int(n), math.MaxUint16))}
 		}
 		f.prefixes = slices.Delete(f.prefixes, i, i+1)
 	}
@@ -51,11 +51,11 @@ func (f *failures) add(id prefixID, at, findTime int64) {
 	}
 	f.prefixes = slices.Insert(f.prefixes, i, p)
 	begin := f.prefixes[len(f.prefixes)-1].last - findTime
-	n := max(0, len(f.prefixes)-maxPrefixes)
-	for n < len(f.prefixes) && f.prefixes[n].last <= begin {
-		n++
+	old := max(0, len(f.prefixes)-maxPrefixes)
+	for old < len(f.prefixes) && f.prefixes[old].last <= begin {
+		old++
 	}
-	f.prefixes = slices.Delete(f.prefixes, 0, n)
+	f.prefixes = slices.Delete(f.prefixes, 0, old)
 }
 
 // index returns the place of a prefix, or -1. It searches from the newest, because the same prefixes fail again.

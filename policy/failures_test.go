@@ -8,15 +8,15 @@ import (
 // slowFailures is failures, slow and obvious.
 type slowFailures map[prefixID]failedPrefix
 
-func (m slowFailures) add(id prefixID, at, findTime int64) {
+func (m slowFailures) add(id prefixID, n uint16, at, findTime int64) {
 	old, ok := m[id]
 	switch {
 	case ok && at <= old.last-findTime: // too late to count
 		return
 	case ok && at < old.last+findTime:
-		m[id] = failedPrefix{max(at, old.last), id, old.count + 1}
+		m[id] = failedPrefix{max(at, old.last), id, old.count + n}
 	default:
-		m[id] = failedPrefix{at, id, 1}
+		m[id] = failedPrefix{at, id, n}
 	}
 	newest := int64(0)
 	for _, p := range m {
@@ -42,8 +42,8 @@ func TestFailuresAreCountedForEachPrefix(t *testing.T) {
 				now += 2 * findTime
 			}
 			id, at := prefixID{2: uint16(r.IntN(prefixes))}, now-int64(r.IntN(3))*int64(r.IntN(700))
-			got.add(id, at, findTime)
-			want.add(id, at, findTime)
+			got.add(id, 1, at, findTime)
+			want.add(id, 1, at, findTime)
 			if len(got.prefixes) != len(want) {
 				t.Fatalf("round %d, failure %d: %d prefixes, want %d", round, i, len(got.prefixes), len(want))
 			}
@@ -68,7 +68,7 @@ func TestFailuresAreCountedForEachPrefix(t *testing.T) {
 func TestOfManyPrefixesTheNewestAreCounted(t *testing.T) {
 	var f failures
 	for i := range 10 * maxPrefixes {
-		f.add(prefixID{2: uint16(i)}, int64(i), 1_000_000)
+		f.add(prefixID{2: uint16(i)}, 1, int64(i), 1_000_000)
 	}
 	if len(f.prefixes) != maxPrefixes || f.prefixes[0].last != 9*maxPrefixes || cap(f.prefixes) > maxPrefixes+1 {
 		t.Errorf("%d prefixes in %d places, the oldest of %d", len(f.prefixes), cap(f.prefixes), f.prefixes[0].last)
@@ -77,11 +77,11 @@ func TestOfManyPrefixesTheNewestAreCounted(t *testing.T) {
 
 func TestFailuresOfAMovedUserAreItsOwn(t *testing.T) {
 	var from failures
-	from.add(prefixID{1}, 1, 1000)
+	from.add(prefixID{1}, 1, 1, 1000)
 	to := from
 	to.moved()
-	from.add(prefixID{1}, 2, 1000)
-	if to.add(prefixID{2}, 3, 1000); len(to.prefixes) != 2 || to.prefixes[0] != (failedPrefix{1, prefixID{1}, 1}) {
+	from.add(prefixID{1}, 1, 2, 1000)
+	if to.add(prefixID{2}, 1, 3, 1000); len(to.prefixes) != 2 || to.prefixes[0] != (failedPrefix{1, prefixID{1}, 1}) {
 		t.Errorf("%+v", to.prefixes)
 	}
 }

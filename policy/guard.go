@@ -29,7 +29,7 @@ func newOutage() outage { return outage{failing: newTable[key, int64](0, nil)} }
 // observeFailure applies an auth_failure before it is counted: it answers a challenge, and counts for the outage guard and for its user.
 func (e *Engine) observeFailure(s *observation) {
 	e.waiting.answer(s.key, s.user)
-	if s.known {
+	if s.known && !s.unproven() {
 		e.known.noteSeen(e.known.get(s.knownKey), s.ms)
 		e.watchOutage(s)
 	}
@@ -164,13 +164,15 @@ func (r *rate) inMinute(now int64) (n int) {
 }
 
 // holdingGuard returns the guard that holds a ban of s, or NoGuard; then the ban counts for the ban rate. A ban of a prefix that is
-// banned already is no new ban.
-func (e *Engine) holdingGuard(s *observation) Guard {
+// banned already is no new ban, and nobody can forge a proven one.
+func (e *Engine) holdingGuard(s *observation, proof banProof) Guard {
 	switch {
 	case s.known && e.guards.outage.active:
 		return OutageGuard
 	case e.replay.active:
 		return RateGuard
+	case proof == allHits:
+		return NoGuard
 	case !e.inForce(s.key, e.now) && !e.guards.rate.allow(e.now):
 		return RateGuard
 	}

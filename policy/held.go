@@ -13,6 +13,8 @@ type HeldBan struct {
 	Count        int
 	Since, Until time.Time // when a rule wanted to first, and the end of the ban that it last wanted: also if it is made later
 	Evidence     []Attempt // the last attempts, five at most
+
+	proof banProof
 }
 
 // held are the bans that guards hold, the one held longest first.
@@ -26,7 +28,7 @@ type held struct {
 const maxHeldEvidence = 5
 
 // hold keeps the ban that d describes.
-func (e *Engine) hold(k key, d *Decision) {
+func (e *Engine) hold(k key, d *Decision, proof banProof) {
 	h := e.guards.held.get(k)
 	if h == nil && d.Guard == RateGuard {
 		e.startRateGuard()
@@ -42,7 +44,11 @@ func (e *Engine) hold(k key, d *Decision) {
 		e.guards.held.by[h.Guard]--
 	}
 	e.guards.held.by[d.Guard]++
-	h.Guard, h.Rule, h.Count, h.Until = d.Guard, d.Rule, d.Count, d.Until
+	h.Guard = d.Guard
+	if h.Rule != nil && proof == onlyUnproven && (h.Until.IsZero() || h.Until.After(d.Until)) {
+		return // forged attempts must not replace a longer ban
+	}
+	h.Rule, h.Count, h.Until, h.proof = d.Rule, d.Count, d.Until, proof
 	h.Evidence = d.Evidence[max(0, len(d.Evidence)-maxHeldEvidence):]
 }
 
@@ -82,8 +88,8 @@ func (e *Engine) release(k key, h *HeldBan) Decision {
 		Prefix: h.Prefix, Rule: h.Rule, Count: h.Count, Guard: h.Guard,
 		Since: e.time(), Until: h.Until, Evidence: h.Evidence,
 	}
-	_, number := e.banLength(k, h.Rule, e.now)
-	e.makeBan(k, k, number, e.now, &d)
+	_, number := e.banLength(k, h.Rule, h.proof, e.now)
+	e.makeBan(k, k, number, e.now, h.proof, &d)
 	return d
 }
 

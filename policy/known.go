@@ -53,8 +53,12 @@ func (e *Engine) recordExpired(h *knownRecord) bool {
 	return !e.isKnownRecord(h) && (h.suspected == 0 || e.now >= h.suspected+max(e.opts.KnownFor, e.opts.TrustAfter).Milliseconds())
 }
 
-// observeSuccess applies an auth_success: it answers challenges, and the address becomes known-good unless the login is suspicious.
+// observeSuccess applies an auth_success: it answers challenges, and the address becomes known-good unless the login is suspicious or,
+// by a tap, perhaps forged.
 func (e *Engine) observeSuccess(s *observation, d *Decision) {
+	if s.unproven() {
+		return
+	}
 	e.waiting.answer(s.key, s.user)
 	e.endStuckPhone(s)
 	if e.opts.KnownFor < 0 {

@@ -66,6 +66,9 @@ func (e *Engine) loginEvidence(s *observation, a account) (SuspiciousLogin, bool
 	if u := e.users.get(a); u != nil {
 		own := e.prefixID(s)
 		for _, p := range u.failures.since(max(s.ms, u.last) - e.opts.SuspiciousFindTime.Milliseconds()) {
+			if p.count == 0 { // nothing proves its failures
+				continue
+			}
 			r.Prefixes++
 			total += int(p.count)
 			if p.id.network() == own.network() {
@@ -95,9 +98,8 @@ func (e *Engine) otherUsers(s *observation) (n int) {
 	if t == nil {
 		return 0
 	}
-	own := s.user | failed
 	for h := range e.pool.hits(&t.window) {
-		if h.subject&failed == 0 || h.subject == own {
+		if h.subject&(failed|unproven) != failed || h.sameUser(s.user) {
 			continue
 		}
 		for earlier := range e.pool.hits(&t.window) {
@@ -105,7 +107,7 @@ func (e *Engine) otherUsers(s *observation) (n int) {
 				n++
 				break
 			}
-			if earlier.subject == h.subject {
+			if earlier.subject&(failed|unproven) == failed && earlier.sameUser(h.subject) {
 				break
 			}
 		}

@@ -21,7 +21,7 @@ type model struct {
 	known    map[netip.Prefix]mKnown
 	stuck    map[string]int64 // phone: its last failure
 	pending  []mPending
-	bans     map[netip.Prefix][]mBan
+	records  map[netip.Prefix]mRecord
 	graces   []mGrace
 }
 
@@ -43,7 +43,13 @@ type mPending struct {
 	answered bool
 }
 
-type mBan struct{ since, until int64 } // since: its newest attempt; until 0: without end
+// An mRecord holds the bans of a prefix: those with and without proof, and the last one. Its since is its newest attempt; its until is 0
+// if it has no end.
+type mRecord struct {
+	since, until int64 // since: of the last one with proof
+	shortSince   int64
+	full, short  int
+}
 
 type mGrace struct {
 	prefix netip.Prefix
@@ -53,33 +59,59 @@ type mGrace struct {
 func newModel(rules []Rule, never NeverBan, o Options) *model {
 	return &model{
 		rules: rules, o: o.withDefaults(), never: never,
-		hits: make(map[netip.Prefix][]mHit), known: make(map[netip.Prefix]mKnown), bans: make(map[netip.Prefix][]mBan),
+		hits: make(map[netip.Prefix][]mHit), known: make(map[netip.Prefix]mKnown), records: make(map[netip.Prefix]mRecord),
 		attacks: make(map[string]bool), stuck: make(map[string]int64),
 	}
 }
 
 func ms(t time.Time) int64 { return t.UnixMilli() }
 
+// forgeable reports whether a tap saw a and nothing proves its sender.
+func forgeable(a Attempt) bool {
+	return a.Proof == NoProof || a.Proof == UnknownProof && (a.Kind == Scan || a.Kind == Malformed || a.Kind == Flood || a.Kind == Exploit)
+}
+
+// evidential returns how many failures of its address a counts as.
+func evidential(a Attempt) uint16 {
+	if forgeable(a) {
+		return 0
+	}
+	return 1
+}
+
 // observe returns the expected decision of the engine, as text, and the expected output of the next Advance.
 func (m *model) observe(a Attempt) (decision string, ready []string) {
 	ready = m.advance(ms(a.At))
 	prefix := m.prefix(a.Addr)
 	var reports []string
-	switch a.Kind {
-	case AuthSuccess:
+	switch {
+	case a.Kind == AuthSuccess && forgeable(a):
+		return "pass", ready
+	case a.Kind == AuthSuccess:
 		m.answer(prefix, a.User)
 		delete(m.stuck, phoneText(prefix, a.User))
 		reports = m.success(prefix, a)
-	case AuthFailure:
+	case a.Kind == AuthFailure:
 		m.answer(prefix, a.User)
 		reports = m.attacked(a)
-	case Challenge:
+	case a.Kind == Challenge:
 		if !m.trusts(prefix) && len(m.patient(a)) > 0 {
 			m.pending = append(m.pending, mPending{a, prefix, m.now + m.o.ChallengeWait.Milliseconds(), false})
 		}
 	}
 	var counting []int
+	_, never := m.never.Match(prefix)
+	if forgeable(a) && (never || m.trusts(prefix)) {
+		decision = "forged"
+		if slices.Contains([]Kind{Challenge, Scan, Malformed, Flood, Exploit}, a.Kind) {
+			decision = "pass"
+		}
+		return strings.Join(append([]string{decision}, reports...), " "), ready
+	}
 	for i := range m.rules {
+		if m.trusts(prefix) && (slices.Contains([]Kind{Challenge, Scan, Malformed, Flood}, a.Kind) || a.Kind != AuthFailure && m.rules[i].UserAgent != nil) {
+			continue
+		}
 		if m.counts(i, a) && (a.Kind != Challenge || m.rules[i].UserAgent != nil) {
 			counting = append(counting, i)
 		}
@@ -98,7 +130,7 @@ func (m *model) advance(now int64) (ready []string) {
 		}
 		m.pending = slices.Delete(m.pending, i, i+1)
 		m.now = max(m.now, p.due)
-		if p.answered || m.trusts(p.prefix) {
+		if _, never := m.never.Match(p.prefix); p.answered || m.trusts(p.prefix) || never && forgeable(p.Attempt) {
 			continue
 		}
 		if d, _ := m.count(p.prefix, p.Attempt, m.patient(p.Attempt), m.now); d != "pass" {
@@ -122,6 +154,10 @@ func (m *model) prefix(addr netip.Addr) netip.Prefix {
 
 func (m *model) counts(rule int, a Attempt) bool {
 	r := &m.rules[rule]
+	if r.Unproven && !forgeable(a) || !r.Unproven && a.Proof == NoProof &&
+		slices.Contains([]Kind{AuthFailure, Violation, ACLReject, CallReject}, a.Kind) {
+		return false
+	}
 	return slices.Contains(r.Kinds, a.Kind) && (r.UserAgent == nil || r.UserAgent.MatchString(a.UserAgent)) &&
 		(len(r.Profiles) == 0 || slices.Contains(r.Profiles, a.Profile))
 }
@@ -161,7 +197,7 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 			return "excused", nil
 		}
 	}
-	if past := m.bans[prefix]; len(past) > 0 && ms(a.At) <= past[len(past)-1].since {
+	if past := m.records[prefix]; past.full+past.short > 0 && (ms(a.At) <= past.since || forgeable(a) && ms(a.At) <= past.shortSince) {
 		return "excused", nil // that ban has punished it
 	}
 	for _, i := range counting {
@@ -173,29 +209,7 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 		m.mild(prefix)
 		reports = m.stuckPhone(prefix, a)
 	}
-	type result struct {
-		Rule
-		n int
-	}
-	var fired []result
-	nearest := result{}
-	for _, i := range counting {
-		r := Rule{Name: "office", FindTime: m.o.OfficeFindTime, MaxRetry: m.o.OfficeMaxRetry, BanTime: m.o.OfficeBanTime}
-		if i >= 0 {
-			r = m.rules[i]
-		}
-		in := m.window(m.hits[prefix], i, r.FindTime)
-		n := len(in)
-		if r.DistinctUsers {
-			n = distinctUsers(in)
-		}
-		switch {
-		case n >= r.MaxRetry:
-			fired = append(fired, result{r, n})
-		case nearest.Name == "" || n*nearest.MaxRetry > nearest.n*r.MaxRetry:
-			nearest = result{r, n}
-		}
-	}
+	nearest, fired := m.judge(prefix, counting)
 	_, never := m.never.Match(prefix)
 	if len(fired) == 0 {
 		verdict := "counted"
@@ -214,7 +228,12 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 	for _, h := range m.hits[prefix] {
 		newest = max(newest, ms(h.At))
 	}
-	delete(m.hits, prefix)
+	if strongest.short {
+		m.dropSuperseded(prefix)
+		m.hits[prefix] = slices.DeleteFunc(m.hits[prefix], func(h mHit) bool { return forgeable(h.Attempt) })
+	} else {
+		delete(m.hits, prefix)
+	}
 	for i := range m.pending {
 		if m.pending[i].prefix == prefix {
 			m.pending[i].answered = true
@@ -224,32 +243,74 @@ func (m *model) count(prefix netip.Prefix, a Attempt, counting []int, since int6
 		return fmt.Sprintf("spared_ban %s %d", strongest.Name, strongest.n), reports
 	}
 	delete(m.known, prefix)
-	number, until := m.ban(prefix, strongest.BanTime, since)
-	m.bans[prefix][number-1].since = newest
+	number, until := m.ban(prefix, strongest.BanTime, strongest.short, since, newest)
 	return fmt.Sprintf("ban %s %d number %d until %d", strongest.Name, strongest.n, number, until), reports
 }
 
-// ban puts a ban on record.
-func (m *model) ban(prefix netip.Prefix, banTime time.Duration, since int64) (number int, until int64) {
-	past := m.bans[prefix]
-	if n := len(past); n > 0 {
-		switch last := past[n-1]; {
-		case last.until == 0 || since < last.until:
-			past = past[:n-1] // it is still in force
-		case since >= last.until+m.o.OffenceFor.Milliseconds():
-			past = nil
+// An mResult is the count of a rule.
+type mResult struct {
+	Rule
+	n     int
+	short bool // the ban needs an attempt that may be forged
+}
+
+// judge returns the rules that ban prefix, or else the one nearest to it.
+func (m *model) judge(prefix netip.Prefix, counting []int) (nearest mResult, fired []mResult) {
+	for _, i := range counting {
+		r := Rule{Name: "office", FindTime: m.o.OfficeFindTime, MaxRetry: m.o.OfficeMaxRetry, BanTime: m.o.OfficeBanTime}
+		if i >= 0 {
+			r = m.rules[i]
+		}
+		in := m.window(m.hits[prefix], i, r.FindTime)
+		if r.DistinctUsers {
+			in = newestOfUsers(in)
+		}
+		n := min(len(in), r.MaxRetry)
+		switch {
+		case n >= r.MaxRetry:
+			short := slices.ContainsFunc(newestHits(in, n), func(h mHit) bool { return forgeable(h.Attempt) })
+			if short && (r.BanTime == Forever || r.BanTime > m.o.UnprovenBanTime) {
+				r.BanTime = m.o.UnprovenBanTime
+			}
+			fired = append(fired, mResult{r, n, short})
+		case nearest.Name == "" || n*nearest.MaxRetry > nearest.n*r.MaxRetry:
+			nearest = mResult{r, n, false}
 		}
 	}
-	number = len(past) + 1
+	return nearest, fired
+}
+
+// ban puts a ban on record.
+func (m *model) ban(prefix netip.Prefix, banTime time.Duration, short bool, since, newest int64) (number int, until int64) {
+	past := m.records[prefix]
+	if past.until != 0 && since >= past.until+m.o.OffenceFor.Milliseconds() {
+		past = mRecord{}
+	}
+	inForce := past.full+past.short > 0 && (past.until == 0 || since < past.until)
+	count, longest := &past.full, m.o.MaxBanTime
+	if short {
+		count, longest = &past.short, m.o.UnprovenMaxBanTime
+	}
+	if *count == 0 || !inForce {
+		*count++
+	}
 	if banTime != Forever {
 		length := banTime
-		for range number - 1 {
-			length = min(2*length, max(banTime, m.o.MaxBanTime))
+		for range *count - 1 {
+			length = min(2*length, max(banTime, longest))
 		}
 		until = since + length.Milliseconds()
 	}
-	m.bans[prefix] = append(past, mBan{since, until})
-	return number, until
+	if short {
+		past.shortSince = newest
+	} else {
+		past.since = newest
+	}
+	if !short || !inForce || past.until != 0 && past.until <= until {
+		past.until = until
+	}
+	m.records[prefix] = past
+	return *count, until
 }
 
 func (m *model) forget(prefix netip.Prefix, now int64) (ready []string) {
@@ -261,13 +322,18 @@ func (m *model) forget(prefix netip.Prefix, now int64) (ready []string) {
 		}
 	}
 	m.graces = append(m.graces, mGrace{prefix, m.now + m.o.Grace.Milliseconds()})
-	if past := m.bans[prefix]; len(past) > 0 {
-		if last := past[len(past)-1]; last.until == 0 || m.now < last.until {
-			m.bans[prefix] = past[:len(past)-1]
-			if n := len(past) - 1; n > 0 {
-				m.bans[prefix][n-1] = mBan{last.since, last.since}
-			}
-		}
+	past := m.records[prefix]
+	switch {
+	case past.full+past.short == 0 || past.until != 0 && m.now >= past.until:
+		return ready
+	case past.short > 0 && past.shortSince > past.since:
+		past.short--
+	default:
+		past.full--
+	}
+	past.until = max(past.since, past.shortSince)
+	if m.records[prefix] = past; past.full+past.short == 0 {
+		delete(m.records, prefix)
 	}
 	return ready
 }
@@ -335,7 +401,7 @@ func (m *model) evidence(prefix netip.Prefix, a Attempt) string {
 			}) || i >= 0 && m.rules[i].DistinctUsers && slices.ContainsFunc(in[j+1:], func(o mHit) bool {
 				return o.User == h.User && ms(o.At) >= ms(h.At)
 			})
-			if h.Kind == AuthFailure && h.User != a.User && !superseded {
+			if h.Kind == AuthFailure && h.User != a.User && !superseded && !forgeable(h.Attempt) {
 				others[h.User] = true
 			}
 		}
@@ -348,7 +414,7 @@ func (m *model) evidence(prefix netip.Prefix, a Attempt) string {
 	}
 	own, total, prefixes := 0, 0, 0
 	for from, p := range m.prefixesOf(a.User + "@" + a.Domain) {
-		if p.last <= newest-find {
+		if p.last <= newest-find || p.count == 0 {
 			continue
 		}
 		prefixes++
@@ -390,7 +456,7 @@ func (m *model) prefixesOf(account string) map[netip.Prefix]failedPrefix {
 		if _, ok := ids[p]; !ok {
 			ids[p] = prefixID{2: uint16(len(ids))}
 		}
-		counted.add(ids[p], ms(f.At), max(m.o.SuspiciousFindTime, m.o.DistributedFindTime).Milliseconds())
+		counted.add(ids[p], evidential(f.Attempt), ms(f.At), max(m.o.SuspiciousFindTime, m.o.DistributedFindTime).Milliseconds())
 	}
 	result := make(map[netip.Prefix]failedPrefix)
 	for p, id := range ids {
@@ -483,19 +549,47 @@ func (m *model) attacked(a Attempt) []string {
 	return nil
 }
 
-func distinctUsers(hits []mHit) int {
-	users := make(map[string]bool)
-	for _, h := range hits {
-		users[h.User] = true
+// dropSuperseded leaves of each user's hits the newest to the rules that count users: an attempt without proof supersedes one with it.
+func (m *model) dropSuperseded(prefix netip.Prefix) {
+	byRule := make(map[int][]mHit)
+	for _, h := range m.hits[prefix] {
+		byRule[h.rule] = append(byRule[h.rule], h)
 	}
-	return len(users)
+	m.hits[prefix] = nil
+	for rule, hits := range byRule {
+		if rule >= 0 && m.rules[rule].DistinctUsers {
+			hits = newestOfUsers(hits)
+		}
+		m.hits[prefix] = append(m.hits[prefix], hits...)
+	}
+}
+
+// newestOfUsers returns the newest hit of each user; of two at the same time the later one.
+func newestOfUsers(hits []mHit) (list []mHit) {
+	for i, h := range hits {
+		superseded := false
+		for j, o := range hits {
+			superseded = superseded || o.User == h.User && (ms(o.At) > ms(h.At) || ms(o.At) == ms(h.At) && j > i)
+		}
+		if !superseded {
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+// newestHits returns the n newest hits.
+func newestHits(hits []mHit, n int) []mHit {
+	hits = slices.Clone(hits)
+	slices.SortStableFunc(hits, func(a, b mHit) int { return b.At.Compare(a.At) })
+	return hits[:n]
 }
 
 // text is a decision as the model writes it.
 func text(d *Decision) string {
 	var s string
 	switch d.Verdict {
-	case Pass, Excused:
+	case Pass, Excused, Forged:
 		s = d.Verdict.String()
 	case Counted, Spared, SparedBan:
 		s = fmt.Sprintf("%v %s %d", d.Verdict, d.Rule.Name, d.Count)
@@ -510,6 +604,7 @@ func text(d *Decision) string {
 			s += fmt.Sprintf(" distributed %s@%s %d", r.User, r.Domain, r.Addresses)
 		case StuckPhone:
 			s += fmt.Sprintf(" stuck %s %d", r.User, r.Count)
+		case ForgedFailures: // the model does not count them
 		default:
 			s += fmt.Sprintf(" %T", r)
 		}

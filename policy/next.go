@@ -34,7 +34,7 @@ func (e *Engine) unusedUser(k key) string {
 		tried := false
 		if t != nil {
 			for h := range e.pool.hits(&t.window) {
-				tried = tried || h.subject&^failed == e.userHash(user)
+				tried = tried || h.sameUser(e.userHash(user))
 			}
 		}
 		if !tried {

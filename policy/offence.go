@@ -6,18 +6,39 @@ import (
 	"time"
 )
 
-// An Offence is the record of a prefix: the number of its bans by rules, and the last one. Later bans last longer.
+// An Offence is the record of a prefix: the number of its bans by rules, and the last one. Later bans last longer: those without proof
+// after earlier ones without proof, the others after earlier others. So nobody can make the next ban of an address long by forging.
 type Offence struct {
 	Prefix netip.Prefix `json:"prefix"`
 	Count  int          `json:"count"`
-	Since  time.Time    `json:"since"`
-	Until  time.Time    `json:"until,omitzero"` // zero for a ban without end
+	Since  time.Time    `json:"since,omitzero"` // of the last one of Count
+	Until  time.Time    `json:"until,omitzero"` // end of the last ban; zero for a ban without end
+
+	Unproven      int       `json:"unproven,omitempty"` // short bans without proof, which are not in Count
+	UnprovenSince time.Time `json:"unproven_since,omitzero"`
 }
+
+// Last returns the time of the last ban.
+func (o *Offence) Last() time.Time { return later(o.Since, o.UnprovenSince) }
 
 // offence is Offence, in unix milliseconds.
 type offence struct {
-	since, until int64 // until is 0 for a ban without end
-	count        int32
+	since, until  int64 // until is 0 for a ban without end
+	unprovenSince int64
+	count         int32
+	unproven      int32 // short bans, which are not in count
+}
+
+// last returns the time of the last ban.
+func (o *offence) last() int64 { return max(o.since, o.unprovenSince) }
+
+func (o *offence) retime(r retiming) {
+	was := o.last()
+	r.past(&o.since)
+	r.past(&o.unprovenSince)
+	if o.until != 0 {
+		o.until += o.last() - was
+	}
 }
 
 // offences are the past bans on record.
@@ -42,9 +63,12 @@ func (e *Engine) Offence(prefix netip.Prefix) (Offence, bool) {
 // SetOffence restores a record, the prefix longest unbanned first: beyond MaxOffenders that one is forgotten.
 // After the first Advance it is a change for Unsaved.
 func (e *Engine) SetOffence(o Offence) {
-	if o.Prefix.IsValid() && o.Count > 0 {
-		since := unixMilli(o.Since)
-		*e.offences.touch(keyOf(o.Prefix.Masked())) = offence{since, unixMilli(o.Until), int32(min(o.Count, math.MaxInt32))}
+	if o.Prefix.IsValid() && o.Count+o.Unproven > 0 {
+		since := unixMilli(o.Last())
+		*e.offences.touch(keyOf(o.Prefix.Masked())) = offence{
+			since: unixMilli(o.Since), until: unixMilli(o.Until), unprovenSince: unixMilli(o.UnprovenSince),
+			count: int32(min(o.Count, math.MaxInt32)), unproven: int32(min(o.Unproven, math.MaxInt32)),
+		}
 		e.offences.newest, e.clock.newest = max(e.offences.newest, since), max(e.clock.newest, since)
 		if e.clock.last == 0 { // it was made here, by an earlier process
 			e.guards.rate.add(since)
@@ -55,20 +79,33 @@ func (e *Engine) SetOffence(o Offence) {
 }
 
 // recordOffence records the ban of k. It counts as of the newest attempt, though a late one may have completed it.
-func (e *Engine) recordOffence(k key, number int, newest, until int64) {
-	o := offence{newest, until, int32(number)}
+func (e *Engine) recordOffence(k key, number int, newest, until int64, proof banProof) {
+	var o offence
+	if was := e.offences.get(k); was != nil && !e.offenceExpired(was, newest) {
+		o = *was
+	}
+	longerInForce := o.count+o.unproven > 0 && (o.until == 0 || o.until > until)
+	if proof == onlyUnproven {
+		o.unproven, o.unprovenSince = int32(number), newest
+	} else {
+		o.count, o.since = int32(number), newest
+	}
+	if proof != onlyUnproven || !longerInForce {
+		o.until = until
+	}
 	*e.offences.touch(k) = o
-	e.offences.newest = max(e.offences.newest, o.since)
+	e.offences.newest = max(e.offences.newest, newest)
 	e.unsaved.markOffence(k)
 }
 
-// alreadyBanned reports whether the last ban on record of s was made at the time of this attempt or later: a ban resets every count.
+// alreadyBanned reports whether the last ban on record of s was made at the time of this attempt or later: a ban resets every count, and a
+// short one those without proof.
 func (e *Engine) alreadyBanned(s *observation) bool {
 	if s.ms > e.offences.newest {
 		return false
 	}
 	for _, k := range [...]key{s.key, s.knownKey} { // a known-good address counted alone, and does not after its ban
-		if o := e.offences.get(k); o != nil && s.ms <= o.since {
+		if o := e.offences.get(k); o != nil && (s.ms <= o.since || s.unproven() && s.ms <= o.unprovenSince) {
 			return true
 		}
 	}
@@ -77,15 +114,30 @@ func (e *Engine) alreadyBanned(s *observation) bool {
 
 // banLength returns the length of the next ban of k by r, and the number of this offence. A prefix that is banned again while its ban
 // is in force has not offended again.
-func (e *Engine) banLength(k key, r *Rule, at int64) (length time.Duration, number int) {
+func (e *Engine) banLength(k key, r *Rule, proof banProof, at int64) (length time.Duration, number int) {
 	number = 1
 	if o := e.offences.get(k); o != nil && !e.offenceExpired(o, at) {
 		number = int(o.count)
-		if !e.inForce(k, at) {
+		if proof == onlyUnproven {
+			number = int(o.unproven)
+		}
+		if number == 0 || !e.inForce(k, at) {
 			number = min(number+1, math.MaxInt32)
 		}
 	}
-	return e.escalate(k, r.BanTime, number), number
+	longest := e.opts.MaxBanTime
+	if proof == onlyUnproven {
+		longest = e.opts.UnprovenMaxBanTime
+	}
+	return e.escalate(k, e.firstBan(r, proof), number, longest), number
+}
+
+// firstBan returns the length of a first ban by r.
+func (e *Engine) firstBan(r *Rule, proof banProof) time.Duration {
+	if proof == onlyUnproven && longer(r.BanTime, e.opts.UnprovenBanTime) {
+		return e.opts.UnprovenBanTime
+	}
+	return r.BanTime
 }
 
 // inForce reports whether the last ban of k is in force.
@@ -94,15 +146,15 @@ func (e *Engine) inForce(k key, at int64) bool {
 	return o != nil && (o.until == 0 || at < o.until)
 }
 
-// escalate returns the length of the ban of k for offence number n: it grows by Factor with each, up to MaxBanTime, and is up to
+// escalate returns the length of the ban of k for offence number n: it grows by Factor with each, up to longest, and is up to
 // Jitter longer, so that prefixes banned together do not return together.
-func (e *Engine) escalate(k key, d time.Duration, n int) time.Duration {
-	if n == 1 || d == Forever || e.opts.Factor <= 1 || d >= e.opts.MaxBanTime {
+func (e *Engine) escalate(k key, d time.Duration, n int, longest time.Duration) time.Duration {
+	if n == 1 || d == Forever || e.opts.Factor <= 1 || d >= longest {
 		return d
 	}
 	length := float64(d) * math.Pow(e.opts.Factor, float64(n-1)) * (1 + max(e.opts.Jitter, 0)*jitterFraction(k, n, e.opts.Seed))
-	if length >= float64(e.opts.MaxBanTime) {
-		return e.opts.MaxBanTime
+	if length >= float64(longest) {
+		return longest
 	}
 	return max(d, time.Duration(length).Truncate(time.Second))
 }
@@ -130,16 +182,22 @@ func (e *Engine) withdrawOffence(k key) (left Offence, changed bool) {
 		return Offence{Prefix: k.prefix()}, false
 	case !e.inForce(k, e.now):
 		return o.public(k), false
-	case o.count <= 1:
+	case o.count+o.unproven <= 1:
 		e.offences.remove(k)
 		return Offence{Prefix: k.prefix()}, true
+	case o.unproven > 0 && o.unprovenSince > o.since:
+		o.unproven--
+	default:
+		o.count--
 	}
-	o.count--
-	o.until = max(o.since, 1)
+	o.until = max(o.last(), 1)
 	e.unsaved.markOffence(k)
 	return o.public(k), true
 }
 
 func (o *offence) public(k key) Offence {
-	return Offence{Prefix: k.prefix(), Count: int(o.count), Since: time.UnixMilli(o.since), Until: fromMilli(o.until)}
+	return Offence{
+		Prefix: k.prefix(), Count: int(o.count), Since: fromMilli(o.since), Until: fromMilli(o.until),
+		Unproven: int(o.unproven), UnprovenSince: fromMilli(o.unprovenSince),
+	}
 }

@@ -64,7 +64,7 @@ func TestABanLongerThanTheLimitStaysAsItIs(t *testing.T) {
 		rules[0].BanTime = d
 		e := NewEngine(rules, NeverBan{}, Options{})
 		for n := 1; n < 4; n++ {
-			if got := e.escalate(keyOf(netip.PrefixFrom(stranger, 32)), d, n); got != d {
+			if got := e.escalate(keyOf(netip.PrefixFrom(stranger, 32)), d, n, e.opts.MaxBanTime); got != d {
 				t.Errorf("offence %d of %v: %v", n, d, got)
 			}
 		}

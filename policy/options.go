@@ -22,13 +22,16 @@ type Options struct {
 	MaxWaiting    int           // challenges that wait at the same time, about 200 bytes each; default 32,768
 
 	// A ban after earlier ones lasts longer.
-	Factor       float64       // each offence multiplies bantime by this; default 2; 1: bans do not grow
-	MaxBanTime   time.Duration // no ban grows beyond this; default 30 days
-	OffenceFor   time.Duration // an offence is forgotten so long after its ban has ended; default 90 days
-	Jitter       float64       // a ban that has grown lasts up to this share longer; default 0.1; negative: off
-	Seed         uint64        // of the jitter: with the same seed and attempts, the same bans
-	MaxOffenders int           // prefixes with offences that are remembered; default 200,000
-	Grace        time.Duration // so long after Forget nothing counts; default 1 minute; negative: off
+	Factor     float64       // each offence multiplies bantime by this; default 2; 1: bans do not grow
+	MaxBanTime time.Duration // no ban grows beyond this; default 30 days
+	OffenceFor time.Duration // an offence is forgotten so long after its ban has ended; default 90 days
+	Jitter     float64       // a ban that has grown lasts up to this share longer; default 0.1; negative: off
+	Seed       uint64        // of the jitter: with the same seed and attempts, the same bans
+	// A ban that needs attempts with NoProof lasts UnprovenBanTime, or less by its rule, and grows up to UnprovenMaxBanTime.
+	UnprovenBanTime    time.Duration // default 10 minutes
+	UnprovenMaxBanTime time.Duration // default 1 hour
+	MaxOffenders       int           // prefixes with offences that are remembered; default 200,000
+	Grace              time.Duration // so long after Forget nothing counts; default 1 minute; negative: off
 
 	// Known-good addresses.
 	KnownFor       time.Duration // an address is known-good so long after its last success; default 7 days; negative: off
@@ -69,6 +72,7 @@ func DefaultOptions() Options {
 		MaxTracked: 1_000_000, MaxHits: 7_000_000, KeepEvidence: 8192, IPv4Prefix: 32, IPv6Prefix: 64,
 		ChallengeWait: 5 * time.Second, MaxWaiting: 32_768,
 		Factor: 2, MaxBanTime: 30 * day, OffenceFor: 90 * day, Jitter: 0.1, MaxOffenders: 200_000, Grace: minute,
+		UnprovenBanTime: 10 * minute, UnprovenMaxBanTime: 60 * minute,
 		KnownFor: 7 * day, MaxKnown: 100_000, OfficeMaxRetry: 50, OfficeFindTime: 5 * minute, OfficeBanTime: day,
 		StuckAfter: 5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
@@ -91,6 +95,8 @@ func (o Options) withDefaults() Options {
 	positive(&o.MaxBanTime, d.MaxBanTime)
 	positive(&o.OffenceFor, d.OffenceFor)
 	set(&o.Jitter, d.Jitter)
+	positive(&o.UnprovenBanTime, d.UnprovenBanTime)
+	positive(&o.UnprovenMaxBanTime, d.UnprovenMaxBanTime)
 	positive(&o.MaxOffenders, d.MaxOffenders)
 	set(&o.Grace, d.Grace)
 	set(&o.KnownFor, d.KnownFor)

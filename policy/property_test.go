@@ -55,6 +55,9 @@ func randomRules(c choices) []Rule {
 			r.UserAgent = regexp.MustCompile(`^scan`)
 		}
 		if c(4) == 0 {
+			r.Unproven = true
+		}
+		if c(4) == 0 {
 			r.Profiles = []string{"internal", "other"}
 		}
 		rules[i] = r
@@ -65,7 +68,7 @@ func randomRules(c choices) []Rule {
 func randomOptions(c choices) Options {
 	return Options{
 		OutageMin: -1, BanRate: -1, Jitter: -1, KeepEvidence: 64,
-		ChallengeWait: c.seconds(1, 5), MaxBanTime: c.seconds(300, 3000), OffenceFor: c.seconds(100, 2000), Grace: c.seconds(1, 20),
+		ChallengeWait: c.seconds(1, 5), MaxBanTime: c.seconds(300, 3000), UnprovenBanTime: c.seconds(10, 30), UnprovenMaxBanTime: c.seconds(30, 100), OffenceFor: c.seconds(100, 2000), Grace: c.seconds(1, 20),
 		KnownFor: c.seconds(20, 300), OfficeMaxRetry: 3 + c(10), OfficeFindTime: c.seconds(5, 60), OfficeBanTime: c.seconds(100, 200),
 		StuckAfter: 2 + c(3), StuckSilence: c.seconds(10, 100),
 		SuspiciousAfter: 1 + c(4), SuspiciousFindTime: c.seconds(10, 60), TrustAfter: c.seconds(10, 100),
@@ -74,10 +77,14 @@ func randomOptions(c choices) Options {
 }
 
 func randomAttempt(c choices, at time.Time) Attempt {
-	kinds := []Kind{AuthFailure, AuthFailure, AuthFailure, AuthFailure, Challenge, Challenge, AuthSuccess, Violation, ACLReject, CallReject}
+	kinds := []Kind{
+		AuthFailure, AuthFailure, AuthFailure, AuthFailure, AuthFailure, AuthFailure, Challenge, Challenge, AuthSuccess, AuthSuccess, Violation, ACLReject,
+		CallReject, Scan, Malformed, Flood, Exploit,
+	}
 	a := Attempt{
 		Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(c(5))}), At: at, Kind: kinds[c(len(kinds))],
 		User: []string{"", "1000", "1001", "1002", "1003", "1004"}[c(6)], Domain: []string{"", "a.example"}[c(2)],
+		Proof:     []Proof{UnknownProof, UnknownProof, UnknownProof, NonceProof, TCPProof, NoProof, NoProof}[c(7)],
 		UserAgent: []string{"", "phone", "scanner", "sipcli/v1.8"}[c(4)], Profile: []string{"internal", "external"}[c(2)],
 	}
 	if c(10) == 0 {
@@ -167,16 +174,12 @@ func agree(e *Engine, m *model) string {
 		if got, want := e.isKnown(keyOf(p)), m.trusts(p); got != want {
 			return fmt.Sprintf("%v known-good: %t, the model says %t", p, got, want)
 		}
-		past := m.bans[p]
-		if n := len(past); n > 0 && past[n-1].until != 0 && m.now >= past[n-1].until+m.o.OffenceFor.Milliseconds() {
-			past = nil
+		past := m.records[p]
+		if past.until != 0 && m.now >= past.until+m.o.OffenceFor.Milliseconds() {
+			past = mRecord{}
 		}
-		count := 0
-		if o, ok := e.Offence(p); ok {
-			count = o.Count
-		}
-		if count != len(past) {
-			return fmt.Sprintf("%v has %d offences, the model says %d", p, count, len(past))
+		if o, _ := e.Offence(p); o.Count != past.full || o.Unproven != past.short {
+			return fmt.Sprintf("%v has the record %+v, the model says %+v", p, o, past)
 		}
 	}
 	return ""
@@ -198,6 +201,7 @@ func TestTheEngineDecidesAsASlowAndObviousModel(t *testing.T) {
 	for _, word := range []string{
 		"pass", "counted", "ban", "spared", "spared_ban", "excused", "suspicious", "distributed", "stuck", "third offence",
 		"auth", "enumeration", "slow", "scanner", "acl", "toll", "challenge", "office",
+		"forged", "unproven", "scan", "malformed", "flood", "exploit",
 	} {
 		if seen[word] < 10 {
 			t.Errorf("%q was seen %d times in %d sequences: they show too little", word, seen[word], sequences)

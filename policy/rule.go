@@ -11,13 +11,16 @@ import (
 const Forever time.Duration = -1
 
 // MaxRules is the number of rules that an Engine accepts; it ignores rules beyond it.
-const MaxRules = numBits - 1
+const MaxRules = numBits - 2
 
 // A Rule bans an address after MaxRetry attempts of its kinds within FindTime, for BanTime. The terms have the same meaning as
 // in fail2ban.
 //
 // A challenge is no offence: ordinary phones get one all day. So a challenge counts only when no credentials followed it;
 // a rule that asks for a user agent counts it at once.
+//
+// An attempt with NoProof may be forged. Only rules with Unproven count it; a kind that is Forgeable counts for every rule. A ban that
+// needs such an attempt is short: Options.UnprovenBanTime.
 type Rule struct {
 	Name          string
 	Kinds         []Kind
@@ -27,6 +30,7 @@ type Rule struct {
 	DistinctUsers bool           // count the users that were claimed, not the attempts
 	UserAgent     *regexp.Regexp // count only matching user agents; nil: all
 	Profiles      []string       // count only attempts at these profiles; empty: at any
+	Unproven      bool           // count only attempts with NoProof
 }
 
 // ScannerAgents matches user agents of known scanners: the tools sipvicious
@@ -44,12 +48,17 @@ func DefaultRules() []Rule {
 		{Name: "enumeration", Kinds: []Kind{AuthFailure}, DistinctUsers: true, FindTime: 10 * minute, MaxRetry: 4, BanTime: 3 * day},
 		{Name: "slow", Kinds: []Kind{AuthFailure}, FindTime: day, MaxRetry: 30, BanTime: 3 * day},
 		{
-			Name: "scanner", Kinds: []Kind{AuthFailure, Challenge, Violation, ACLReject, CallReject},
+			Name: "scanner", Kinds: []Kind{AuthFailure, Challenge, Violation, ACLReject, CallReject, Scan},
 			UserAgent: regexp.MustCompile(ScannerAgents), FindTime: minute, MaxRetry: 3, BanTime: 3 * day,
 		},
 		{Name: "acl", Kinds: []Kind{ACLReject}, FindTime: 5 * minute, MaxRetry: 10, BanTime: day},
 		{Name: "toll", Kinds: []Kind{CallReject}, FindTime: 10 * minute, MaxRetry: 5, BanTime: day},
 		{Name: "challenge", Kinds: []Kind{Challenge}, FindTime: minute, MaxRetry: 60, BanTime: time.Hour},
+		{Name: "unproven", Kinds: []Kind{AuthFailure}, Unproven: true, FindTime: 5 * minute, MaxRetry: 30, BanTime: 10 * minute},
+		{Name: "scan", Kinds: []Kind{Scan}, FindTime: minute, MaxRetry: 10, BanTime: 10 * minute},
+		{Name: "malformed", Kinds: []Kind{Malformed}, FindTime: minute, MaxRetry: 20, BanTime: 10 * minute},
+		{Name: "flood", Kinds: []Kind{Flood}, FindTime: minute, MaxRetry: 3, BanTime: 10 * minute},
+		{Name: "exploit", Kinds: []Kind{Exploit}, FindTime: minute, MaxRetry: 1, BanTime: day},
 	}
 }
 
@@ -72,7 +81,7 @@ func (r *Rule) sameCounting(other *Rule) bool {
 		}
 		return re.String()
 	}
-	return r.Name == other.Name && r.DistinctUsers == other.DistinctUsers && slices.Equal(r.Kinds, other.Kinds) &&
+	return r.Name == other.Name && r.DistinctUsers == other.DistinctUsers && r.Unproven == other.Unproven && slices.Equal(r.Kinds, other.Kinds) &&
 		(r.UserAgent == nil) == (other.UserAgent == nil) && text(r.UserAgent) == text(other.UserAgent) && slices.Equal(r.Profiles, other.Profiles)
 }
 
@@ -81,12 +90,13 @@ func (r *Rule) sameCounting(other *Rule) bool {
 type ruleset struct {
 	rules      []Rule // with the office rule
 	counters   counters
-	byKind     [NumKinds]uint16
-	office     uint16 // the office rule
-	agents     uint16 // rules that ask for a user agent
-	profiles   uint16 // rules that ask for a profile
-	distinct   uint16 // rules that count users
-	lenient    uint16 // rules that count each user's auth_failures from a known-good address as one
+	byKind     [NumKinds]uint32
+	office     uint32 // the office rule
+	agents     uint32 // rules that ask for a user agent
+	profiles   uint32 // rules that ask for a profile
+	distinct   uint32 // rules that count users
+	unproven   uint32 // rules that count only attempts with NoProof
+	lenient    uint32 // rules that count each user's auth_failures from a known-good address as one
 	agentCache agentCache
 }
 
@@ -104,7 +114,7 @@ func newRuleset(rules []Rule, o *Options) *ruleset {
 
 func (rs *ruleset) prepare(i int) {
 	r := &rs.rules[i]
-	bit := uint16(1) << i
+	bit := uint32(1) << i
 	r.MaxRetry = max(r.MaxRetry, 1)
 	rs.counters.findTime[i], rs.counters.keep[i] = r.FindTime.Milliseconds(), r.MaxRetry
 	if r.UserAgent != nil {
@@ -115,6 +125,9 @@ func (rs *ruleset) prepare(i int) {
 	}
 	if r.DistinctUsers {
 		rs.distinct |= bit
+	}
+	if r.Unproven {
+		rs.unproven |= bit
 	}
 	if bit == rs.office {
 		return
@@ -130,8 +143,13 @@ func (rs *ruleset) prepare(i int) {
 }
 
 // matching returns the rules that count a at once, and those that count it if no credentials follow.
-func (rs *ruleset) matching(a *Attempt) (now, later uint16) {
+func (rs *ruleset) matching(a *Attempt) (now, later uint32) {
 	m := rs.byKind[a.Kind]
+	if flagsOf(a)&unproven == 0 {
+		m &^= rs.unproven
+	} else if !a.Kind.Forgeable() {
+		m &= rs.unproven
+	}
 	if asked := m & rs.agents; asked != 0 {
 		m &^= asked &^ rs.matchAgent(a.UserAgent)
 	}
@@ -152,7 +170,7 @@ func (rs *ruleset) matching(a *Attempt) (now, later uint16) {
 func (rs *ruleset) public() []Rule { return rs.rules[:len(rs.rules)-1] }
 
 // successor returns, for each rule, the bit that its hits have in next: 0 where next has no rule that counts the same.
-func (rs *ruleset) successor(next *ruleset) (bit [numBits]uint16) {
+func (rs *ruleset) successor(next *ruleset) (bit [numBits]uint32) {
 	for i := range rs.rules {
 		for j := range next.rules {
 			if rs.rules[i].sameCounting(&next.rules[j]) && (1<<i == rs.office) == (1<<j == next.office) {
@@ -171,14 +189,14 @@ type agentCache struct {
 
 type agentMatch struct {
 	agent string
-	rules uint16
+	rules uint32
 	known bool
 }
 
 func newAgentVerdicts() agentCache { return agentCache{seed: maphash.MakeSeed()} }
 
 // matchAgent returns the rules with a pattern that matches a user agent.
-func (rs *ruleset) matchAgent(name string) uint16 {
+func (rs *ruleset) matchAgent(name string) uint32 {
 	if rs.agentCache.slots == nil {
 		rs.agentCache.slots = make([]agentMatch, 512)
 	}

@@ -99,7 +99,7 @@ func TestNewRulesKeepWhatCountsTheSame(t *testing.T) {
 	auth.FindTime, auth.MaxRetry, auth.BanTime = time.Hour, 6, time.Minute
 	rules = slices.DeleteFunc(rules, func(r Rule) bool { return r.Name == "slow" })
 	e.SetRules(rules, Options{})
-	if len(e.Rules()) != len(rules) || e.Rules()[0].Name != "challenge" {
+	if len(e.Rules()) != len(rules) || e.Rules()[0].Name != "exploit" {
 		t.Errorf("rules %+v", e.Rules())
 	}
 	counts := make(map[string]int)

@@ -42,12 +42,12 @@ func (e *Engine) countPhoneFailure(s *observation, t *tracker) {
 func (e *Engine) phoneFailures(s *observation, t *tracker) (n int, since time.Time) {
 	newest, oldest := int64(0), int64(maxTime)
 	for h := range e.pool.hits(&t.window) {
-		if h.rules&e.rules.office != 0 {
+		if h.rules()&e.rules.office != 0 {
 			newest = max(newest, h.at())
 		}
 	}
 	for h := range e.pool.hits(&t.window) {
-		if h.rules&e.rules.office != 0 && h.subject == s.user && h.at() > newest-e.opts.OfficeFindTime.Milliseconds() {
+		if h.rules()&e.rules.office != 0 && h.sameUser(s.user) && h.at() > newest-e.opts.OfficeFindTime.Milliseconds() {
 			n++
 			oldest = min(oldest, h.at())
 		}
@@ -56,7 +56,7 @@ func (e *Engine) phoneFailures(s *observation, t *tracker) (n int, since time.Ti
 }
 
 // endStuckPhone ends the episode of a stuck phone after the right password.
-func (e *Engine) endStuckPhone(s *observation) { e.stuck.remove(phone{s.knownKey, s.user | failed}) }
+func (e *Engine) endStuckPhone(s *observation) { e.stuck.remove(phone{s.knownKey, s.user}) }
 
 // silent tells whether p has not failed for so long that it is not stuck any more.
 func (e *Engine) silent(p *StuckPhone) bool {
@@ -72,4 +72,44 @@ func (e *Engine) StuckPhones() []StuckPhone {
 		}
 	}
 	return list
+}
+
+// forgedAfter is how many forged failures are worth a report: a phone that changes networks has one.
+const forgedAfter = 10
+
+// forged counts failures of known-good and never-ban addresses that nothing proves.
+type forged struct {
+	known, never uint64         // since the start
+	episode      ForgedFailures // the last one
+	next         uint64         // number of the failure that is reported next
+}
+
+// observeForged counts a failure in the name of a known-good or never-ban address.
+func (e *Engine) observeForged(s *observation, d *Decision) {
+	if s.Kind.Forgeable() || s.Kind == AuthSuccess {
+		return
+	}
+	d.Verdict = Forged
+	f := &e.guards.forged
+	if s.never >= 0 {
+		d.Never = &e.never.entries[s.never]
+		f.never++
+	} else {
+		f.known++
+	}
+	if f.episode.Count == 0 || e.time().Sub(f.episode.Last) >= time.Hour {
+		f.episode, f.next = ForgedFailures{Since: e.time()}, forgedAfter
+	}
+	f.episode.Count++
+	f.episode.Addr, f.episode.Last = s.Addr, e.time()
+	if f.episode.Count == f.next {
+		f.next *= 10
+		e.pending.reports = append(e.pending.reports, f.episode)
+	}
+}
+
+// ForgedFailures returns the episode of forged failures that goes on. It returns false if there were fewer than 10 within an hour.
+func (e *Engine) ForgedFailures() (ForgedFailures, bool) {
+	f := e.guards.forged.episode
+	return f, f.Count >= forgedAfter && e.time().Sub(f.Last) < time.Hour
 }

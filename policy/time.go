@@ -2,6 +2,7 @@ package policy
 
 import (
 	"iter"
+	"math"
 	"slices"
 	"time"
 )
@@ -69,7 +70,7 @@ func (e *Engine) advanceTo(now int64) {
 
 // nextGuardTime returns the next time at which a guard is due.
 func (e *Engine) nextGuardTime() int64 {
-	at := int64(maxTime)
+	at := int64(math.MaxInt64)
 	if e.guards.outage.active {
 		at = e.guards.outage.until
 	}
@@ -214,7 +215,7 @@ func (r retiming) moment(t *time.Time) {
 func (r retiming) hit(h *hit) {
 	at := h.at()
 	r.past(&at)
-	*h = newHit(at, h.subject, h.rules)
+	*h = newHit(at, h.subject, h.rules())
 }
 
 // retime moves everything remembered by so much. It is now then.
@@ -246,12 +247,14 @@ func (e *Engine) retime(by, now int64) {
 			r.past(&u.failures.prefixes[i].last)
 		}
 	}
+	r.moment(&e.guards.forged.episode.Since)
+	r.moment(&e.guards.forged.episode.Last)
 	for i := range e.users.logins {
 		r.moment(&e.users.logins[i].At)
 	}
 	for k, o := range e.offences.all() {
 		was := *o
-		if r.span(&o.since, &o.until); *o != was {
+		if o.retime(r); *o != was {
 			e.unsaved.markOffence(k)
 		}
 	}

@@ -40,8 +40,9 @@ type observation struct {
 	knownKey  key          // of KnownGoodPrefix
 	never     int          // number of the never-ban entry that spares it; -1: none
 	user      uint32       // hash of the user
-	immediate uint16       // the rules that count it
-	deferred  uint16       // the rules that count it if no credentials follow
+	flags     uint32       // of its hit: failed, proven, unproven
+	immediate uint32       // the rules that count it
+	deferred  uint32       // the rules that count it if no credentials follow
 	known     bool         // home is known-good
 }
 
@@ -56,17 +57,44 @@ func (e *Engine) examine(a Attempt) observation {
 	if s.knownKey = s.key; !s.prefix.IsSingleIP() {
 		s.knownKey = keyOf(e.knownGoodPrefix(a.Addr, s.prefix))
 	}
-	s.user = e.userHash(a.User)
-	if a.Kind == AuthFailure {
-		s.user |= failed
+	s.user, s.flags = e.userHash(a.User), flagsOf(&s.Attempt)
+	s.immediate, s.deferred = e.rules.matching(&s.Attempt)
+	if s.known = e.isKnown(s.knownKey); s.known {
+		e.tolerate(&s)
 	}
-	s.immediate, s.deferred = e.rules.matching(&a)
-	s.known = e.isKnown(s.knownKey)
 	return s
 }
 
+// tolerate leaves out the rules that count nothing against a known-good address: all of them for attempts that anybody can forge, and
+// those that ask for a user agent unless a password was tried.
+func (e *Engine) tolerate(s *observation) {
+	switch {
+	case s.Kind.Forgeable() && (s.Kind != Exploit || s.unproven()):
+		s.immediate, s.deferred = 0, 0
+	case s.Kind != AuthFailure:
+		s.immediate &^= e.rules.agents
+	}
+}
+
+// flagsOf returns the flags of a hit of a.
+func flagsOf(a *Attempt) (flags uint32) {
+	if a.Kind == AuthFailure {
+		flags |= failed
+	}
+	switch {
+	case a.Proof == NoProof || a.Proof == UnknownProof && a.Kind.OnWire():
+		flags |= unproven
+	case a.Proof != UnknownProof:
+		flags |= proven
+	}
+	return flags
+}
+
+// unproven reports whether nothing proves that the sender of s has its address, although a tap saw the transaction.
+func (s *observation) unproven() bool { return s.flags&unproven != 0 }
+
 // userHash returns the hash of a user, as stored in a hit.
-func (e *Engine) userHash(user string) uint32 { return uint32(maphash.String(e.seed, user)) &^ failed }
+func (e *Engine) userHash(user string) uint32 { return uint32(maphash.String(e.seed, user)) & subjects }
 
 // Prefix returns the prefix that counts as one attacker with addr: its network of IPv4Prefix or IPv6Prefix bits, or less of
 // it where that network holds an address that is never banned. So a neighbour of our own address can be banned, and we
@@ -135,6 +163,10 @@ func (e *Engine) prefix(addr netip.Addr) (p netip.Prefix, never int) {
 
 // count puts s into the windows of its rules and judges.
 func (e *Engine) count(s *observation, d *Decision) {
+	if s.unproven() && (s.known || s.never >= 0) {
+		e.observeForged(s, d)
+		return
+	}
 	if s.immediate == 0 {
 		return
 	}
@@ -155,72 +187,113 @@ func (e *Engine) count(s *observation, d *Decision) {
 		rules |= e.rules.office
 		o.failed = e.rules.lenient
 	}
-	counts := e.pool.add(&t.window, newHit(s.ms, s.user, rules), &e.rules.counters, o)
+	counts := e.pool.add(&t.window, newHit(s.ms, s.user|s.flags, rules), &e.rules.counters, o)
 	if s.known && s.Kind == AuthFailure {
 		e.countPhoneFailure(s, t)
 	}
-	if e.selectRule(d, rules, counts) {
-		e.applyRule(s, t, d)
+	if proof, fires := e.selectRule(d, t, rules, counts); fires {
+		e.applyRule(s, t, proof, d)
 	}
 }
 
-// selectRule sets the rule that bans, or else the one nearest to it, and reports whether it bans.
-func (e *Engine) selectRule(d *Decision, rules uint16, counts *[numBits]int) (fires bool) {
+// selectRule sets the rule that bans, the longest first, or else the one nearest to it. It returns the proof of the ban.
+func (e *Engine) selectRule(d *Decision, t *tracker, rules uint32, counts *[numBits]int) (proof banProof, fires bool) {
+	var longest time.Duration
 	for m := rules; m != 0; m &= m - 1 {
-		i := bits.TrailingZeros16(m)
+		i := bits.TrailingZeros32(m)
 		r, n := &e.rules.rules[i], counts[i]
 		switch {
-		case n >= r.MaxRetry && (!fires || longer(r.BanTime, d.Rule.BanTime)):
-			d.Rule, d.Count, fires = r, n, true
+		case n >= r.MaxRetry:
+			p := e.pool.proof(&t.window, 1<<i)
+			if length := e.firstBan(r, p); !fires || longer(length, longest) {
+				d.Rule, d.Count, proof, longest, fires = r, n, p, length, true
+			}
 		case !fires && (d.Rule == nil || n*d.Rule.MaxRetry > d.Count*r.MaxRetry):
 			d.Rule, d.Count = r, n
 		}
 	}
-	return fires
+	return proof, fires
 }
 
-// applyRule resets the counts of an address that a rule bans, and makes the ban unless the address is on the never-ban list or a
-// guard holds the ban.
-func (e *Engine) applyRule(s *observation, t *tracker, d *Decision) {
+// applyRule makes the ban of a rule that fires, unless the address is on the never-ban list or a guard holds the ban. A ban resets all
+// counts of the address. A short or held one leaves those that are better proven, or forged attempts would erase them.
+func (e *Engine) applyRule(s *observation, t *tracker, proof banProof, d *Decision) {
 	d.Evidence = e.evidence.chain(t.last, s.prefix, d.Rule.MaxRetry)
 	newest := s.ms
 	for h := range e.pool.hits(&t.window) {
 		newest = max(newest, h.at())
 	}
-	e.resetCounts(s.key)
-	length, number := e.banLength(s.key, d.Rule, s.when.UnixMilli())
+	length, number := e.banLength(s.key, d.Rule, proof, s.when.UnixMilli())
 	d.Since, d.Until = s.when, until(s.when, length)
 	if s.never >= 0 {
+		e.resetCounts(s.key, allHits)
 		d.Verdict = SparedBan
 		e.spared[s.never].Bans++
 		return
 	}
 	if e.replay.active && s.known && !e.guards.outage.active {
+		e.resetCounts(s.key, allHits)
 		return // a ban would have ended known-good: a guard held this one, and has dropped it or will
 	}
-	if d.Guard = e.holdingGuard(s); d.Guard != NoGuard {
+	if d.Guard = e.holdingGuard(s, proof); d.Guard != NoGuard {
+		e.resetCounts(s.key, min(proof, unprovenAndUnknown))
 		d.Verdict = Held
-		e.hold(s.key, d)
+		e.hold(s.key, d, proof)
 		return
 	}
-	e.makeBan(s.key, s.knownKey, number, newest, d)
+	e.makeBan(s.key, s.knownKey, number, newest, proof, d)
 }
 
-// resetCounts resets every count of k.
-func (e *Engine) resetCounts(k key) {
+// A banProof says which attempts a ban needs, and which ones it resets.
+type banProof uint8
+
+const (
+	onlyUnproven       banProof = iota // at least one with NoProof: the ban is short
+	unprovenAndUnknown                 // none with NoProof
+	allHits                            // only proven ones
+)
+
+// proof returns the proof of a ban by rule, one bit.
+func (p *pool) proof(w *window, rule uint32) banProof {
+	result := allHits
+	for h := range p.hits(w) {
+		switch {
+		case h.rules()&rule == 0 || h.subject&proven != 0:
+		case h.subject&unproven != 0:
+			return onlyUnproven
+		default:
+			result = unprovenAndUnknown
+		}
+	}
+	return result
+}
+
+// resetCounts resets counts of k: those of attempts as well proven as which, or less.
+func (e *Engine) resetCounts(k key, which banProof) {
 	if t := e.trackers.get(k); t != nil {
-		e.pool.clear(&t.window)
-		t.last = 0
+		switch which {
+		case allHits:
+			e.pool.clear(&t.window)
+			t.last = 0
+		case unprovenAndUnknown:
+			e.pool.remove(&t.window, func(h *hit) bool { return h.subject&proven == 0 })
+		case onlyUnproven:
+			e.pool.remove(&t.window, func(h *hit) bool { return h.subject&unproven != 0 })
+		}
 	}
 	e.waiting.answerAll(k)
 }
 
 // makeBan makes the ban that d describes; newest is the time of its newest attempt.
-func (e *Engine) makeBan(k, home key, number int, newest int64, d *Decision) {
-	d.Verdict, d.Offence = BanNow, number
-	e.recordOffence(k, number, newest, unixMilli(d.Until))
+func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, d *Decision) {
+	d.Verdict, d.Offence, d.Short = BanNow, number, proof == onlyUnproven
+	e.recordOffence(k, number, newest, unixMilli(d.Until), proof)
 	e.guards.held.remove(k)
-	e.resetCounts(k)
+	if proof == onlyUnproven {
+		e.resetCounts(k, onlyUnproven)
+	} else {
+		e.resetCounts(k, allHits)
+	}
 	if was := e.known.get(home); was != nil {
 		if e.isKnownRecord(was) && d.Guard == NoGuard {
 			e.rememberKnownBan(k, home, *was)
@@ -238,12 +311,12 @@ func (e *Engine) makeRoom() {
 }
 
 // rename gives the hits in w other bits.
-func (p *pool) rename(w *window, bit *[numBits]uint16) {
+func (p *pool) rename(w *window, bit *[numBits]uint32) {
 	for h := range p.hits(w) {
-		var rules uint16
-		for m := h.rules; m != 0; m &= m - 1 {
-			rules |= bit[bits.TrailingZeros16(m)]
+		var rules uint32
+		for m := h.rules(); m != 0; m &= m - 1 {
+			rules |= bit[bits.TrailingZeros32(m)]
 		}
-		h.rules = rules
+		*h = newHit(h.at(), h.subject, rules)
 	}
 }

@@ -65,7 +65,11 @@ func (e *Engine) countUserFailure(s *observation) {
 	}
 	u := e.users.touch(e.account(s.User, s.Domain))
 	u.name, u.domain, u.last = s.User, s.Domain, max(u.last, s.ms)
-	e.users.addFailure(u, e.prefixID(s), s.ms)
+	n := uint16(1)
+	if s.unproven() { // an attack, of whomever: no evidence against a login from there
+		n = 0
+	}
+	e.users.addFailure(u, e.prefixID(s), n, s.ms)
 	switch list := u.failures.since(u.last - e.users.findTime); {
 	case u.since != 0 && len(list) < (e.users.distributedAfter+1)/2:
 		u.since = 0
@@ -75,10 +79,10 @@ func (e *Engine) countUserFailure(s *observation) {
 	}
 }
 
-// addFailure counts a failure of a user, and evicts the users longest not attacked while all have too many slots.
-func (u *users) addFailure(to *user, prefix prefixID, at int64) {
+// addFailure counts n failures of a user, and evicts the users longest not attacked while all have too many slots.
+func (u *users) addFailure(to *user, prefix prefixID, n uint16, at int64) {
 	slots := cap(to.failures.prefixes)
-	to.failures.add(prefix, at, u.keepFor)
+	to.failures.add(prefix, n, at, u.keepFor)
 	u.slots += cap(to.failures.prefixes) - slots
 	for u.slots > u.maxSlots && u.length > 1 {
 		u.evict()

@@ -55,6 +55,8 @@ type Stats struct {
 	OffendersForgotten  uint64 // records of offences evicted because of MaxOffenders
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
 	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
+	ForgedKnown         uint64 // forged failures of known-good addresses
+	ForgedNever         uint64 // and of never-ban addresses
 	HeldLost            uint64 // bans neither made nor held because of MaxHeld
 }
 
@@ -65,7 +67,7 @@ func (e *Engine) Stats() Stats {
 		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.oldest), Held: e.guards.held.length,
 		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
 		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.dropped,
-		HeldLost: e.guards.held.lost,
+		HeldLost: e.guards.held.lost, ForgedKnown: e.guards.forged.known, ForgedNever: e.guards.forged.never,
 	}
 }
 

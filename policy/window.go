@@ -12,24 +12,37 @@ type window struct{ head uint32 }
 
 // A hit is one attempt in a window. A hit that no rule counts any more is a free place.
 type hit struct {
-	low     uint32 // when, in unix milliseconds: the lower
-	high    uint16 // and the upper part
-	rules   uint16 // the rules that count it, one bit each
-	subject uint32 // hash of the user; the topmost bit is set for an auth_failure
+	low     uint32 // its time in unix milliseconds: the lower 32 bits
+	high    uint32 // the upper timeBits of the time, and above them a bit for each rule that counts the hit
+	subject uint32 // hash of the user, and the flags failed, proven and unproven
 }
 
 const (
-	numBits = 16      // rules that a hit can be counted by
-	failed  = 1 << 31 // in subject: an auth_failure
-	maxTime = 1<<48 - 1
+	timeBits = 10
+	numBits  = 32 - timeBits        // rules that a hit can be counted by
+	maxTime  = 1<<(32+timeBits) - 1 // in the year 2109
+
+	failed   = 1 << 31 // in subject: an auth_failure
+	proven   = 1 << 30 // the sender has its address
+	unproven = 1 << 29 // nothing proves that it does, though a tap saw it
+	subjects = unproven - 1
 )
 
-func newHit(ms int64, who uint32, rules uint16) hit {
+func newHit(ms int64, who, rules uint32) hit {
 	ms = min(max(ms, 0), maxTime)
-	return hit{low: uint32(ms), high: uint16(ms >> 32), rules: rules, subject: who}
+	return hit{low: uint32(ms), high: uint32(ms>>32) | rules<<timeBits, subject: who}
 }
 
-func (h *hit) at() int64 { return int64(h.high)<<32 | int64(h.low) }
+func (h *hit) at() int64 { return int64(h.high&(1<<timeBits-1))<<32 | int64(h.low) }
+
+// rules returns the rules that count h, one bit each.
+func (h *hit) rules() uint32 { return h.high >> timeBits }
+
+// sameUser reports whether h is of a user with this hash.
+func (h *hit) sameUser(hash uint32) bool { return (h.subject^hash)&subjects == 0 }
+
+// drop removes h from rules.
+func (h *hit) drop(rules uint32) { h.high &^= rules << timeBits }
 
 // A block is a part of a window: 52 bytes.
 type block struct {
@@ -57,26 +70,26 @@ type counters struct {
 
 // A distinct holds the rules that count each user's hits as one, the newest.
 type distinct struct {
-	all    uint16 // these do for every kind of hit
-	failed uint16 // these do for auth_failures
+	all    uint32 // these do for every kind of hit
+	failed uint32 // these do for auth_failures
 }
 
 // add puts h into w and returns, for each of its rules, how many hits that rule's window (newest-findTime, newest] has
 // now. Hits that have left the window are dropped. The result is valid until the next call.
 func (p *pool) add(w *window, h hit, c *counters, o distinct) *[numBits]int {
-	rules, at := h.rules, h.at()
+	rules, at := h.rules(), h.at()
 	for m := rules; m != 0; m &= m - 1 {
-		p.newest[bits.TrailingZeros16(m)] = at
+		p.newest[bits.TrailingZeros32(m)] = at
 	}
 	place := p.scan(w, &h, rules, c, o)
-	for m := h.rules; m != 0; m &= m - 1 {
-		if r := bits.TrailingZeros16(m); at > p.newest[r]-c.findTime[r] {
+	for m := h.rules(); m != 0; m &= m - 1 {
+		if r := bits.TrailingZeros32(m); at > p.newest[r]-c.findTime[r] {
 			p.counts[r]++
 		} else {
-			h.rules &^= 1 << r
+			h.drop(1 << r)
 		}
 	}
-	if h.rules != 0 {
+	if h.rules() != 0 {
 		if place == nil {
 			place = p.extend(w)
 		}
@@ -90,37 +103,37 @@ func (p *pool) add(w *window, h hit, c *counters, o distinct) *[numBits]int {
 // the older one of two hits of one user if only one counts. It releases empty blocks and returns a free place, or nil.
 //
 // If h is late, hits that newer ones have expired were removed when those came.
-func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o distinct) (place *hit) {
+func (p *pool) scan(w *window, h *hit, rules uint32, c *counters, o distinct) (place *hit) {
 	var begin [numBits]int64
 	for m := rules; m != 0; m &= m - 1 {
-		r := bits.TrailingZeros16(m)
+		r := bits.TrailingZeros32(m)
 		begin[r] = p.newest[r] - c.findTime[r]
 		p.counts[r] = 0
 	}
 	for link := &w.head; *link != 0; {
 		b := p.at(*link)
-		var alive uint16
+		var alive uint32
 		var free *hit
 		for i := range b.hits {
 			old := &b.hits[i]
 			at := old.at()
-			if both := old.rules & h.rules & o.merging(old.subject, h.subject); both == 0 {
+			if both := old.rules() & h.rules() & o.merging(old.subject, h.subject); both == 0 {
 				// the usual case: another user, or a rule that counts every attempt
 			} else if at <= h.at() {
-				old.rules &^= both
+				old.drop(both)
 			} else {
-				h.rules &^= both
+				h.drop(both)
 			}
-			for m := old.rules & rules; m != 0; m &= m - 1 {
-				r := bits.TrailingZeros16(m)
+			for m := old.rules() & rules; m != 0; m &= m - 1 {
+				r := bits.TrailingZeros32(m)
 				p.newest[r] = max(p.newest[r], at)
 				if at > begin[r] {
 					p.counts[r]++
 				} else {
-					old.rules &^= 1 << r
+					old.drop(1 << r)
 				}
 			}
-			if alive |= old.rules; old.rules == 0 {
+			if alive |= old.rules(); old.rules() == 0 {
 				free = old
 			}
 		}
@@ -137,9 +150,9 @@ func (p *pool) scan(w *window, h *hit, rules uint16, c *counters, o distinct) (p
 }
 
 // merging returns the rules that count hits of a and b as one.
-func (o distinct) merging(a, b uint32) uint16 {
+func (o distinct) merging(a, b uint32) uint32 {
 	switch {
-	case (a^b)&^failed != 0:
+	case (a^b)&subjects != 0:
 		return 0
 	case a&b&failed != 0:
 		return o.all | o.failed
@@ -150,10 +163,10 @@ func (o distinct) merging(a, b uint32) uint16 {
 
 // trim takes from each of some rules the hit that is too many, the oldest. There is never more than one, but after a limit
 // was lowered.
-func (p *pool) trim(w *window, rules uint16, c *counters) {
+func (p *pool) trim(w *window, rules uint32, c *counters) {
 	var oldest [numBits]*hit
 	for m := rules; m != 0; m &= m - 1 {
-		if r := bits.TrailingZeros16(m); p.counts[r] <= c.keep[r] {
+		if r := bits.TrailingZeros32(m); p.counts[r] <= c.keep[r] {
 			rules &^= 1 << r
 		}
 	}
@@ -161,26 +174,44 @@ func (p *pool) trim(w *window, rules uint16, c *counters) {
 		return
 	}
 	for h := range p.hits(w) {
-		for m := h.rules & rules; m != 0; m &= m - 1 {
-			if r := bits.TrailingZeros16(m); oldest[r] == nil || h.at() < oldest[r].at() {
+		for m := h.rules() & rules; m != 0; m &= m - 1 {
+			if r := bits.TrailingZeros32(m); oldest[r] == nil || h.at() < oldest[r].at() {
 				oldest[r] = h
 			}
 		}
 	}
 	for m := rules; m != 0; m &= m - 1 {
-		r := bits.TrailingZeros16(m)
-		oldest[r].rules &^= 1 << r
+		r := bits.TrailingZeros32(m)
+		oldest[r].drop(1 << r)
 		p.counts[r]--
 	}
 	p.trim(w, rules, c)
 }
 
+// remove removes the hits that which names.
+func (p *pool) remove(w *window, which func(*hit) bool) {
+	for link := &w.head; *link != 0; {
+		b, alive := p.at(*link), false
+		for i := range b.hits {
+			if which(&b.hits[i]) {
+				b.hits[i] = hit{}
+			}
+			alive = alive || b.hits[i].rules() != 0
+		}
+		if !alive {
+			p.release(link)
+			continue
+		}
+		link = &b.next
+	}
+}
+
 // collapse leaves of each user's auth_failures the newest one to the rules given.
-func (p *pool) collapse(w *window, rules uint16) {
+func (p *pool) collapse(w *window, rules uint32) {
 	for h := range p.hits(w) {
 		for other := range p.hits(w) {
-			if h != other && h.subject&failed != 0 && h.subject == other.subject && h.at() <= other.at() {
-				h.rules &^= other.rules & rules
+			if h != other && h.subject&other.subject&failed != 0 && h.sameUser(other.subject) && h.at() <= other.at() {
+				h.drop(other.rules() & rules)
 			}
 		}
 	}
@@ -189,7 +220,7 @@ func (p *pool) collapse(w *window, rules uint16) {
 // within returns how many hits of rule r are younger than begin.
 func (p *pool) within(w *window, r int, begin int64) (n int) {
 	for h := range p.hits(w) {
-		if h.rules>>r&1 == 1 && h.at() > begin {
+		if h.rules()>>r&1 == 1 && h.at() > begin {
 			n++
 		}
 	}
@@ -202,7 +233,7 @@ func (p *pool) hits(w *window) func(yield func(*hit) bool) {
 		for n := w.head; n != 0; n = p.at(n).next {
 			b := p.at(n)
 			for i := range b.hits {
-				if b.hits[i].rules != 0 && !yield(&b.hits[i]) {
+				if b.hits[i].rules() != 0 && !yield(&b.hits[i]) {
 					return
 				}
 			}

@@ -385,7 +385,7 @@ func (r *replayer) act(d *policy.Decision, now time.Time) {
 				break
 			}
 		}
-	case policy.Pass, policy.Counted, policy.Excused:
+	case policy.Pass, policy.Counted, policy.Excused, policy.Forged:
 	}
 	r.result.notice(d.Reports)
 }

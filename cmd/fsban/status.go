@@ -272,6 +272,7 @@ func seen(s *control.Status) []string {
 	list := []string{fmt.Sprintf("%d failures", s.Attempts["auth_failure"])}
 	for _, kind := range []struct{ name, words string }{
 		{"violation", "violations"}, {"call_reject", "calls refused"}, {"acl_reject", "refused by access lists"},
+		{"scan", "scans"}, {"malformed", "malformed messages"}, {"flood", "floods"}, {"exploit", "exploits"},
 		{"challenge", "challenges"}, {"auth_success", "successes"},
 	} {
 		if n := s.Attempts[kind.name]; n > 0 {
