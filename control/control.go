@@ -351,6 +351,7 @@ type EnforceRequest struct {
 type Enforcement struct {
 	Kept       int  `json:"kept"`        // bans that are in force now
 	Ended      int  `json:"ended"`       // watched bans that have ended
+	Evicted    int  `json:"evicted"`     // bans that the firewall has no room for, nearest to their end
 	FileAgrees bool `json:"file_agrees"` // firewall.enforce is true in the configuration file; else the request holds over restarts
 }
 

@@ -118,8 +118,8 @@ func open(cfg config.Config, opts Options) (*Daemon, error) {
 	if err := d.restore(); err != nil {
 		return nil, errors.Join(err, d.ledger.Close(), b.Close())
 	}
-	if before.Watching && !mode.Watching {
-		d.dropWatched()
+	if !mode.Watching {
+		d.dropWatched(before)
 	}
 	return d, nil
 }

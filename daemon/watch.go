@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"fsban/control"
 	"fsban/decide"
+	"fsban/decide/book"
 	"fsban/firewall"
 	"fsban/firewall/backend"
 )
@@ -63,10 +65,14 @@ func (d *Daemon) setEnforce() {
 	d.config.Store(&cfg)
 }
 
-// dropWatched ends the bans of an earlier process that watched, because the file says now that fsban enforces.
-func (d *Daemon) dropWatched() {
-	kept, ended := d.loop.EnforceRestored(decide.Enforcement{Blocked: d.blockedNow()})
-	d.log.Info("enforcement begins", "kept", kept, "ended", ended, "by", keyEnforce)
+// dropWatched ends the bans of an earlier process that watched, because the file says now that fsban enforces. If the state that says
+// so is lost, the bans do, each for itself.
+func (d *Daemon) dropWatched(before decide.Mode) {
+	if !before.Watching && !d.ledger.AnyWatched() {
+		return
+	}
+	done := d.loop.EnforceRestored(&book.Enforcement{Blocked: d.blockedNow(), Marked: !before.Watching})
+	d.log.Info("enforcement begins", "kept", done.Kept, "ended", done.Ended, "evicted", done.Evicted, "by", keyEnforce)
 }
 
 // existing lists the bans that the kernel holds, of any backend.
@@ -103,26 +109,31 @@ func (d *Daemon) enforce(ctx context.Context, r control.EnforceRequest, by strin
 	if err != nil {
 		return control.Enforcement{}, &control.RefusedError{Text: "cannot enforce, still watching: " + err.Error()}
 	}
-	ctx = context.WithoutCancel(ctx) // a change that has begun is completed
-	d.watch.backend.Store(&b)
-	kept, ended, err := d.loop.Enforce(ctx, decide.Enforcement{Keep: r.Keep, Blocked: d.blockedNow()})
-	if err != nil {
-		return control.Enforcement{}, err
+	var done book.Enforced
+	var order decide.Mode
+	if !d.watch.file.Load() {
+		order = decide.Mode{By: by, At: time.Now()}
 	}
-	if err := d.enforcer.Switch(ctx, b); err != nil {
-		return control.Enforcement{}, err
+	e := book.Enforcement{Keep: r.Keep, Blocked: d.blockedNow()}
+	err = d.enforcer.Switch(ctx, b, func() (err error) {
+		before := d.watch.backend.Swap(&b) // bans beyond its capacity are evicted
+		if done, err = d.loop.Enforce(ctx, &e, order); err != nil {
+			d.watch.backend.Store(before)
+		}
+		return err
+	})
+	if err != nil {
+		return control.Enforcement{}, fmt.Errorf("cannot enforce, still watching: %w", errors.Join(err, b.Close()))
 	}
 	d.watch.on.Store(false)
 	close(d.watch.ended)
 	d.setEnforce()
-	d.log.Info("enforcement begins", "kept", kept, "ended", ended, "by", by)
-	if !d.watch.file.Load() {
-		order := decide.Mode{By: by, At: time.Now()}
+	d.log.Info("enforcement begins", "kept", done.Kept, "ended", done.Ended, "evicted", done.Evicted, "by", by)
+	if order.By != "" {
 		d.watch.order.Store(&order)
-		err = d.loop.SetOrder(ctx, order)
 	}
 	d.readiness.check()
-	return control.Enforcement{Kept: kept, Ended: ended, FileAgrees: d.watch.file.Load()}, err
+	return control.Enforcement{Kept: done.Kept, Ended: done.Ended, Evicted: done.Evicted, FileAgrees: order.By == ""}, nil
 }
 
 // revoke withdraws an order to enforce: the next start follows the file.

@@ -7,14 +7,17 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"fsban/config"
 	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/netns"
+	"fsban/ledger"
 )
 
 // watchingConfig is a configuration that watches, and bans in the kernel once it enforces.
@@ -146,6 +149,76 @@ func TestEnforcingThatFailsLeavesFsbanWatching(t *testing.T) {
 	if _, err := r.client.Enforce(t.Context(), control.EnforceRequest{Revoke: true}); err == nil {
 		t.Error("an order that failed was revoked")
 	}
+}
+
+// The order does not reach the enforcer, or the decision loop: nothing has changed, and the next order is carried out.
+func TestAnOrderToEnforceThatFailsChangesNothing(t *testing.T) {
+	fs := newSwitch(t, fakeswitch.Options{})
+	for name, enforcerRuns := range map[string]bool{"no enforcer": false, "no loop": true} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configFor(t, fs)
+			cfg.Firewall.Enforce = false
+			d := opened(t, cfg)
+			before := d.watch.backend.Load()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if enforcerRuns {
+					_ = d.enforcer.Run(ctx)
+				}
+			}()
+			short, stop := context.WithTimeout(ctx, 100*time.Millisecond)
+			_, err := d.enforce(short, control.EnforceRequest{Keep: true}, "anna")
+			stop()
+			cancel()
+			<-done
+			if err == nil || !strings.Contains(err.Error(), "still watching") {
+				t.Errorf("%v", err)
+			}
+			if !d.watch.on.Load() || d.watch.order.Load() != nil || d.watch.backend.Load() != before || d.enforcer.Backend() != *before || d.cfg().Firewall.Enforce {
+				t.Errorf("watching %v, order %+v, backend %v", d.watch.on.Load(), d.watch.order.Load(), d.enforcer.Backend())
+			}
+		})
+	}
+}
+
+// The state that says that fsban watched is damaged, and the file says now that it enforces: bans that were watched do not come into
+// force, and those that were enforced before stay.
+func TestWatchedBansAreNotEnforcedIfTheStateIsLost(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		fs := newSwitch(t, fakeswitch.Options{})
+		cfg := watchingConfig(t, fs)
+		for i, enforce := range []bool{true, false} {
+			cfg.Firewall.Enforce = enforce
+			r := start(t, fs, cfg)
+			r.eventually("connected", r.connected)
+			r.fail(fmt.Sprintf("203.0.113.%d", i), 5)
+			r.eventually("decided", func() bool { return len(r.banned()) == i+1 })
+			if enforce {
+				r.eventually("in the kernel", func() bool { return r.inForce(1) })
+			}
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := ledger.Open(filepath.Join(cfg.State.Directory, "fsban.db"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Seal([]byte("damaged"), time.Time{})
+		if err := errors.Join(l.Flush(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Firewall.Enforce = true
+		r := start(t, fs, cfg)
+		r.ready()
+		r.eventually("the enforced ban alone is in force", func() bool { return r.inForce(1) && slices.Equal(r.banned(), []string{"203.0.113.0/32"}) })
+		ended, err := r.client.History(t.Context(), control.HistoryPick{})
+		if err != nil || len(ended) != 1 || ended[0].Cause != "watched" {
+			t.Errorf("%+v, %v", ended, err)
+		}
+	}, "iptables", "ip6tables")
 }
 
 func TestReadyIsRefusedWhileWatching(t *testing.T) {

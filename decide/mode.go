@@ -2,9 +2,9 @@ package decide
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
+	"fsban/decide/book"
 	"fsban/ledger"
 )
 
@@ -24,29 +24,26 @@ func SealedMode(state []byte) Mode {
 	return p.Mode
 }
 
-// An Enforcement is the change from watching to enforcing.
-type Enforcement struct {
-	Keep    bool                      // the watched bans are enforced; else they end
-	Blocked map[netip.Prefix]struct{} // bans that the kernel holds already: they stay in any case
-}
-
-// Enforce ends watching, and returns how many bans stay and how many have ended. The firewall must then be switched to the kernel,
-// and its earlier orders dropped.
-func (l *Loop) Enforce(ctx context.Context, e Enforcement) (kept, ended int, err error) {
+// Enforce ends watching, and records order, the operator's order against the configuration; zero: none. The mode and all ends are
+// sealed together, so a crash leaves an fsban that watches as before, or one that enforces. The firewall must then be switched to the
+// kernel, and its earlier orders dropped. After an error nothing has changed.
+func (l *Loop) Enforce(ctx context.Context, e *book.Enforcement, order Mode) (done book.Enforced, err error) {
 	err = l.change(ctx, func() {
-		kept, ended = l.book.Enforce(e.Keep, e.Blocked)
-		l.mode.Watching = false
+		l.ledger.Together(func() {
+			done = l.book.Enforce(e)
+			l.mode = Mode{By: order.By, At: order.At}
+			l.seal(l.clock.Now())
+		})
 		l.publish()
 	})
-	return kept, ended, err
+	return done, err
 }
 
 // EnforceRestored is Enforce at a start, for a ledger of an fsban that has watched. It runs after Restore, and before Run.
-func (l *Loop) EnforceRestored(e Enforcement) (kept, ended int) {
-	kept, ended = l.book.Enforce(e.Keep, e.Blocked)
-	l.mode.Watching = false
+func (l *Loop) EnforceRestored(e *book.Enforcement) book.Enforced {
+	done := l.book.Enforce(e)
 	l.seal(l.started)
-	return kept, ended
+	return done
 }
 
 // SetOrder records the operator's order of enforcement against the configuration; the zero Mode: none, or the configuration

@@ -10,8 +10,10 @@ import (
 type change struct {
 	check   time.Duration
 	maxBans int
-	backend Backend // nil: the backend stays
-	tap     *Tap    // nil: the tap stays, and check and maxBans change
+	backend Backend      // nil: the backend stays
+	tap     *Tap         // nil: the tap stays, and check and maxBans change
+	commit  func() error // of Switch
+	err     error        // of commit
 	done    chan struct{}
 }
 
@@ -23,17 +25,24 @@ func (e *Enforcer) Set(ctx context.Context, check time.Duration, maxBans int) er
 
 // Switch replaces the backend by b, which the Enforcer uses from then on, and closes the old one, which keeps its entries. Orders
 // that wait are dropped: the first comparison with b's entries restores the bans that Bans yields, and reports the others. Switch
-// returns once b is in use: Status says when it is in force. If ctx ends before, the old backend stays, or the switch is under way.
-func (e *Enforcer) Switch(ctx context.Context, b Backend) error {
-	return e.change(ctx, change{backend: b})
+// returns once b is in use: Status says when it is in force.
+//
+// commit is called from Run's goroutine right before: what it changes of Bans is what b enforces. After an error of commit, or if ctx
+// ends before Run takes the order, the old backend stays, and Switch returns that error. commit must not wait for the Enforcer.
+func (e *Enforcer) Switch(ctx context.Context, b Backend, commit func() error) error {
+	return e.change(ctx, change{backend: b, commit: commit})
 }
 
 func (e *Enforcer) change(ctx context.Context, c change) error {
 	c.done = make(chan struct{})
 	select {
-	case e.changes <- c:
+	case e.changes <- &c:
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if c.commit != nil { // it may have changed everything
+		<-c.done
+		return c.err
 	}
 	select {
 	case <-c.done:
@@ -50,8 +59,13 @@ func (e *Enforcer) Backend() Backend {
 	return e.backend
 }
 
-// replace closes the backend and goes on with b as at the start. Results of the old backend's helpers are discarded.
-func (e *Enforcer) replace(ctx context.Context, b Backend) {
+// replace closes the backend and goes on with c's as at the start, unless commit fails. Results of the old backend's helpers are
+// discarded.
+func (e *Enforcer) replace(ctx context.Context, c *change) {
+	if c.err = c.commit(); c.err != nil {
+		return
+	}
+	b := c.backend
 	e.unlisten()
 	if e.verifying {
 		<-e.verified

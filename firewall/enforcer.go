@@ -58,7 +58,7 @@ type Enforcer struct {
 	noticed  chan struct{}     // another program has changed fsban's objects
 	verified chan Verification // results of verifications
 	listed   chan listing      // results of listings
-	changes  chan change       // of settings, or of the backend
+	changes  chan *change      // of settings, or of the backend
 
 	mu      sync.Mutex // guards the following
 	backend Backend    // replaced by Run's goroutine alone
@@ -102,7 +102,7 @@ func NewEnforcer(b Backend, opts EnforcerOptions) *Enforcer {
 		noticed:  make(chan struct{}, 1),
 		verified: make(chan Verification, 1),
 		listed:   make(chan listing, 1),
-		changes:  make(chan change),
+		changes:  make(chan *change),
 		status:   Status{Backend: b.Name(), Err: errNotYet},
 		faults:   faults{rules: errNotYet, entries: errNotYet},
 		compare:  comparison{ended: make(map[netip.Prefix]struct{})},
@@ -196,7 +196,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.noticed:
 			e.schedule.soon()
 		case c := <-e.changes:
-			e.take(ctx, &c)
+			e.take(ctx, c)
 			e.round(ctx)
 			close(c.done)
 		case v := <-e.verified:
@@ -225,7 +225,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 func (e *Enforcer) take(ctx context.Context, c *change) {
 	switch {
 	case c.backend != nil:
-		e.replace(ctx, c.backend)
+		e.replace(ctx, c)
 	case c.tap != nil:
 		e.setTap(*c.tap)
 	default:

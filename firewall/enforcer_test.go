@@ -220,6 +220,39 @@ func TestEveryOperationIsReported(t *testing.T) {
 	})
 }
 
+// A switch takes the new backend with the bans as commit leaves them. After an error, and without a Run that takes the order, the old
+// one stays and works.
+func TestASwitchIsCompleteOrHasNoEffect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, next := newKernel(), newKernel()
+		bans := newBook()
+		idle := firewall.NewEnforcer(old, firewall.EnforcerOptions{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := idle.Switch(ctx, next, func() error { return nil }); !errors.Is(err, context.DeadlineExceeded) || idle.Backend() != firewall.Backend(old) {
+			t.Errorf("nobody takes the order: %v", err)
+		}
+		r := enforce(t, old, bans, firewall.EnforcerOptions{})
+		r.ban("192.0.2.7", time.Hour)
+		synctest.Wait()
+		if err := r.Switch(t.Context(), next, func() error { return errBroken }); !errors.Is(err, errBroken) || r.Backend() != firewall.Backend(old) {
+			t.Errorf("commit fails: %v", err)
+		}
+		r.ban("192.0.2.8", time.Hour)
+		synctest.Wait()
+		if got := old.held(); got != "192.0.2.7 192.0.2.8" || next.held() != "" {
+			t.Errorf("the old backend holds %q, the next %q", got, next.held())
+		}
+		if err := r.Switch(t.Context(), next, func() error { r.unban("192.0.2.7"); return nil }); err != nil || r.Backend() != firewall.Backend(next) {
+			t.Errorf("a switch: %v", err)
+		}
+		synctest.Wait()
+		if got := next.held(); got != "192.0.2.8" {
+			t.Errorf("the next backend holds %q", got)
+		}
+	})
+}
+
 func TestStatusReportsEnforcing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()

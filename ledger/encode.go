@@ -118,6 +118,7 @@ const banVersion = 1
 const (
 	banLocal = 1 << iota
 	banForced
+	banWatched
 	banFlags
 )
 
@@ -129,6 +130,9 @@ func appendBan(to []byte, b *Ban) []byte {
 	}
 	if b.Forced {
 		flags |= banForced
+	}
+	if b.Watched {
+		flags |= banWatched
 	}
 	to = append(to, banVersion, byte(b.Source), flags)
 	to = AppendTime(AppendTime(to, b.Since), b.Until)
@@ -155,7 +159,7 @@ func readBan(r *Reader) (b Ban, err error) {
 	}
 	b.Source = policy.Source(r.Byte(int(policy.NumSources)))
 	flags := r.Byte(banFlags)
-	b.Local, b.Forced = flags&banLocal != 0, flags&banForced != 0
+	b.Local, b.Forced, b.Watched = flags&banLocal != 0, flags&banForced != 0, flags&banWatched != 0
 	b.Since, b.Until = r.Time(), r.Time()
 	b.Attempts, b.Offence, b.Stamp = int(r.Varint()), int(r.Varint()), r.Varint()
 	b.Rule, b.By, b.Reason, b.Node = r.Text(), r.Text(), r.Text(), r.Text()

@@ -28,6 +28,15 @@ func (l *Ledger) Sign(prefix netip.Prefix, node string, stamp int64) {
 	})
 }
 
+// Enforce notes that the ban of prefix is enforced from now on, although an fsban that watched has made it.
+func (l *Ledger) Enforce(prefix netip.Prefix) {
+	l.edit(prefix, func(b *Ban) bool {
+		watched := b.Watched
+		b.Watched = false
+		return watched
+	})
+}
+
 // edit replaces the ban of prefix by a copy that do has changed, unless do returns false, and reports whether it did.
 func (l *Ledger) edit(prefix netip.Prefix, do func(*Ban) bool) bool {
 	l.mu.Lock()

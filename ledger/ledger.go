@@ -31,6 +31,7 @@ type Ban struct {
 	Source   policy.Source
 	Local    bool             // not announced to the fleet
 	Forced   bool             // an operator of this host has overridden the never-ban list
+	Watched  bool             // made by an fsban that watched, and never enforced
 	Offence  int              // ordinal of this ban among the prefix's bans, 0 if unknown
 	By       string           // operator
 	Reason   string           // given by the operator
@@ -246,6 +247,18 @@ func (l *Ledger) Each(f func(netip.Prefix, time.Time) bool) {
 			return
 		}
 	}
+}
+
+// AnyWatched reports whether a ban was made by an fsban that watched, and never enforced.
+func (l *Ledger) AnyWatched() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, b := range l.bans {
+		if b.Watched {
+			return true
+		}
+	}
+	return false
 }
 
 // Count returns the number of bans by family, without waiting for a lock.

@@ -69,3 +69,20 @@ func TestBannedExitCodes(t *testing.T) {
 		}
 	}
 }
+
+func TestEnforceReportsBansWithoutRoom(t *testing.T) {
+	socket := answer(t, map[string]any{
+		"/v1/status":  control.Status{Firewall: control.Firewall{Enforcing: true}},
+		"/v1/enforce": control.Enforcement{Kept: 2000, Evicted: 1, FileAgrees: true},
+	})
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetArgs([]string{"--socket", socket, "enforce", "--keep", "--yes"})
+	err := root.ExecuteContext(t.Context())
+	const want = "enforcing, with 2000 bans; 0 watched bans ended\n" +
+		"No room for 1 ban, those nearest to their end: see firewall.max_bans and firewall.backend.\n"
+	if err != nil || out.String() != want {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}

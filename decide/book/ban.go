@@ -40,6 +40,7 @@ func (b *Book) Ban(e Entry) error {
 // the new one by then.
 func (b *Book) put(e *Entry) {
 	if e.Origin != InKernel { // the kernel holds it already
+		e.Ban.Watched = b.watching
 		b.firewall.Ban(e.Ban.Prefix, e.Ban.Until, e.Cause)
 	}
 	if old, ok := b.ledger.Get(e.Ban.Prefix); ok && old.Rule != e.Ban.Rule {

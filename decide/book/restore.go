@@ -106,15 +106,15 @@ func (b *Book) RestoreBans() {
 }
 
 // fit evicts the bans beyond the limits, at now. Only operators' bans may be left beyond a limit: the firewall reports that they do
-// not fit.
-func (b *Book) fit(now time.Time) {
+// not fit. It returns the number of evicted bans.
+func (b *Book) fit(now time.Time) (evicted int) {
 	family, both := b.room()
 	v4, v6 := b.ledger.Count()
-	b.evict(true, v4-family, false, now)
-	b.evict(false, v6-family, false, now)
+	evicted = b.evict(true, v4-family, false, now) + b.evict(false, v6-family, false, now)
 	if v4, v6 = b.ledger.Count(); both > 0 {
-		b.evict(true, v4+v6-both, true, now)
+		evicted += b.evict(true, v4+v6-both, true, now)
 	}
+	return evicted
 }
 
 // Replay puts a ban into force that the journal led to and the ledger does not hold, or returns a *Refusal. If the ban was
