@@ -229,7 +229,7 @@ func (a *API) holds(addr netip.Addr) bool {
 
 func wireHeld(h policy.HeldBan) control.HeldBan {
 	return control.HeldBan{
-		Prefix: h.Prefix, Guard: h.Guard.String(), Rule: h.Rule.Name, Attempts: h.Count, Since: h.Since, Until: h.Until,
+		Prefix: h.Prefix, Guard: h.Guard.String(), Rule: h.Rule.Name, Attempts: h.Count, Firings: h.Firings, Since: h.Since, Until: h.Until,
 		Evidence: wireAttempts(h.Evidence),
 	}
 }

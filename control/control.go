@@ -194,6 +194,7 @@ type HeldBan struct {
 	Guard    string       `json:"guard"`
 	Rule     string       `json:"rule"`
 	Attempts int          `json:"attempts"`
+	Firings  int          `json:"firings"` // how often a rule wanted the ban: more than once if the address goes on
 	Since    time.Time    `json:"since"`
 	Until    time.Time    `json:"until,omitzero"`
 	Evidence []Attempt    `json:"evidence,omitempty"` // the last attempts

@@ -56,12 +56,13 @@ func (b *busiest) addUnanswered(d *policy.Decision, now time.Time) {
 	}
 }
 
-// hitters is a table of maxBusiest keys with the most attempts. A new key replaces the one with the fewest attempts of a few that
-// are compared, so a key with many attempts stays, however many others occur once.
+// hitters is a table of maxBusiest keys with the most attempts, by the space-saving algorithm: a new key replaces the one with the least
+// weight and starts from that weight. So a key with more than one in maxBusiest of all attempts stays, however many others occur.
 type hitters[K comparable] struct {
-	index map[K]int // into all
-	all   []hitter[K]
-	hand  int // last place compared for replacement
+	index   map[K]int // into all
+	all     []hitter[K]
+	weights []uint32 // of all: attempts, and those of replaced keys. Apart from all, because each new key searches them
+	minute  int64    // of the weights
 }
 
 // A hitter is a key with its attempts.
@@ -72,47 +73,66 @@ type hitter[K comparable] struct {
 	last   time.Time
 	others others
 
+	floor      uint32 // weight of the key that it replaced
+	floorUntil int64  // minute in which the attempts behind floor are too old
+
 	user, agent string // of the last attempt, for an address
 }
 
 func newHitters[K comparable]() hitters[K] {
-	return hitters[K]{index: make(map[K]int, maxBusiest), all: make([]hitter[K], 0, maxBusiest)}
+	return hitters[K]{
+		index: make(map[K]int, maxBusiest), all: make([]hitter[K], 0, maxBusiest), weights: make([]uint32, 0, maxBusiest),
+	}
 }
 
 // add counts an attempt of k. Its result is valid until the next call.
 func (t *hitters[K]) add(k K, now time.Time) *hitter[K] {
+	minute := minuteOf(now)
+	if minute > t.minute {
+		t.weigh(minute)
+	}
 	place, known := t.index[k]
 	if !known {
-		place = t.place(now)
-		t.all[place] = hitter[K]{key: k, minute: minuteOf(now)}
-		t.index[k] = place
+		place = t.replace(k, minute)
 	}
 	h := &t.all[place]
-	h.pass(minuteOf(now))
+	h.pass(minute)
 	h.counts[h.minute%busyMinutes]++
+	t.weights[place]++
 	h.last = now
 	return h
 }
 
-// compared is how many places are compared for replacement.
-const compared = 8
-
-// place returns a free place, or that of the key that it replaces.
-func (t *hitters[K]) place(now time.Time) int {
-	if n := len(t.all); n < maxBusiest {
-		t.all = append(t.all, hitter[K]{})
-		return n
-	}
-	least, place := uint32(0), -1
-	for range compared {
-		t.hand = (t.hand + 1) % maxBusiest
-		h := &t.all[t.hand]
-		h.pass(minuteOf(now))
-		if n := h.count(); place < 0 || n < least {
-			least, place = n, t.hand
+// weigh sets the weights as of a minute.
+func (t *hitters[K]) weigh(minute int64) {
+	t.minute = minute
+	for i := range t.all {
+		h := &t.all[i]
+		h.pass(minute)
+		if t.weights[i] = h.count(); minute < h.floorUntil {
+			t.weights[i] += h.floor
 		}
 	}
-	delete(t.index, t.all[place].key)
+}
+
+// replace adds k in a free place, or in that of the key with the least weight.
+func (t *hitters[K]) replace(k K, minute int64) (place int) {
+	h := hitter[K]{key: k, minute: minute}
+	if len(t.all) < maxBusiest {
+		t.all, t.weights = append(t.all, h), append(t.weights, 0)
+		place = len(t.all) - 1
+	} else {
+		least := t.weights[0]
+		for i, w := range t.weights {
+			if w < least {
+				least, place = w, i
+			}
+		}
+		delete(t.index, t.all[place].key)
+		h.floor, h.floorUntil = least, minute+busyMinutes
+		t.all[place] = h
+	}
+	t.index[k] = place
 	return place
 }
 

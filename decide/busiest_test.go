@@ -146,3 +146,36 @@ func BenchmarkBusiest(b *testing.B) {
 		})
 	}
 }
+
+// A flood of forged addresses with several packets each does not evict a guesser, who comes later.
+func TestAFloodDoesNotEvictAGuesserFromTheBusiest(t *testing.T) {
+	s := newSeeing()
+	next := 0
+	for range 60 {
+		for range 1000 {
+			forgedOne(s, &next)
+		}
+		s.now = s.now.Add(time.Second)
+	}
+	for range 120 {
+		for range 10 {
+			s.fail("203.0.113.1/32", "1000", 1)
+			for range 100 {
+				forgedOne(s, &next)
+			}
+		}
+		s.now = s.now.Add(time.Second)
+	}
+	if busy := s.addresses.busy(1, s.now); len(busy) != 1 || busy[0].key.String() != "203.0.113.1/32" || busy[0].count() != 1200 {
+		t.Errorf("%v has %d attempts", busy[0].key, busy[0].count())
+	}
+}
+
+// forgedOne counts three attempts of a new address.
+func forgedOne(s *seeing, next *int) {
+	*next++
+	prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(*next >> 16), byte(*next >> 8), byte(*next)}), 32)
+	for range 3 {
+		s.add(&policy.Attempt{At: s.now, Kind: policy.AuthFailure, User: "100"}, prefix, s.now)
+	}
+}

@@ -66,7 +66,7 @@ func NewEngine(rules []Rule, never NeverBan, opts Options) *Engine {
 	e.waiting = newWaiting()
 	e.graces = newGraces()
 	e.guards.outage = newOutage()
-	e.guards.held.table = newTable[key](0, func(_ key, h *HeldBan) { e.guards.held.by[h.Guard]-- })
+	e.guards.held.table = newTable[key](0, func(_ key, h *HeldBan) { e.guards.held.count(h, -1) })
 	e.rules = newRuleset(nil, &e.opts)
 	if opts.Records {
 		e.unsaved = newUnsaved()

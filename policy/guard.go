@@ -108,7 +108,7 @@ type rate struct {
 	active      bool
 	since       int64
 	lastHeld    int64   // when a prefix was last held that was not held before
-	nextRelease int64   // when the next held ban may be made
+	nextRelease int64   // when the next held ban may be made; each one moves it by a step
 	bans        []int64 // a ring of the times of the last bans: as many as may be made in a minute; empty: off
 	at          int     // the oldest of them
 }
@@ -145,6 +145,24 @@ func (r *rate) allow(now int64) bool {
 	return true
 }
 
+// step returns the time between two released bans, in milliseconds: as many as may be made in a minute, evenly.
+func (r *rate) step() int64 {
+	if len(r.bans) == 0 {
+		return 0
+	}
+	return max(minuteMS/int64(len(r.bans)), 1)
+}
+
+// allowPersistent reports whether one more ban of an address that goes on after its ban was held may be made now, and counts it. Such
+// bans share the pace of released ones, and may be a tenth of a minute's allowance ahead of it.
+func (r *rate) allowPersistent(now int64) bool {
+	if r.nextRelease > now+int64(max(len(r.bans)/10, 1)-1)*r.step() {
+		return false
+	}
+	r.nextRelease = max(r.nextRelease, now) + r.step()
+	return true
+}
+
 // add counts a ban, in the order of their times.
 func (r *rate) add(at int64) {
 	if len(r.bans) > 0 {
@@ -164,8 +182,9 @@ func (r *rate) inMinute(now int64) (n int) {
 }
 
 // holdingGuard returns the guard that holds a ban of s, or NoGuard; then the ban counts for the ban rate. A ban of a prefix that is
-// banned already is no new ban, and nobody can forge a proven one.
-func (e *Engine) holdingGuard(s *observation, proof banProof) Guard {
+// banned already is no new ban, and nobody can forge a proven one. An address that goes on after its ban was held has an allowance of its
+// own, unless the ban needs attempts with NoProof: to hold the ban of a guesser, a flood must go on from as many addresses, too.
+func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard {
 	switch {
 	case s.known && e.guards.outage.active:
 		return OutageGuard
@@ -173,10 +192,14 @@ func (e *Engine) holdingGuard(s *observation, proof banProof) Guard {
 		return RateGuard
 	case proof == allHits:
 		return NoGuard
-	case !e.inForce(s.key, e.now) && !e.guards.rate.allow(e.now):
-		return RateGuard
+	case e.inForce(s.key, e.now):
+		return NoGuard
+	case firings > 1 && proof != onlyUnproven && e.guards.rate.allowPersistent(e.now):
+		return NoGuard
+	case e.guards.rate.allow(e.now):
+		return NoGuard
 	}
-	return NoGuard
+	return RateGuard
 }
 
 // startRateGuard records that another prefix is held.

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -11,69 +13,124 @@ type HeldBan struct {
 	Guard        Guard
 	Rule         *Rule
 	Count        int
+	Firings      int       // how often a rule wanted it: more than once if the address goes on
 	Since, Until time.Time // when a rule wanted to first, and the end of the ban that it last wanted: also if it is made later
 	Evidence     []Attempt // the last attempts, five at most
 
 	proof banProof
 }
 
-// held are the bans that guards hold, the one held longest first.
+// persists reports whether the address has gone on after its ban was held.
+func (h *HeldBan) persists() bool { return h.Firings > 1 && h.proof != onlyUnproven }
+
+// byEvidence compares held bans: that of the address that went on most often first, then the one held longest.
+func byEvidence(a, b *HeldBan) int {
+	return cmp.Or(cmp.Compare(b.Firings, a.Firings), a.Since.Compare(b.Since), a.Prefix.Compare(b.Prefix))
+}
+
+// held are the bans that guards hold, the one that fired longest ago first.
 type held struct {
 	table[key, HeldBan]
-	by   [NumGuards]int // how many each guard holds
-	lost uint64         // not held: there were MaxHeld already
+	by      [NumGuards]int // how many each guard holds
+	persist [NumGuards]int // and of those that persist
+	lost    uint64         // not held any more: there were MaxHeld others
+}
+
+// count adds n to the numbers of bans like b.
+func (h *held) count(b *HeldBan, n int) {
+	h.by[b.Guard] += n
+	if b.persists() {
+		h.persist[b.Guard] += n
+	}
+}
+
+// releasable returns how many bans a guard may release: while it is active, those that persist.
+func (h *held) releasable(g Guard, active bool) int {
+	if active {
+		return h.persist[g]
+	}
+	return h.by[g]
+}
+
+// makeRoom drops a ban: of the eight that fired longest ago the first that does not persist, or else the first.
+func (h *held) makeRoom() {
+	h.lost++
+	for range 8 {
+		k, b := h.first()
+		if !b.persists() {
+			break
+		}
+		h.touch(k)
+	}
+	k, _ := h.first()
+	h.remove(k)
 }
 
 // maxHeldEvidence bounds the evidence of each held ban.
 const maxHeldEvidence = 5
 
-// hold keeps the ban that d describes.
-func (e *Engine) hold(k key, d *Decision, proof banProof) {
-	h := e.guards.held.get(k)
-	if h == nil && d.Guard == RateGuard {
-		e.startRateGuard()
+// firings returns how often a ban of k was held lately.
+func (e *Engine) firings(k key, w *window) int {
+	n := e.pool.within(w, heldBit, e.now-hourMS)
+	if h := e.guards.held.get(k); h != nil {
+		n = max(n, h.Firings)
 	}
-	switch {
-	case h == nil && e.guards.held.length >= e.guards.held.limit:
-		e.guards.held.lost++
-		return
-	case h == nil:
-		h = e.guards.held.touch(k)
-		h.Prefix, h.Since = d.Prefix, d.Since
-	default:
-		e.guards.held.by[h.Guard]--
-	}
-	e.guards.held.by[d.Guard]++
-	h.Guard = d.Guard
-	if h.Rule != nil && proof == onlyUnproven && (h.Until.IsZero() || h.Until.After(d.Until)) {
-		return // forged attempts must not replace a longer ban
-	}
-	h.Rule, h.Count, h.Until, h.proof = d.Rule, d.Count, d.Until, proof
-	h.Evidence = d.Evidence[max(0, len(d.Evidence)-maxHeldEvidence):]
+	return n
 }
 
-// releaseHeld makes bans that the ban-rate guard held, oldest first, BanRate a minute and evenly. New ones do not wait for
-// them: they have a minute's allowance of their own. Those that will be over at the time given are dropped.
+// hold keeps the ban that d describes.
+func (e *Engine) hold(k key, d *Decision, proof banProof, firings int) {
+	all := &e.guards.held
+	h := all.get(k)
+	if h == nil {
+		if d.Guard == RateGuard {
+			e.startRateGuard()
+		}
+		if all.length >= all.limit {
+			all.makeRoom()
+		}
+		h = all.touch(k)
+		h.Prefix, h.Since = d.Prefix, d.Since
+	} else {
+		all.count(h, -1)
+		all.touch(k)
+	}
+	h.Guard, h.Firings = d.Guard, firings
+	if h.Rule == nil || proof != onlyUnproven || !h.Until.IsZero() && !h.Until.After(d.Until) { // forged attempts replace no longer ban
+		h.Rule, h.Count, h.Until, h.proof = d.Rule, d.Count, d.Until, proof
+		h.Evidence = d.Evidence[max(0, len(d.Evidence)-maxHeldEvidence):]
+	}
+	all.count(h, 1)
+}
+
+// releaseTogether is the least time, in milliseconds, between two searches for bans to release.
+const releaseTogether = 500
+
+// releaseHeld makes bans that the ban-rate guard held, those with the most evidence first, BanRate a minute and evenly: while the guard is
+// active, only those that persist. New ones do not wait for them: they have a minute's allowance of their own. Those that will be over at
+// the time given are dropped.
 func (e *Engine) releaseHeld(until int64) {
-	r := &e.guards.rate
-	if r.active || r.nextRelease > e.now || e.guards.held.by[RateGuard] == 0 || e.replay.active {
+	r, all := &e.guards.rate, &e.guards.held
+	if r.nextRelease > e.now || e.replay.active || all.releasable(RateGuard, r.active) == 0 {
 		return
 	}
-	step := int64(0)
-	if len(r.bans) > 0 {
-		step = max(minuteMS/int64(len(r.bans)), 1)
-	}
-	for k, h := range e.guards.held.all() {
+	var list []*HeldBan
+	for k, h := range all.all() {
 		switch {
 		case h.Guard != RateGuard:
 		case h.endedBy(until) || e.isKnown(k) || e.never.index(h.Prefix) >= 0:
-			e.guards.held.remove(k)
-		case r.nextRelease > e.now:
-			return
-		default:
-			r.nextRelease = max(r.nextRelease, e.now-minuteMS) + step
-			e.pending.decisions = append(e.pending.decisions, e.release(k, h))
+			all.remove(k)
+		case !r.active || h.persists():
+			list = append(list, h)
 		}
+	}
+	slices.SortFunc(list, byEvidence)
+	if step := r.step(); step > 0 {
+		list = list[:min(len(list), max(int(releaseTogether/step), 1))]
+	}
+	for _, h := range list {
+		r.nextRelease = max(r.nextRelease, e.now-minuteMS) + r.step()
+		e.pending.decisions = append(e.pending.decisions, e.release(keyOf(h.Prefix), h))
 	}
 }
 
@@ -104,7 +161,7 @@ func (h *held) drop(which func(*HeldBan) bool) (n int) {
 	return n
 }
 
-// Held returns the bans that guards hold, the one held longest first.
+// Held returns the bans that guards hold, those with the most evidence first.
 func (e *Engine) Held() []HeldBan {
 	var list []HeldBan
 	for _, h := range e.guards.held.all() {
@@ -112,6 +169,7 @@ func (e *Engine) Held() []HeldBan {
 			list = append(list, *h)
 		}
 	}
+	slices.SortFunc(list, func(a, b HeldBan) int { return byEvidence(&a, &b) })
 	return list
 }
 

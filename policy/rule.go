@@ -103,6 +103,7 @@ type ruleset struct {
 func newRuleset(rules []Rule, o *Options) *ruleset {
 	rs := &ruleset{rules: slices.Clone(rules[:min(len(rules), MaxRules)]), agentCache: newAgentVerdicts()}
 	rs.office = 1 << len(rs.rules)
+	rs.counters.findTime[heldBit], rs.counters.keep[heldBit] = hourMS, 2
 	rs.rules = append(rs.rules, Rule{
 		Name: "office", Kinds: []Kind{AuthFailure}, FindTime: o.OfficeFindTime, MaxRetry: o.OfficeMaxRetry, BanTime: o.OfficeBanTime,
 	})
@@ -171,6 +172,7 @@ func (rs *ruleset) public() []Rule { return rs.rules[:len(rs.rules)-1] }
 
 // successor returns, for each rule, the bit that its hits have in next: 0 where next has no rule that counts the same.
 func (rs *ruleset) successor(next *ruleset) (bit [numBits]uint32) {
+	bit[heldBit] = 1 << heldBit
 	for i := range rs.rules {
 		for j := range next.rules {
 			if rs.rules[i].sameCounting(&next.rules[j]) && (1<<i == rs.office) == (1<<j == next.office) {

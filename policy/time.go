@@ -3,7 +3,7 @@ package policy
 import (
 	"iter"
 	"math"
-	"slices"
+	"math/bits"
 	"time"
 )
 
@@ -74,10 +74,12 @@ func (e *Engine) nextGuardTime() int64 {
 	if e.guards.outage.active {
 		at = e.guards.outage.until
 	}
-	if e.guards.rate.active {
-		at = min(at, e.guards.rate.lastHeld+minuteMS)
-	} else if e.guards.held.by[RateGuard] > 0 && !e.replay.active {
-		at = min(at, e.guards.rate.nextRelease)
+	r := &e.guards.rate
+	if r.active {
+		at = min(at, r.lastHeld+minuteMS)
+	}
+	if e.guards.held.releasable(RateGuard, r.active) > 0 && !e.replay.active {
+		at = min(at, r.nextRelease)
 	}
 	return at
 }
@@ -116,10 +118,11 @@ func (e *Engine) removeExpired() {
 
 // windowExpired reports whether t has no attempt that any rule may still count.
 func (e *Engine) windowExpired(t *tracker) bool {
-	begin := e.now - slices.Max(e.rules.counters.findTime[:]) - lateBy
 	for h := range e.pool.hits(&t.window) {
-		if h.at() > begin {
-			return false
+		for m := h.rules(); m != 0; m &= m - 1 {
+			if h.at() > e.now-e.rules.counters.findTime[bits.TrailingZeros32(m)]-lateBy {
+				return false
+			}
 		}
 	}
 	return true

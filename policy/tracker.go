@@ -235,10 +235,12 @@ func (e *Engine) applyRule(s *observation, t *tracker, proof banProof, d *Decisi
 		e.resetCounts(s.key, allHits)
 		return // a ban would have ended known-good: a guard held this one, and has dropped it or will
 	}
-	if d.Guard = e.holdingGuard(s, proof); d.Guard != NoGuard {
+	firings := e.firings(s.key, &t.window) + 1
+	if d.Guard = e.holdingGuard(s, proof, firings); d.Guard != NoGuard {
 		e.resetCounts(s.key, min(proof, unprovenAndUnknown))
+		e.pool.add(&t.window, newHit(s.ms, proven, 1<<heldBit), &e.rules.counters, distinct{})
 		d.Verdict = Held
-		e.hold(s.key, d, proof)
+		e.hold(s.key, d, proof, firings)
 		return
 	}
 	e.makeBan(s.key, s.knownKey, number, newest, proof, d)
@@ -303,9 +305,9 @@ func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, 
 	}
 }
 
-// makeRoom forgets the addresses longest unseen until there is room for one more hit in any window.
+// makeRoom forgets the addresses longest unseen until there is room for an attempt, and for a ban that it makes and a guard holds.
 func (e *Engine) makeRoom() {
-	for e.pool.room() < 1 && e.trackers.length > 1 {
+	for e.pool.room() < 2 && e.trackers.length > 1 {
 		e.trackers.evict()
 	}
 }

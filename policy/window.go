@@ -20,6 +20,7 @@ type hit struct {
 const (
 	timeBits = 10
 	numBits  = 32 - timeBits        // rules that a hit can be counted by
+	heldBit  = numBits - 1          // no rule: a hit with this bit is a ban that was held
 	maxTime  = 1<<(32+timeBits) - 1 // in the year 2109
 
 	failed   = 1 << 31 // in subject: an auth_failure

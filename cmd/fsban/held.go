@@ -18,7 +18,8 @@ func newHeld(s *settings) *cobra.Command {
 		Use:   "held [ADDRESS|PREFIX...]",
 		Short: "List, release or discard bans held by a guard",
 		Long: `List the bans held by a guard: by the outage guard those of known-good addresses, when many of them fail together; by the
-ban-rate guard those beyond policy.ban_rate a minute. --release makes the named bans now, --discard drops them; --all means
+ban-rate guard those beyond policy.ban_rate a minute. FIRED counts how often a rule wanted the ban: addresses that go on come
+first. --release makes the named bans now, --discard drops them; --all means
 every held ban.`,
 		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
 		ValidArgsFunction: s.completing(0, heldNow),
@@ -77,9 +78,9 @@ every held ban.`,
 func printHeld(s *term.Screen, held []control.HeldBan) {
 	t := term.Table{Columns: []term.Column{{Name: "HELD", Want: ipv4Width}, {Name: "GUARD", Drop: 2}, {Name: "RULE", Drop: 4},
 		{Name: "SINCE", Drop: 1},
-		{Name: "ATTEMPTS", Right: true, Drop: 3}, {Name: "USERS", Want: 14}}}
+		{Name: "ATTEMPTS", Right: true, Drop: 3}, {Name: "FIRED", Right: true, Drop: 1}, {Name: "USERS", Want: 14}}}
 	for _, h := range held {
-		t.Add(term.Prefix(h.Prefix), s.Clean(h.Guard), s.Clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts),
+		t.Add(term.Prefix(h.Prefix), s.Clean(h.Guard), s.Clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts), strconv.Itoa(h.Firings),
 			userList(s, usersOf(h.Evidence)))
 	}
 	t.Print(s)
