@@ -65,6 +65,7 @@ func (e *Engine) copyFor(s *observation) *Engine {
 	l.offences.newest, l.known.hour, l.known.thisHour, l.known.lastHour = e.offences.newest, e.known.hour, e.known.thisHour, e.known.lastHour
 	copyEntry(&l.known.table, &e.known.table, s.knownKey)
 	copyEntry(&l.offences.table, &e.offences.table, s.key)
+	copyEntry(&l.offences.table, &e.offences.table, s.knownKey)
 	l.guards.rate = e.guards.rate
 	l.guards.rate.bans = slices.Clone(e.guards.rate.bans)
 	l.guards.outage.active, l.guards.outage.since, l.guards.outage.until = e.guards.outage.active, e.guards.outage.since, e.guards.outage.until
