@@ -48,6 +48,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	configs, err := filepath.Abs("../../config/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
@@ -58,6 +62,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("DIR", dir)
 			e.Setenv("TZ", "UTC")
 			e.Setenv("SIP", recordings)
+			e.Setenv("CONFIGS", configs)
 			return err
 		},
 		Cmds: scriptCommands,
