@@ -188,7 +188,7 @@ func unknownName(kind, name string, known []string) error {
 // followEvery is the pause between two lists of --watch.
 const followEvery = time.Second
 
-// follow prints the bans that begin or end, until ctx ends. It outlives a restart of the daemon.
+// follow prints the bans that begin or end, until ctx ends or nobody reads them. It outlives a restart of the daemon.
 func (l *lister) follow(ctx context.Context, t *term.Table, bans []control.Ban, report io.Writer) error {
 	known := make(map[netip.Prefix]*control.Ban, len(bans))
 	for i := range bans {
@@ -199,6 +199,9 @@ func (l *lister) follow(ctx context.Context, t *term.Table, bans []control.Ban, 
 		select {
 		case <-time.After(followEvery):
 		case <-ctx.Done():
+			return nil
+		}
+		if l.screen.Closed() {
 			return nil
 		}
 		bans, err := l.client.Bans(ctx, l.pick)

@@ -47,6 +47,17 @@ func NewScreen(out io.Writer) *Screen {
 	return s
 }
 
+// Closed reports whether nobody reads the output any more: the reader of a pipe has ended, or the terminal is gone.
+func (s *Screen) Closed() bool {
+	f, ok := s.Out.(*os.File)
+	if !ok {
+		return false
+	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}} //nolint:gosec // a descriptor is small
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0
+}
+
 // IsTerminal reports whether f is a terminal.
 func IsTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)

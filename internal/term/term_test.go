@@ -3,6 +3,8 @@ package term
 import (
 	"bytes"
 	"encoding/csv"
+	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -249,4 +251,22 @@ func FuzzCSV(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestAClosedPipeIsNoticed(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.Close() }()
+	s := NewScreen(w)
+	if s.Closed() || (&Screen{Out: io.Discard}).Closed() {
+		t.Error("an open output counts as closed")
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Closed() {
+		t.Error("a pipe without a reader counts as open")
+	}
 }
