@@ -128,6 +128,9 @@ func guardProblem(g *control.Guard) string {
 	if g.Name == policy.OutageGuard.String() {
 		return fmt.Sprintf("%d known-good addresses fail together: is the directory back end down? Their bans are held (%d)", g.Now, g.Held)
 	}
+	if g.Name == policy.KnownGoodGuard.String() {
+		return fmt.Sprintf("more than %d bans of known-good addresses: the rest is held (%d). Forged failures? fsban held shows them", g.Limit, g.Held)
+	}
 	return fmt.Sprintf("more than %d bans a minute: the rest is held (%d). fsban held shows them", g.Limit, g.Held)
 }
 

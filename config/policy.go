@@ -58,6 +58,7 @@ type KnownGood struct {
 	MaxRetry   int      `yaml:"maxretry"`
 	FindTime   Duration `yaml:"findtime"`
 	BanTime    Duration `yaml:"bantime"`
+	BanRate    int      `yaml:"ban_rate"`    // within FindTime; 0: no limit
 	StuckAfter int      `yaml:"stuck_after"` // 0: no reports
 }
 
@@ -103,7 +104,7 @@ func defaultPolicy() Policy {
 		},
 		KnownGood: KnownGood{
 			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
-			BanTime: Duration(o.OfficeBanTime), StuckAfter: o.StuckAfter,
+			BanTime: Duration(o.OfficeBanTime), BanRate: o.KnownGoodBanRate, StuckAfter: o.StuckAfter,
 		},
 		SuspiciousLogin: SuspiciousLogin{
 			After: o.SuspiciousAfter, FindTime: Duration(o.SuspiciousFindTime), TrustAfter: Duration(o.TrustAfter),
@@ -131,7 +132,7 @@ func (p *Policy) Options() policy.Options {
 		Grace:    zeroIsOff(time.Duration(p.UnbanGrace)),
 		KnownFor: zeroIsOff(time.Duration(p.KnownGood.Expire)), MaxKnown: p.KnownGood.Max,
 		OfficeMaxRetry: p.KnownGood.MaxRetry, OfficeFindTime: time.Duration(p.KnownGood.FindTime),
-		OfficeBanTime: time.Duration(p.KnownGood.BanTime), StuckAfter: zeroIsOff(p.KnownGood.StuckAfter),
+		OfficeBanTime: time.Duration(p.KnownGood.BanTime), KnownGoodBanRate: zeroIsOff(p.KnownGood.BanRate), StuckAfter: zeroIsOff(p.KnownGood.StuckAfter),
 		SuspiciousAfter: zeroIsOff(p.SuspiciousLogin.After), SuspiciousFindTime: time.Duration(p.SuspiciousLogin.FindTime),
 		TrustAfter:       time.Duration(p.SuspiciousLogin.TrustAfter),
 		DistributedAfter: zeroIsOff(p.DistributedAttack.After), DistributedFindTime: time.Duration(p.DistributedAttack.FindTime),
@@ -221,6 +222,7 @@ func (p *Policy) validate(problem report) {
 	problem.within("policy.known_good.maxretry", k.MaxRetry, 1, maxMaxRetry, "")
 	problem.findTime("policy.known_good.findtime", k.FindTime)
 	problem.banTime("policy.known_good.bantime", k.BanTime)
+	problem.within("policy.known_good.ban_rate", k.BanRate, 1, 100_000, "no limit")
 	problem.within("policy.known_good.stuck_after", k.StuckAfter, 1, maxMaxRetry, "no reports")
 	problem.within("policy.suspicious_login.after", s.After, 1, maxCounted, "no reports")
 	problem.findTime("policy.suspicious_login.findtime", s.FindTime)

@@ -19,7 +19,7 @@ var live = []string{
 	"policy.escalation.factor", "policy.escalation.max_bantime", "policy.escalation.forget_after", "policy.escalation.jitter",
 	"policy.escalation.unproven_bantime", "policy.escalation.unproven_max_bantime",
 	"policy.known_good.expire", "policy.known_good.max", "policy.known_good.maxretry", "policy.known_good.findtime",
-	"policy.known_good.bantime", "policy.known_good.stuck_after",
+	"policy.known_good.bantime", "policy.known_good.ban_rate", "policy.known_good.stuck_after",
 	"policy.suspicious_login.after", "policy.suspicious_login.findtime", "policy.suspicious_login.trust_after",
 	"policy.distributed_attack.after", "policy.distributed_attack.findtime",
 	"policy.outage_guard.enabled", "policy.outage_guard.min", "policy.outage_guard.share", "policy.outage_guard.window",

@@ -212,6 +212,8 @@ func (m *metrics) ofPolicy(t table, d *Daemon) {
 	holds("fsban_stuck_phones", "Phones that repeat a failing login at an address where other logins succeed.",
 		func(s *policy.Stats) int { return s.Stuck })
 	holds("fsban_bans_held", "Bans held back by a guard.", func(s *policy.Stats) int { return s.Held })
+	t.counterOf("fsban_known_good_bans_total", "Bans of known-good addresses by rules.",
+		func() uint64 { return d.loop.Observed().Policy.KnownBans })
 	lost := func(table string, f func(*policy.Stats) uint64) {
 		countersOf(t, "fsban_policy_evicted_total",
 			"Entries evicted from the policy because a table was full, by table.", "table", []string{table},
@@ -234,8 +236,8 @@ func (m *metrics) ofPolicy(t table, d *Daemon) {
 	}
 	gauges(t, "fsban_guard_active",
 		"1 if the guard holds bans back, 0 otherwise. outage: many known-good addresses fail at once; ban_rate: more bans a "+
-			"minute than policy.ban_rate.", "guard",
-		[]policy.Guard{policy.OutageGuard, policy.RateGuard}, func(g policy.Guard) float64 { return boolean(d.loop.Observed().Guards[g]) })
+			"minute than policy.ban_rate; known_good: more bans of known-good addresses than policy.known_good.ban_rate.", "guard",
+		[]policy.Guard{policy.OutageGuard, policy.RateGuard, policy.KnownGoodGuard}, func(g policy.Guard) float64 { return boolean(d.loop.Observed().Guards[g]) })
 	m.observations.stuck = t.counter("fsban_stuck_phone_reports_total", "Reports of stuck phones.")
 	m.observations.suspicious = counters(t, "fsban_suspicious_logins_total",
 		"Logins from a new address with evidence that the password was guessed.", "grade", []string{"likely", "possible"})

@@ -112,6 +112,10 @@ func firstLook(l *layout) {
 			"Bans that rules would have made of never-ban addresses: carriers, offices, this host. `fsban status` shows them.", "short", "none").
 			query("", inRange(sel("fsban_decisions_total", `verdict="spared_ban"`))).thresholds(green, step{1, orange}).size(6, 4).
 			alerts("FsbanNeverBanAttacks"),
+		stat("Known-good addresses banned",
+			"Bans of known-good addresses by rules: customers that are cut off. More than a few are forged, or the directory is down.", "short", "none").
+			query("", inRange(sel("fsban_known_good_bans_total"))).thresholds(green, step{1, orange}).size(6, 4).
+			alerts("FsbanKnownGoodBanned"),
 		stat("Stuck phones",
 			"Phones that repeat an old password at known-good addresses, now. `fsban status` shows them.", "short", "none").
 			query("", "sum("+sel("fsban_stuck_phones")+")").thresholds(green, step{1, yellow}).size(6, 4).alerts("FsbanStuckPhone"),

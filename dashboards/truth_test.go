@@ -41,6 +41,7 @@ var mayBeEmpty = map[string]string{
 
 // notPlayed lists alerts that this test cannot trigger, with reasons; rules/fsban_test.yaml tests them all.
 var notPlayed = map[string]string{
+	"FsbanKnownGoodBanned": "policy/shieldknown_test.go has its counter, promtool the rule",
 	"FsbanForgedFailures":  "only a tap shows forged failures",
 	"FsbanWatching":        "it fires after an hour, and no daemon of the stage watches; promtool tests the rule",
 	"FsbanAttemptsDropped": "fsban is faster than FreeSWITCH can be played",

@@ -67,13 +67,14 @@ type Guard uint8
 
 // The guards.
 const (
-	NoGuard     Guard = iota
-	OutageGuard       // many known-good addresses fail together: a back end is down, and bans of known-good addresses are held
-	RateGuard         // rules make more than BanRate bans a minute: the rest is held
+	NoGuard        Guard = iota
+	OutageGuard          // many known-good addresses fail together: a back end is down, and bans of known-good addresses are held
+	RateGuard            // rules make more than BanRate bans a minute: the rest is held
+	KnownGoodGuard       // rules make more than KnownGoodBanRate bans of known-good addresses within OfficeFindTime: the rest is held
 	NumGuards
 )
 
-var guardNames = [NumGuards]string{"", "outage", "ban_rate"}
+var guardNames = [NumGuards]string{"", "outage", "ban_rate", "known_good"}
 
 func (g Guard) String() string { return guardNames[g] }
 
@@ -111,7 +112,7 @@ type DistributedAttack struct {
 type GuardChange struct {
 	Guard          Guard
 	Active         bool
-	Current, Limit int // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Current, Limit int // known-good addresses that fail and may fail, or bans made and allowed in the time of a rate
 	Held           int // bans that it holds
 	Dropped        int // bans that it held and that are not made
 	At             time.Time

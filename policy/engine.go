@@ -41,10 +41,24 @@ type clock struct {
 
 // guards hold bans.
 type guards struct {
-	outage outage
-	rate   rate
-	held   held
-	forged forged
+	outage    outage
+	rate      rate
+	knownGood rate // of bans of known-good addresses
+	held      held
+	forged    forged
+	known     uint64 // bans of known-good addresses since the start
+}
+
+// of returns the rate of a guard, or nil.
+func (g *guards) of(guard Guard) *rate {
+	switch guard {
+	case RateGuard:
+		return &g.rate
+	case KnownGoodGuard:
+		return &g.knownGood
+	case NoGuard, OutageGuard, NumGuards:
+	}
+	return nil
 }
 
 // pendingOutput is output that the caller has not received yet.
@@ -90,7 +104,8 @@ func (e *Engine) SetRules(rules []Rule, opts Options) {
 	e.offences.limit = o.MaxOffenders
 	e.waiting.limit = o.MaxWaiting
 	e.guards.held.limit = o.MaxHeld
-	e.guards.rate.set(o.BanRate)
+	e.guards.rate.set(o.BanRate, minuteMS)
+	e.guards.knownGood.set(o.KnownGoodBanRate, o.OfficeFindTime.Milliseconds())
 	next := newRuleset(rules, o)
 	bit := e.rules.successor(next)
 	for _, t := range e.trackers.all() {

@@ -103,18 +103,23 @@ func (e *Engine) endOutageGuard() {
 	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(OutageGuard, dropped)}})
 }
 
-// rate watches how many bans rules make.
+// rateGuards are the guards with a rate.
+var rateGuards = [...]Guard{RateGuard, KnownGoodGuard}
+
+// rate watches how many bans rules make in a period.
 type rate struct {
 	active      bool
 	since       int64
 	lastHeld    int64   // when a prefix was last held that was not held before
 	nextRelease int64   // when the next held ban may be made; each one moves it by a step
-	bans        []int64 // a ring of the times of the last bans: as many as may be made in a minute; empty: off
+	period      int64   // milliseconds
+	bans        []int64 // a ring of the times of the last bans: as many as may be made in a period; empty: off
 	at          int     // the oldest of them
 }
 
-// set puts another limit into force. The bans of the last minute count against it.
-func (r *rate) set(limit int) {
+// set puts another limit and period into force. The bans of the last period count against it.
+func (r *rate) set(limit int, period int64) {
+	r.period = period
 	if limit = max(limit, 0); limit == len(r.bans) {
 		return
 	}
@@ -125,7 +130,7 @@ func (r *rate) set(limit int) {
 	copy(r.bans[limit-n:], last[len(last)-n:])
 }
 
-// clear forgets the bans of the last minute.
+// clear forgets the bans of the last period.
 func (r *rate) clear() {
 	r.at = 0
 	for i := range r.bans {
@@ -138,23 +143,23 @@ func (r *rate) allow(now int64) bool {
 	if len(r.bans) == 0 {
 		return true
 	}
-	if r.bans[r.at] > now-minuteMS {
+	if r.bans[r.at] > now-r.period {
 		return false
 	}
 	r.add(now)
 	return true
 }
 
-// step returns the time between two released bans, in milliseconds: as many as may be made in a minute, evenly.
+// step returns the time between two released bans, in milliseconds: as many as may be made in a period, evenly.
 func (r *rate) step() int64 {
 	if len(r.bans) == 0 {
 		return 0
 	}
-	return max(minuteMS/int64(len(r.bans)), 1)
+	return max(r.period/int64(len(r.bans)), 1)
 }
 
 // allowPersistent reports whether one more ban of an address that goes on after its ban was held may be made now, and counts it. Such
-// bans share the pace of released ones, and may be a tenth of a minute's allowance ahead of it.
+// bans share the pace of released ones, and may be a tenth of the allowance ahead of it.
 func (r *rate) allowPersistent(now int64) bool {
 	if r.nextRelease > now+int64(max(len(r.bans)/10, 1)-1)*r.step() {
 		return false
@@ -171,10 +176,10 @@ func (r *rate) add(at int64) {
 	}
 }
 
-// inMinute returns how many bans were made in the last minute.
-func (r *rate) inMinute(now int64) (n int) {
+// inPeriod returns how many bans were made in the last period.
+func (r *rate) inPeriod(now int64) (n int) {
 	for _, at := range r.bans {
-		if at > now-minuteMS {
+		if at > now-r.period {
 			n++
 		}
 	}
@@ -185,6 +190,11 @@ func (r *rate) inMinute(now int64) (n int) {
 // banned already is no new ban, and nobody can forge a proven one. An address that goes on after its ban was held has an allowance of its
 // own, unless the ban needs attempts with NoProof: to hold the ban of a guesser, a flood must go on from as many addresses, too.
 func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard {
+	guard := RateGuard
+	if s.known {
+		guard = KnownGoodGuard
+	}
+	r := e.guards.of(guard)
 	switch {
 	case s.known && e.guards.outage.active:
 		return OutageGuard
@@ -194,33 +204,37 @@ func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard
 		return NoGuard
 	case e.inForce(s.key, e.now):
 		return NoGuard
-	case firings > 1 && proof != onlyUnproven && e.guards.rate.allowPersistent(e.now):
+	case firings > 1 && proof != onlyUnproven && r.allowPersistent(e.now):
 		return NoGuard
-	case e.guards.rate.allow(e.now):
+	case r.allow(e.now):
 		return NoGuard
 	}
-	return RateGuard
+	return guard
 }
 
 // startRateGuard records that another prefix is held.
-func (e *Engine) startRateGuard() {
-	r := &e.guards.rate
+func (e *Engine) startRateGuard(guard Guard) {
+	r := e.guards.of(guard)
 	r.lastHeld = e.now
 	if !r.active && !e.replay.active {
 		r.active, r.since = true, e.now
-		e.pending.reports = append(e.pending.reports, e.guardChange(RateGuard, 0))
+		e.pending.reports = append(e.pending.reports, e.guardChange(guard, 0))
 	}
 }
 
-// endRateGuard ends the ban-rate guard when no other prefix has been held for a minute.
-func (e *Engine) endRateGuard() {
-	r := &e.guards.rate
+// endRateGuard ends a guard when it has held no other prefix for a minute. Held bans of known-good addresses that do not persist are dropped.
+func (e *Engine) endRateGuard(guard Guard) {
+	r := e.guards.of(guard)
 	if !r.active || e.now < r.lastHeld+minuteMS {
 		return
 	}
 	r.active = false
 	r.nextRelease = max(r.nextRelease, r.lastHeld+minuteMS)
-	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(RateGuard, 0)}})
+	dropped := 0
+	if guard == KnownGoodGuard {
+		dropped = e.guards.held.drop(func(h *HeldBan) bool { return h.Guard == guard && !h.persists() })
+	}
+	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(guard, dropped)}})
 }
 
 // guardChange reports the state of a guard.

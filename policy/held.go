@@ -44,9 +44,9 @@ func (h *held) count(b *HeldBan, n int) {
 	}
 }
 
-// releasable returns how many bans a guard may release: while it is active, those that persist.
+// releasable returns how many bans a guard may release: while it is active, and of known-good addresses, those that persist.
 func (h *held) releasable(g Guard, active bool) int {
-	if active {
+	if active || g == KnownGoodGuard {
 		return h.persist[g]
 	}
 	return h.by[g]
@@ -83,8 +83,8 @@ func (e *Engine) hold(k key, d *Decision, proof banProof, firings int) {
 	all := &e.guards.held
 	h := all.get(k)
 	if h == nil {
-		if d.Guard == RateGuard {
-			e.startRateGuard()
+		if e.guards.of(d.Guard) != nil {
+			e.startRateGuard(d.Guard)
 		}
 		if all.length >= all.limit {
 			all.makeRoom()
@@ -106,21 +106,21 @@ func (e *Engine) hold(k key, d *Decision, proof banProof, firings int) {
 // releaseTogether is the least time, in milliseconds, between two searches for bans to release.
 const releaseTogether = 500
 
-// releaseHeld makes bans that the ban-rate guard held, those with the most evidence first, BanRate a minute and evenly: while the guard is
-// active, only those that persist. New ones do not wait for them: they have a minute's allowance of their own. Those that will be over at
+// releaseHeld makes bans that a guard with a rate held, those with the most evidence first, as many as the rate allows and evenly: while
+// the guard is active, and of known-good addresses, only those that persist. New ones do not wait for them: they have a minute's allowance of their own. Those that will be over at
 // the time given are dropped.
-func (e *Engine) releaseHeld(until int64) {
-	r, all := &e.guards.rate, &e.guards.held
-	if r.nextRelease > e.now || e.replay.active || all.releasable(RateGuard, r.active) == 0 {
+func (e *Engine) releaseHeld(guard Guard, until int64) {
+	r, all := e.guards.of(guard), &e.guards.held
+	if r.nextRelease > e.now || e.replay.active || all.releasable(guard, r.active) == 0 {
 		return
 	}
 	var list []*HeldBan
 	for k, h := range all.all() {
 		switch {
-		case h.Guard != RateGuard:
-		case h.endedBy(until) || e.isKnown(k) || e.never.index(h.Prefix) >= 0:
+		case h.Guard != guard:
+		case h.endedBy(until) || guard == RateGuard && e.isKnown(k) || e.never.index(h.Prefix) >= 0:
 			all.remove(k)
-		case !r.active || h.persists():
+		case h.persists() || !r.active && guard == RateGuard:
 			list = append(list, h)
 		}
 	}

@@ -66,8 +66,8 @@ func (e *Engine) copyFor(s *observation) *Engine {
 	copyEntry(&l.known.table, &e.known.table, s.knownKey)
 	copyEntry(&l.offences.table, &e.offences.table, s.key)
 	copyEntry(&l.offences.table, &e.offences.table, s.knownKey)
-	l.guards.rate = e.guards.rate
-	l.guards.rate.bans = slices.Clone(e.guards.rate.bans)
+	l.guards.rate, l.guards.knownGood = e.guards.rate, e.guards.knownGood
+	l.guards.rate.bans, l.guards.knownGood.bans = slices.Clone(e.guards.rate.bans), slices.Clone(e.guards.knownGood.bans)
 	l.guards.outage.active, l.guards.outage.since, l.guards.outage.until = e.guards.outage.active, e.guards.outage.since, e.guards.outage.until
 	l.guards.outage.banned = slices.Clone(e.guards.outage.banned)
 	if s.known && !e.guards.outage.active { // it may be the one too many; they are fewer than outageLimit

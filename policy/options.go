@@ -39,6 +39,8 @@ type Options struct {
 	OfficeMaxRetry int           // so many auth_failures of a known-good address ban it all the same; default 50
 	OfficeFindTime time.Duration // within this; default 5 minutes
 	OfficeBanTime  time.Duration // for this; default 24 hours
+	// so many bans of known-good addresses may rules make within OfficeFindTime; default 10; negative: no limit
+	KnownGoodBanRate int
 	// so many failures of one user at a known-good address within OfficeFindTime are a stuck phone; at most OfficeMaxRetry;
 	// default 5; negative: off
 	StuckAfter   int
@@ -74,7 +76,8 @@ func DefaultOptions() Options {
 		Factor: 2, MaxBanTime: 30 * day, OffenceFor: 90 * day, Jitter: 0.1, MaxOffenders: 200_000, Grace: minute,
 		UnprovenBanTime: 10 * minute, UnprovenMaxBanTime: 60 * minute,
 		KnownFor: 7 * day, MaxKnown: 100_000, OfficeMaxRetry: 50, OfficeFindTime: 5 * minute, OfficeBanTime: day,
-		StuckAfter: 5, StuckSilence: time.Hour, MaxStuck: 1000,
+		KnownGoodBanRate: 10,
+		StuckAfter:       5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
 		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
 		OutageMin: 10, OutageShare: 0.05, OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
@@ -106,6 +109,7 @@ func (o Options) withDefaults() Options {
 	if o.OfficeBanTime != Forever {
 		positive(&o.OfficeBanTime, d.OfficeBanTime)
 	}
+	set(&o.KnownGoodBanRate, d.KnownGoodBanRate)
 	set(&o.StuckAfter, d.StuckAfter)
 	positive(&o.StuckSilence, d.StuckSilence)
 	positive(&o.MaxStuck, d.MaxStuck)

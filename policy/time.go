@@ -59,8 +59,10 @@ func (e *Engine) advanceTo(now int64) {
 		case at <= now:
 			e.now = max(e.now, at)
 			e.endOutageGuard()
-			e.endRateGuard()
-			e.releaseHeld(now)
+			for _, guard := range rateGuards {
+				e.endRateGuard(guard)
+				e.releaseHeld(guard, now)
+			}
 		default:
 			e.now = now
 			return
@@ -74,12 +76,14 @@ func (e *Engine) nextGuardTime() int64 {
 	if e.guards.outage.active {
 		at = e.guards.outage.until
 	}
-	r := &e.guards.rate
-	if r.active {
-		at = min(at, r.lastHeld+minuteMS)
-	}
-	if e.guards.held.releasable(RateGuard, r.active) > 0 && !e.replay.active {
-		at = min(at, r.nextRelease)
+	for _, guard := range rateGuards {
+		r := e.guards.of(guard)
+		if r.active {
+			at = min(at, r.lastHeld+minuteMS)
+		}
+		if e.guards.held.releasable(guard, r.active) > 0 && !e.replay.active {
+			at = min(at, r.nextRelease)
+		}
 	}
 	return at
 }
@@ -269,6 +273,7 @@ func (e *Engine) retime(by, now int64) {
 	}
 	e.guards.outage.retime(r)
 	e.guards.rate.retime(r)
+	e.guards.knownGood.retime(r)
 	for _, h := range e.guards.held.all() {
 		since, until := unixMilli(h.Since), unixMilli(h.Until)
 		r.span(&since, &until)

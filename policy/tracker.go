@@ -297,8 +297,11 @@ func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, 
 		e.resetCounts(k, allHits)
 	}
 	if was := e.known.get(home); was != nil {
-		if e.isKnownRecord(was) && d.Guard == NoGuard {
-			e.rememberKnownBan(k, home, *was)
+		if e.isKnownRecord(was) {
+			e.guards.known++
+			if d.Guard == NoGuard {
+				e.rememberKnownBan(k, home, *was)
+			}
 		}
 		e.known.remove(home)
 		d.KnownGoodChanged = true

@@ -34,7 +34,7 @@ type RuleCount struct {
 type GuardState struct {
 	Active         bool
 	Since          time.Time // zero where it is not active
-	Current, Limit int       // known-good addresses that fail and may fail, or bans in the last minute and allowed in one
+	Current, Limit int       // known-good addresses that fail and may fail, or bans made and allowed in the period of a rate
 	Held           int       // bans that it holds
 }
 
@@ -55,6 +55,7 @@ type Stats struct {
 	OffendersForgotten  uint64 // records of offences evicted because of MaxOffenders
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
 	ChallengesForgotten uint64 // challenges that count as answered because of MaxWaiting
+	KnownBans           uint64 // bans of known-good addresses
 	ForgedKnown         uint64 // forged failures of known-good addresses
 	ForgedNever         uint64 // and of never-ban addresses
 	HeldLost            uint64 // bans neither made nor held because of MaxHeld
@@ -67,7 +68,7 @@ func (e *Engine) Stats() Stats {
 		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.oldest), Held: e.guards.held.length,
 		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
 		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.dropped,
-		HeldLost: e.guards.held.lost, ForgedKnown: e.guards.forged.known, ForgedNever: e.guards.forged.never,
+		HeldLost: e.guards.held.lost, KnownBans: e.guards.known, ForgedKnown: e.guards.forged.known, ForgedNever: e.guards.forged.never,
 	}
 }
 
@@ -115,20 +116,24 @@ func (e *Engine) counts(w *window) (list []RuleCount) {
 
 // Guards returns the states of the guards.
 func (e *Engine) Guards() map[Guard]GuardState {
-	return map[Guard]GuardState{OutageGuard: e.guardState(OutageGuard), RateGuard: e.guardState(RateGuard)}
+	states := make(map[Guard]GuardState)
+	for g := NoGuard + 1; g < NumGuards; g++ {
+		states[g] = e.guardState(g)
+	}
+	return states
 }
 
 func (e *Engine) guardState(g Guard) GuardState {
-	s := GuardState{Active: e.guards.rate.active, Current: e.guards.rate.inMinute(e.now), Limit: len(e.guards.rate.bans)}
-	since := e.guards.rate.since
-	if g == OutageGuard {
-		s = GuardState{Active: e.guards.outage.active, Current: e.failingKnownGood(), Limit: e.outageLimit()}
-		since = e.guards.outage.since
+	s := GuardState{Active: e.guards.outage.active, Held: e.guards.held.by[g]}
+	since := e.guards.outage.since
+	if r := e.guards.of(g); r != nil {
+		s.Active, s.Current, s.Limit, since = r.active, r.inPeriod(e.now), len(r.bans), r.since
+	} else {
+		s.Current, s.Limit = e.failingKnownGood(), e.outageLimit()
 	}
 	if s.Active {
 		s.Since = time.UnixMilli(since)
 	}
-	s.Held = e.guards.held.by[g]
 	return s
 }
 
