@@ -82,7 +82,7 @@ var mayImport = map[string][]string{
 		"fsban/neverban",                            // check: the never-ban file, read as the daemon reads it
 		"fsban/detect", "fsban/esl", "fsban/policy", // discover and doctor: their own connection to FreeSWITCH
 		"fsban/packaging/man", // only with build tag docs
-		"github.com/spf13/cobra", "golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
+		"github.com/spf13/cobra", "golang.org/x/sys/unix",
 	},
 	"cmd/fsban-demo": {
 		"fsban/control", "fsban/internal/fakeswitch", "fsban/internal/netns", "fsban/internal/term", // runs fsban as a child process

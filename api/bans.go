@@ -11,6 +11,7 @@ import (
 
 	"fsban/control"
 	"fsban/decide"
+	"fsban/decide/book"
 	"fsban/firewall"
 	"fsban/ledger"
 	"fsban/policy"
@@ -136,6 +137,34 @@ func (a *API) Unban(ctx context.Context, p netip.Prefix, w control.Withdrawal, b
 		err = &control.RefusedError{Text: text}
 	}
 	return a.wire(&b), err
+}
+
+// UnbanMany ends the bans that an operator chooses.
+func (a *API) UnbanMany(ctx context.Context, r control.UnbanRequest, by string) (done control.Unbanned, err error) {
+	if len(r.Prefixes) > control.MaxUnbans {
+		return done, refused("%d prefixes, at most %d", len(r.Prefixes), control.MaxUnbans)
+	}
+	list := make([]netip.Prefix, len(r.Prefixes))
+	for i, p := range r.Prefixes {
+		if list[i], err = parseOrder(p, r.Reason); err != nil {
+			return done, err
+		}
+	}
+	done.Ended, done.Held, err = a.parts.Loop.UnbanMany(ctx, list, book.Order{By: by, Reason: r.Reason, Local: r.Local})
+	if err != nil || !a.parts.Watching() {
+		return done, err
+	}
+	entries, _ := a.parts.Existing()
+	blocked := make(map[netip.Prefix]bool, len(entries))
+	for i := range entries {
+		blocked[entries[i].Prefix] = true
+	}
+	for _, p := range list {
+		if blocked[p] && len(done.Blocked) < maxBlocked {
+			done.Blocked = append(done.Blocked, p)
+		}
+	}
+	return done, nil
 }
 
 // maxReason bounds an operator's reason, in bytes.

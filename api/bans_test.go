@@ -3,6 +3,7 @@ package api
 import (
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,5 +58,16 @@ func TestEntriesThatStillBlockAreBounded(t *testing.T) {
 	a := New(Options{Watching: func() bool { return true }, Existing: func() ([]firewall.Entry, error) { return entries, nil }})
 	if got := a.stillBlocked(netip.MustParsePrefix("203.0.113.0/24")); len(got) != maxBlocked || got[1] == got[0] {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestManyUnbansAreBounded(t *testing.T) {
+	_, err := New(Options{}).UnbanMany(t.Context(), control.UnbanRequest{Prefixes: make([]netip.Prefix, control.MaxUnbans+1)}, "anna")
+	if err == nil || err.Error() != "1001 prefixes, at most 1000" {
+		t.Error(err)
+	}
+	long := control.UnbanRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}, Reason: strings.Repeat("a", maxReason+1)}
+	if _, err := New(Options{}).UnbanMany(t.Context(), long, "anna"); err == nil || err.Error() != "reason: 201 bytes, at most 200" {
+		t.Error(err)
 	}
 }

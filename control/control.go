@@ -368,6 +368,25 @@ type BanRequest struct {
 	Since    time.Time `json:"since,omitzero"` // start of an imported ban
 }
 
+// MaxUnbans bounds the prefixes of an UnbanRequest.
+const MaxUnbans = 1000
+
+// An UnbanRequest ends the bans of exactly these prefixes, at most 1,000. Prefixes that are not banned are left out.
+type UnbanRequest struct {
+	Prefixes []netip.Prefix `json:"prefixes"`
+	Reason   string         `json:"reason,omitempty"`
+	Local    bool           `json:"local,omitempty"` // on this node only
+}
+
+// An Unbanned is the result of an UnbanRequest.
+type Unbanned struct {
+	Ended int `json:"ended"` // bans
+	// Held lists the prefixes of the request that a wider ban holds still.
+	Held []netip.Prefix `json:"held,omitempty"`
+	// Blocked lists up to ten bans that the kernel enforces although fsban watches.
+	Blocked []netip.Prefix `json:"blocked,omitempty"`
+}
+
 // An apiError is the body of an answer that is not 200.
 type apiError struct {
 	Error string `json:"error"`

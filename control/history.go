@@ -158,7 +158,7 @@ func historyPickOf(r *http.Request) (p HistoryPick, err error) {
 	return p, nil
 }
 
-// historyRoutes are the requests about ended bans and allowances.
+// historyRoutes are the requests about ended bans, their ends, and allowances.
 var historyRoutes = []route{
 	{
 		http.MethodGet, pathHistory, "List bans that have ended, the newest first", historyPicks, nil, []EndedBan{},
@@ -168,6 +168,16 @@ var historyRoutes = []route{
 				return nil, err
 			}
 			return s.daemon.History(r.Context(), &p)
+		},
+	},
+	{
+		http.MethodPost, pathUnban, "End the bans of many prefixes", nil, UnbanRequest{}, Unbanned{},
+		func(s *Server, w http.ResponseWriter, r *http.Request) (any, error) {
+			req, err := body[UnbanRequest](s, w, r)
+			if err != nil {
+				return nil, err
+			}
+			return s.daemon.UnbanMany(r.Context(), req, by(r))
 		},
 	},
 	{
@@ -191,6 +201,11 @@ func (c *Client) Allowed(ctx context.Context) (list []Allowance, err error) {
 // UnbanWith is Unban with a reason, or on this node of the fleet alone.
 func (c *Client) UnbanWith(ctx context.Context, p netip.Prefix, w Withdrawal) (b Ban, err error) {
 	return b, c.do(ctx, http.MethodDelete, pathBans+w.query(p), nil, &b)
+}
+
+// UnbanMany ends the bans of exactly the prefixes of r, at most MaxUnbans.
+func (c *Client) UnbanMany(ctx context.Context, r UnbanRequest) (done Unbanned, err error) {
+	return done, c.do(ctx, http.MethodPost, pathUnban, r, &done)
 }
 
 // DisallowWith is Disallow with a reason, or on this node of the fleet alone.

@@ -15,6 +15,7 @@ const (
 	pathStatus  = "/v1/status"
 	pathTop     = "/v1/top"
 	pathBans    = "/v1/bans"
+	pathUnban   = "/v1/unban"
 	pathWhy     = "/v1/why"
 	pathAllow   = "/v1/allow"
 	pathHistory = "/v1/history"

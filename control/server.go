@@ -25,6 +25,7 @@ type daemon interface {
 	Bans(ctx context.Context, p *Pick) ([]Ban, error)
 	Ban(ctx context.Context, r BanRequest, by string) (Ban, error)
 	Unban(ctx context.Context, p netip.Prefix, w Withdrawal, by string) (Ban, error)
+	UnbanMany(ctx context.Context, r UnbanRequest, by string) (Unbanned, error)
 	History(ctx context.Context, p *HistoryPick) ([]EndedBan, error)
 	Why(ctx context.Context, addr netip.Addr) (AddressState, error)
 	Allowed(ctx context.Context) ([]Allowance, error)

@@ -88,6 +88,25 @@ func (l *Loop) Unban(ctx context.Context, p netip.Prefix, o book.Order) (b ledge
 	return b, found, overlap, err
 }
 
+// UnbanMany ends the bans of exactly the prefixes of list because an operator orders it. It returns their number, and the prefixes that
+// a wider ban holds still.
+func (l *Loop) UnbanMany(ctx context.Context, list []netip.Prefix, o book.Order) (ended int, held []netip.Prefix, err error) {
+	err = l.change(ctx, func() {
+		for _, p := range list {
+			if ban, ok := l.ledger.Get(p); ok {
+				l.book.Unban(ban, o)
+				ended++
+			}
+		}
+		for _, p := range list {
+			if len(l.book.Wider(p)) > 0 {
+				held = append(held, p)
+			}
+		}
+	})
+	return ended, held, err
+}
+
 // change runs f, which changes state that a restart must keep. The state is on disk when change returns, if the disk accepts it;
 // else it is written later, and status reports that. A new ban needs none of this, because the kernel holds it.
 func (l *Loop) change(ctx context.Context, f func()) error {

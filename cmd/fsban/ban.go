@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"fsban/config"
 	"fsban/control"
@@ -81,12 +80,11 @@ chosen bans, or needs --yes, and prints their number.`,
 			if err := u.parse(args); err != nil {
 				return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 			}
-			u.unban = client.UnbanWith
 			if len(args) == 0 {
 				return u.chosen(cmd, client)
 			}
 			return eachPrefix(args, func(prefix netip.Prefix) error {
-				b, err := u.unban(cmd.Context(), prefix, u.order)
+				b, err := client.UnbanWith(cmd.Context(), prefix, u.order)
 				if err == nil {
 					fmt.Fprintf(cmd.OutOrStdout(), "unbanned %v (rule %s)%s\n", b.Prefix, b.Rule, watchNote(&b))
 				}
@@ -111,7 +109,6 @@ type unbanner struct {
 	older    time.Duration
 	pick     control.Pick
 	order    control.Withdrawal
-	unban    func(context.Context, netip.Prefix, control.Withdrawal) (control.Ban, error)
 }
 
 // parse checks arguments and flags.
@@ -177,40 +174,28 @@ func (u *unbanner) chosen(cmd *cobra.Command, client *control.Client) error {
 	return err
 }
 
-// unbansAtOnce bounds the orders in progress: the daemon answers each once it is on disk, and writes those that wait together.
-const unbansAtOnce = 32
-
-// end ends bans, the widest first, and returns the number that are over. It goes on after a refusal of the daemon.
+// end ends bans, the widest first, and returns the number that are over. Bans that have expired meanwhile count.
 func (u *unbanner) end(ctx context.Context, client *control.Client, bans []control.Ban, progress func(done, total int64)) (int, error) {
 	slices.SortStableFunc(bans, func(a, b control.Ban) int { return cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()) })
-	var (
-		mu      sync.Mutex
-		done    int
-		refused []netip.Prefix
-	)
-	group, orders := errgroup.WithContext(ctx)
-	group.SetLimit(unbansAtOnce)
-	for i := range bans {
-		if orders.Err() != nil {
-			break
+	var refused []netip.Prefix
+	for done := 0; done < len(bans); {
+		r := control.UnbanRequest{Reason: u.order.Reason, Local: u.order.Local}
+		for _, b := range bans[done:min(done+control.MaxUnbans, len(bans))] {
+			r.Prefixes = append(r.Prefixes, b.Prefix)
 		}
-		group.Go(func() error {
-			_, err := u.unban(orders, bans[i].Prefix, u.order)
-			mu.Lock()
-			defer mu.Unlock()
-			if errors.As(err, new(*control.RefusedError)) { // it has expired meanwhile, or a wider ban stays
-				refused, err = append(refused, bans[i].Prefix), nil
-			}
-			if err == nil {
-				if done++; progress != nil {
-					progress(int64(done), int64(len(bans)))
-				}
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return done - len(refused), err
+		result, err := client.UnbanMany(ctx, r)
+		if err != nil {
+			return done, err
+		}
+		done += len(r.Prefixes)
+		refused = append(refused, result.Held...)
+		if len(result.Blocked) > 0 {
+			return done, &control.RefusedError{Text: fmt.Sprintf("fsban only watches, and the kernel STILL BLOCKS %s by bans from before: "+
+				"stop fsban, run fsban teardown, and start fsban", strings.Trim(fmt.Sprint(result.Blocked), "[]"))}
+		}
+		if progress != nil {
+			progress(int64(done), int64(len(bans)))
+		}
 	}
 	if len(refused) == 0 {
 		return len(bans), nil
