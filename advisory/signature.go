@@ -14,6 +14,14 @@ var signatures = []signature{
 	{chatUser, "MESSAGE", overflowsSelector},
 }
 
+// Recognised lists the IDs of the advisories that have a signature.
+func Recognised() (ids []string) {
+	for i := range signatures {
+		ids = append(ids, signatures[i].advisory)
+	}
+	return ids
+}
+
 // Attacked returns the advisory of the vulnerability that a request attacks, or nil. User is that of To, as it is written. It does not
 // allocate.
 func Attacked(method, user []byte) *Advisory {

@@ -293,6 +293,7 @@ type Attempt struct {
 	Domain    string     `json:"domain,omitempty"`
 	Profile   string     `json:"profile,omitempty"`
 	UserAgent string     `json:"user_agent,omitempty"`
+	Detail    string     `json:"detail,omitempty"` // malformed: the fault; exploit: the advisory
 }
 
 // A Top is the current activity.

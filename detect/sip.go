@@ -1,6 +1,9 @@
 package detect
 
 import (
+	"hash/maphash"
+	"net/netip"
+	"regexp"
 	"time"
 
 	"fsban/policy"
@@ -17,8 +20,8 @@ const (
 	Unproven  Outcome = "unproven" // credentials were refused, and nothing proves that their sender has its address
 )
 
-// A SIP turns SIP messages, as they cross the wire, into attempts: refused credentials of every method, and of REGISTER also
-// challenges and accepted ones.
+// A SIP turns SIP messages, as they cross the wire, into attempts: refused credentials of every method, of REGISTER also challenges and
+// accepted ones; scans, floods, malformed messages and published attacks.
 //
 // FreeSWITCH answers 403 to wrong passwords of REGISTER and INVITE, and a bare 401 to those of other methods. It also answers 401 to an
 // expired or invented nonce. So a refusal counts only if its credentials answer a nonce that the server issued recently. Over UDP the
@@ -31,23 +34,42 @@ type SIP struct {
 	nonces       *sipwire.Nonces
 	texts        interner
 	fault        sipwire.Fault
+	scans        *scans
+	floods       *floods
+	agents       agents
+	own          ownAddrs
+	garbled      garbled
 }
 
-// NewSIP returns a SIP.
+// NewSIP returns a SIP, for which policy.ScannerAgents are scanners.
 func NewSIP() *SIP {
-	return &SIP{scanner: sipwire.NewScanner(), transactions: sipwire.NewTransactions(), nonces: sipwire.NewNonces()}
+	return &SIP{
+		scanner: sipwire.NewScanner(), transactions: sipwire.NewTransactions(), nonces: sipwire.NewNonces(),
+		scans: newScans(), floods: newFloods(), garbled: garbled{seed: maphash.MakeSeed()},
+		agents: newAgents(regexp.MustCompile(policy.ScannerAgents)),
+	}
 }
+
+// SetScanners has the user agents that match one of patterns be scanners.
+func (s *SIP) SetScanners(patterns ...*regexp.Regexp) { s.agents = newAgents(patterns...) }
+
+// Know notes that an address has logged in, as another source reports it: its requests are no scan.
+func (s *SIP) Know(addr netip.Addr, at time.Time) { s.scans.know(addr, at) }
+
+// Restarted notes that FreeSWITCH restarted at a time. It knows no nonce from before.
+func (s *SIP) Restarted(at time.Time) { s.nonces.Restart(at) }
 
 // WireStats are the counts of a SIP.
 type WireStats struct {
-	Evicted   uint64 // requests and nonces forgotten before their time
+	Evicted   uint64 // requests, nonces and clients forgotten before their time
 	Unmatched uint64 // responses without a request
+	Deaf      uint64 // seconds in which FreeSWITCH dropped the requests to a port
 }
 
 // Stats returns the counts so far.
 func (s *SIP) Stats() WireStats {
 	t := s.transactions.Stats()
-	return WireStats{Evicted: t.Evicted + s.nonces.Evicted(), Unmatched: t.Unmatched}
+	return WireStats{Evicted: t.Evicted + s.nonces.Evicted() + s.scans.evicted, Unmatched: t.Unmatched, Deaf: s.floods.deaf}
 }
 
 // Fault returns the fault of the last malformed message.
@@ -64,39 +86,102 @@ func (s *SIP) Packet(p *sipwire.Packet, now time.Time) (policy.Attempt, Outcome)
 		a.CorrectTime(now)
 		outcome = ClockAdrift
 	}
-	m := s.scanner.Scan(p.Payload)
-	switch m.Class {
-	case sipwire.KeepAlive:
-		return policy.Attempt{}, KeepAlive
-	case sipwire.Malformed:
-		s.fault = m.Fault
-		return policy.Attempt{}, Malformed
-	case sipwire.Request, sipwire.Response:
+	if s.scans.began == 0 {
+		s.scans.began = at.UnixMicro()
 	}
-	t := s.transactions.Match(p, m, at)
-	if t == nil {
-		return policy.Attempt{}, NoAttempt
-	}
-	found := s.meaning(t, &a)
-	if s.nonces.Serves(t.Client.Addr()) { // FreeSWITCH itself, as a client of its carrier
-		found = NoAttempt
-	}
-	if found != Attempt {
+	if found := s.message(p, s.scanner.Scan(p.Payload), at, &a); found != Attempt {
 		return policy.Attempt{}, found
 	}
+	return a, outcome
+}
+
+// message gives a the contents of an attempt, if a message is one.
+func (s *SIP) message(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *policy.Attempt) Outcome {
+	switch m.Class {
+	case sipwire.KeepAlive:
+		return KeepAlive
+	case sipwire.Malformed:
+		found := s.malformed(p, m, at, a)
+		if m.Status == 0 {
+			s.floods.request(p.From.Addr(), p.To, false, at)
+		}
+		return found
+	case sipwire.Request:
+		if s.transactions.Match(p, m, at); s.transactions.Fresh() {
+			return s.request(p, m, at, a)
+		}
+		return NoAttempt
+	case sipwire.Response:
+	}
+	t := s.transactions.Match(p, m, at)
+	if s.transactions.Fresh() {
+		s.floods.answer(p.From, at)
+	}
+	if t == nil {
+		return NoAttempt
+	}
+	found := s.meaning(t, a)
+	s.own.learn(t)
+	if s.isServer(t.Client.Addr()) { // FreeSWITCH itself, as a client
+		if !t.InDialog && t.Status < 300 {
+			s.scans.know(t.Server.Addr(), at)
+		}
+		return NoAttempt
+	}
+	if p.To.Addr().IsUnspecified() && s.exploit(t.Client.Addr(), m.MethodName, t.ToUser, a) == Attempt { // its request had no address
+		s.answered(a, t)
+		found = Attempt
+	}
+	if found != Attempt {
+		return found
+	}
 	a.Addr = t.Client.Addr()
+	s.texts.describe(a, t.User, t.ToUser, t.ToHost, t.UserAgent)
 	a.Method = methodOf(t.Method)
-	a.User = s.texts.keep(t.User)
-	to := s.texts.keep(t.ToUser)
+	return Attempt
+}
+
+// request gives a the contents of an attempt, if a request is one by itself, whatever the answer is.
+func (s *SIP) request(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *policy.Attempt) Outcome {
+	found := s.exploit(p.From.Addr(), m.MethodName, m.ToUser, a)
+	if s.floods.request(p.From.Addr(), p.To, m.Method != sipwire.MethodAck, at) && found != Attempt && !s.isServer(p.From.Addr()) {
+		a.Kind, found = policy.Flood, Attempt
+	}
+	if found == Attempt {
+		s.claim(a, p.From.Addr(), p.Transport)
+		s.texts.describe(a, nil, m.ToUser, m.ToHost, m.UserAgent)
+		a.Method = methodOf(m.Method)
+	}
+	return found
+}
+
+// claim gives a the address of a sender without an answer yet. Nothing proves it: the packets of a TCP connection can be forged like
+// those of UDP, and only FreeSWITCH itself reports what it received over TLS.
+func (s *SIP) claim(a *policy.Attempt, addr netip.Addr, transport sipwire.Transport) {
+	if a.Addr, a.Proof = addr, policy.NoProof; transport == sipwire.TLS {
+		a.Proof = policy.TCPProof
+	}
+}
+
+// answered gives a the address of a sender that has an answer. Over a connection that proves it.
+func (s *SIP) answered(a *policy.Attempt, t *sipwire.Transaction) {
+	if a.Addr, a.Proof = t.Client.Addr(), policy.NoProof; t.Transport.Connected() {
+		a.Proof = policy.TCPProof
+	}
+}
+
+// describe gives a the names in a request.
+func (t *interner) describe(a *policy.Attempt, user, toUser, toHost, agent []byte) {
+	a.User = t.keep(user)
+	to := t.keep(toUser)
 	if a.User == "" {
 		a.User = to
 	}
 	if to != a.User {
 		a.Number = to
 	}
-	a.Domain = s.texts.keep(t.ToHost)
-	a.UserAgent = s.texts.keep(t.UserAgent)
-	return a, outcome
+	a.Domain = t.keep(toHost)
+	a.UserAgent = t.keep(agent)
 }
 
 // meaning gives a the kind and the proof of a transaction.
@@ -113,7 +198,11 @@ func (s *SIP) meaning(t *sipwire.Transaction, a *policy.Attempt) Outcome {
 			return Attempt
 		}
 	case len(t.Nonces) == 0:
+		return s.scan(t, a)
 	case t.Status < 300:
+		if s.letIn(t) {
+			s.scans.know(t.Client.Addr(), t.At)
+		}
 		if s.accepted(t) {
 			a.Kind, a.Proof = policy.AuthSuccess, policy.PasswordProof
 			return Attempt
@@ -150,6 +239,17 @@ func (s *SIP) accepted(t *sipwire.Transaction) bool {
 		if standing, own := s.nonces.Look(n, t.Client.Addr(), t.At); own && standing >= sipwire.NonceOld &&
 			s.nonces.Issued(n, t.Client.Addr(), t.Server, t.Method) {
 			s.nonces.Confirm(n, t.At)
+			return true
+		}
+	}
+	return false
+}
+
+// letIn reports whether a success answers credentials for a nonce that this profile issued to this address for this method.
+func (s *SIP) letIn(t *sipwire.Transaction) bool {
+	for _, n := range t.Nonces {
+		if standing, own := s.nonces.Look(n, t.Client.Addr(), t.At); own && standing >= sipwire.NonceOld &&
+			s.nonces.Issued(n, t.Client.Addr(), t.Server, t.Method) {
 			return true
 		}
 	}
@@ -196,6 +296,8 @@ func methodOf(m sipwire.Method) policy.Method {
 		return policy.Message
 	case sipwire.MethodPublish:
 		return policy.Publish
+	case sipwire.MethodOptions:
+		return policy.OptionsMethod
 	default:
 		return policy.OtherMethod
 	}

@@ -15,7 +15,11 @@ const proofShift = 4
 func AppendAttempt(to []byte, a *policy.Attempt) []byte {
 	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source), byte(a.Method)|byte(a.Proof)<<proofShift)
 	to = AppendTime(AppendTime(to, a.At), a.ReportedAt)
-	return AppendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
+	to = AppendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
+	if a.Kind.Detailed() {
+		to = AppendTexts(to, a.Detail)
+	}
+	return to
 }
 
 // AppendTexts writes texts of any length.
@@ -61,6 +65,9 @@ func (r *Reader) Attempt() (a policy.Attempt) {
 	r.Bad = r.Bad || a.Method >= policy.NumMethods
 	a.At, a.ReportedAt = r.Time(), r.Time()
 	a.User, a.Number, a.Domain, a.Profile, a.UserAgent = r.Text(), r.Text(), r.Text(), r.Text(), r.Text()
+	if a.Kind.Detailed() {
+		a.Detail = r.Text()
+	}
 	return a
 }
 

@@ -19,6 +19,8 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 			User: "\x00\xff]", Number: strings.Repeat("0", 1000), Domain: "10.77.0.1", Profile: "internal", UserAgent: "Zoiper", ReportedAt: start.Add(-time.Hour),
 		}},
 		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.8"), At: time.Date(-3, 1, 1, 0, 0, 0, 7, time.UTC), ReportedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.9"), At: start, Kind: policy.Malformed, Detail: "via"}},
+		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.9"), At: start, Kind: policy.Exploit, Method: policy.Message, Detail: "CVE-2026-116779"}},
 		{Forgot: netip.MustParsePrefix("192.0.2.0/24"), At: start},
 		{Forgot: netip.MustParsePrefix("::/0"), At: start},
 	}
@@ -107,7 +109,7 @@ func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	}
 	got := strings.Join(names, " ")
 	const want = "auth_failure challenge auth_success violation acl_reject call_reject scan malformed flood exploit event operator kernel cti_log cti_event esl_log fleet sip " +
-		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other  tcp nonce password none"
+		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other OPTIONS  tcp nonce password none"
 	if got != want {
 		t.Errorf("%s\nwas %s: add new ones at the end", got, want)
 	}

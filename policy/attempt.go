@@ -28,7 +28,8 @@ type Attempt struct {
 	Domain     string     `json:"domain,omitempty"`
 	Profile    string     `json:"profile,omitempty"`
 	UserAgent  string     `json:"user_agent,omitempty"`
-	ReportedAt time.Time  `json:"clock,omitzero"` // when FreeSWITCH says it was, where its clock is so far off that At is when we read it
+	Detail     string     `json:"detail,omitempty"` // Malformed: the fault; Exploit: the advisory; a closed set each
+	ReportedAt time.Time  `json:"clock,omitzero"`   // when FreeSWITCH says it was, where its clock is so far off that At is when we read it
 }
 
 // SwitchTime returns the time of a by the clock of FreeSWITCH, however far off that is.
@@ -70,6 +71,9 @@ func Kinds() []Kind {
 
 // OnWire reports whether only SIP messages on the wire show attempts of k.
 func (k Kind) OnWire() bool { return k >= Scan }
+
+// Detailed reports whether attempts of k have a Detail.
+func (k Kind) Detailed() bool { return k == Malformed || k == Exploit }
 
 // Forgeable reports whether attempts of k need no answer of FreeSWITCH, so that over UDP nothing ever proves their address.
 func (k Kind) Forgeable() bool { return k == Challenge || k.OnWire() }
@@ -120,10 +124,11 @@ const (
 	Message
 	Publish
 	OtherMethod
+	OptionsMethod
 	NumMethods
 )
 
-var methodNames = [NumMethods]string{"", "REGISTER", "INVITE", "SUBSCRIBE", "MESSAGE", "PUBLISH", "other"}
+var methodNames = [NumMethods]string{"", "REGISTER", "INVITE", "SUBSCRIBE", "MESSAGE", "PUBLISH", "other", "OPTIONS"}
 
 func (m Method) String() string { return methodNames[m] }
 

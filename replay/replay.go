@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"slices"
 	"time"
 
@@ -52,6 +53,7 @@ type replayer struct {
 	detector *detect.Detector
 	lines    *detect.LogReader
 	sip      *detect.SIP // nil: no recording holds SIP messages
+	scanners []*regexp.Regexp
 	arbiter  *detect.Arbiter
 	engine   *policy.Engine
 	sequence *sequence.Sequence
@@ -75,7 +77,7 @@ func newReplayer(cfg *config.Config, zone *time.Location) *replayer {
 		detector: detect.New(cfg.Detect()), lines: detect.NewLogReader(),
 		engine: policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
 		cti:    len(cfg.CTIEvent.Subclasses) > 0, findtime: p.LongestFindTime(), wait: p.Options().ChallengeWait, zone: zone,
-		banned: make(map[netip.Prefix]time.Time), result: Result{Attempts: make(map[string]int), Bans: []Ban{}},
+		scanners: detect.Scanners(p.Rules()), banned: make(map[netip.Prefix]time.Time), result: Result{Attempts: make(map[string]int), Bans: []Ban{}},
 	}
 	return r
 }
@@ -117,6 +119,7 @@ func (r *replayer) sources(inputs []*input) (list []policy.Source) {
 	if slices.ContainsFunc(inputs, func(in *input) bool { return in.wire != nil }) {
 		list = append(list, policy.SIP)
 		r.sip = detect.NewSIP()
+		r.sip.SetScanners(r.scanners...)
 	}
 	return list
 }

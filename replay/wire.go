@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"fsban/detect"
+	"fsban/policy"
 	"fsban/sipwire"
 	"fsban/sipwire/pcap"
 )
@@ -103,13 +104,23 @@ func (r *replayer) packet(in *input) {
 	*a, outcome = r.sip.Packet(&in.record.packet, in.record.at)
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
+		if a.Kind == policy.Malformed { // an attempt, but not understood
+			r.malformed(in)
+			r.reports++
+			r.sequence.Attempt(a, r.now)
+			return
+		}
 		r.attempt(in, a, nil)
 	case detect.Malformed:
-		r.result.notUnderstood(in, []byte("malformed SIP message: "+string(r.sip.Fault())))
+		r.malformed(in)
 	case detect.Unproven:
 		r.result.understood(in)
 		r.result.Unproven++
 	default:
 		r.result.understood(in)
 	}
+}
+
+func (r *replayer) malformed(in *input) {
+	r.result.notUnderstood(in, []byte("malformed SIP message: "+string(r.sip.Fault())))
 }

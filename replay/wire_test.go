@@ -179,7 +179,7 @@ func TestRecordingsWithoutTheirEndOrTime(t *testing.T) {
 
 func TestMalformedMessagesAreCounted(t *testing.T) {
 	r := run(t, testConfig(), Options{}, map[string][]byte{"a": captures.Read(t, "sip/hep-malformed.hep")})
-	if r.NotUnderstood != 5 || r.Examples[0] != "malformed SIP message: cseq" || len(r.Bans) != 0 {
+	if r.NotUnderstood != 5 || r.Examples[0] != "malformed SIP message: cseq" || len(r.Bans) != 0 || r.Attempts["malformed"] != 3 {
 		t.Errorf("%+v", r)
 	}
 }

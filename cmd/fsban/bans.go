@@ -140,7 +140,7 @@ func reasonFor(s *term.Screen, b *control.Ban) string {
 
 // attemptLine renders one attempt on a line.
 func attemptLine(s *term.Screen, a *control.Attempt) string {
-	text := fmt.Sprintf("%s %s", a.At.Local().Format("01-02 15:04:05"), s.Clean(a.Kind))
+	text := fmt.Sprintf("%s %s", a.At.Local().Format("01-02 15:04:05"), kindOf(s, a))
 	if a.Method != "" {
 		text += " " + s.Clean(a.Method)
 	}
@@ -149,6 +149,14 @@ func attemptLine(s *term.Screen, a *control.Attempt) string {
 		text += " to " + s.Quote(a.Number, 40)
 	}
 	return text + " from " + a.Addr.String() + " agent " + s.Quote(a.UserAgent, 60) + " reported by " + s.Clean(a.Source)
+}
+
+// kindOf renders the kind of an attempt: of a malformed message with the fault, of an attack on FreeSWITCH with the advisory.
+func kindOf(s *term.Screen, a *control.Attempt) string {
+	if a.Detail == "" {
+		return s.Clean(a.Kind)
+	}
+	return s.Clean(a.Kind) + " (" + s.Clean(a.Detail) + ")"
 }
 
 // userList names the first three users, each once.
