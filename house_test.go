@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 	"doctor/dialplan": {"fsban/doctor/fsxml"},
 	"doctor/fsxml":    {},
 	"decide": { // no metrics, no HTTP, no control protocol, no Redis
-		"fsban/ctilog", "fsban/decide/book", "fsban/decide/sequence", "fsban/detect", "fsban/fleet/merge", "fsban/ledger", "fsban/policy",
+		"fsban/advisory", "fsban/ctilog", "fsban/decide/book", "fsban/decide/sequence", "fsban/detect", "fsban/fleet/merge", "fsban/ledger", "fsban/policy",
 		"fsban/firewall", // the cause of an order, and entries of the kernel
 	},
 	"decide/sequence": {"fsban/detect", "fsban/policy"}, // pure; shared with replay
@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 		"fsban/config", "fsban/control", "fsban/decide", "fsban/decide/book", "fsban/firewall", "fsban/fleet", "fsban/fleet/merge", "fsban/ledger", "fsban/policy",
 	},
 	"daemon": { // wiring
-		"fsban/api", "fsban/config", "fsban/control", "fsban/ctilog", "fsban/decide", "fsban/decide/book", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/firewall/backend",
+		"fsban/advisory", "fsban/api", "fsban/config", "fsban/control", "fsban/ctilog", "fsban/decide", "fsban/decide/book", "fsban/detect", "fsban/esl", "fsban/firewall", "fsban/firewall/backend",
 		"fsban/fleet", "fsban/fleet/merge", "fsban/ledger", "fsban/neverban", "fsban/policy",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
 		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",

@@ -78,6 +78,7 @@ func (a *API) Status(ctx context.Context) (control.Status, error) {
 	for _, k := range policy.Kinds() {
 		s.Attempts[k.String()] = a.parts.Loop.Counted(k)
 	}
+	s.Problems = append(s.Problems, exploitProblems(observed.Exploits, time.Now())...)
 	s.Problems = append(s.Problems, a.problems(&s)...)
 	var problems []string
 	s.Fleet, problems = a.fleetStatus(ctx, observed)

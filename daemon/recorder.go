@@ -13,6 +13,13 @@ import (
 // Counted counts an attempt that is no duplicate.
 func (m *metrics) Counted(profile string, k policy.Kind) { m.profiles.count(profile, k) }
 
+// Detailed counts the detail of an attempt.
+func (m *metrics) Detailed(k policy.Kind, detail string) {
+	if c := m.details[k][detail]; c != nil {
+		c.Inc()
+	}
+}
+
 // CountedRemote counts attempts of other nodes.
 func (m *metrics) CountedRemote(k policy.Kind, n int) { m.attempts[policy.Fleet][k].Add(float64(n)) }
 

@@ -172,6 +172,14 @@ func attacks(l *layout) {
 				"them. Only a tap shows them, and nobody is banned for them.", perMinute, "none").
 			query("{{addresses}}", minutely("addresses", sel("fsban_forged_failures_total"))).
 			colors("known_good", orange, "never_ban", blue).size(12, 8).alerts("FsbanForgedFailures"),
+		lines("Attacks on FreeSWITCH itself",
+			"Requests per minute that match a published attack, by advisory. Only a tap shows them. Upgrade FreeSWITCH: a ban is "+
+				"no protection.", perMinute, "none").
+			query("{{advisory}}", minutely("advisory", sel("fsban_exploits_total"))).
+			colors("CVE-2026-116779", red, "PR-3134", orange).size(12, 8).alerts("FsbanExploit"),
+		lines("Malformed messages by fault",
+			"Malformed SIP messages per minute, by the part that is missing or invalid. Only a tap shows them.", perMinute, "none").
+			query("{{fault}}", minutely("fault", sel("fsban_malformed_messages_total"))).size(12, 8),
 		lines("Tracked entries",
 			"Addresses with failures in a window, addresses with a recent login, users under attack, and past offenders, "+
 				"whose next ban is longer.", "short", "unknown").

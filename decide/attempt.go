@@ -127,10 +127,17 @@ func (l *Loop) decide(q *queued) {
 // effects applies the policy's decisions to a Loop.
 type effects struct{ l *Loop }
 
-func (e effects) Counted(a *policy.Attempt, _ time.Time) {
-	if a.Source != policy.Fleet {
-		e.l.queues.counted[a.Kind].Add(1)
-		e.l.recorder.Counted(a.Profile, a.Kind)
+func (e effects) Counted(a *policy.Attempt, read time.Time) {
+	if a.Source == policy.Fleet {
+		return
+	}
+	e.l.queues.counted[a.Kind].Add(1)
+	e.l.recorder.Counted(a.Profile, a.Kind)
+	if a.Kind.Detailed() {
+		e.l.recorder.Detailed(a.Kind, a.Detail)
+	}
+	if a.Kind == policy.Exploit {
+		e.l.exploited(a, read)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 type Recorder interface {
 	book.Recorder
 	Counted(profile string, k policy.Kind) // an attempt that is no duplicate, reported here
+	Detailed(k policy.Kind, detail string) // the detail of such an attempt, if its kind has one
 	CountedRemote(kind policy.Kind, n int) // attempts of other nodes
 	CountedBanned()                        // an attempt of a prefix that is banned already
 	Decided(v policy.Verdict)              // the decision on one attempt
@@ -82,6 +83,7 @@ type Loop struct {
 	resume   resume
 	mode     Mode
 	busiest  busiest
+	exploits exploits
 	fleet    fleetState
 }
 

@@ -31,6 +31,7 @@ func (uncounted) Removed(book.Reason)            {}
 func (uncounted) Counted(string, policy.Kind)    {}
 func (uncounted) CountedRemote(policy.Kind, int) {}
 func (uncounted) CountedBanned()                 {}
+func (uncounted) Detailed(policy.Kind, string)   {}
 func (uncounted) Decided(policy.Verdict)         {}
 func (uncounted) Reported(policy.Report)         {}
 

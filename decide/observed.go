@@ -11,6 +11,7 @@ type Observed struct {
 	Made        uint64                    // bans since the start
 	Refused     uint64                    // bans for which the firewall had no room
 	Waiting     int                       // bans of peers that wait for their rate
+	Exploits    []Exploit                 // attacks on FreeSWITCH itself since the start
 }
 
 // Active is the active source of one kind: its reports count.
@@ -25,7 +26,7 @@ func (l *Loop) Observed() *Observed { return l.observed.Load() }
 
 // publish makes and publishes a snapshot.
 func (l *Loop) publish() *Observed {
-	o := &Observed{Policy: l.engine.Stats(), Waiting: l.book.Waiting()}
+	o := &Observed{Policy: l.engine.Stats(), Waiting: l.book.Waiting(), Exploits: l.exploits.list()}
 	o.Made, o.Refused = l.book.Counts()
 	for g, state := range l.engine.Guards() {
 		o.Guards[g] = state.Active
