@@ -177,7 +177,7 @@ func appendTo(t *testing.T, path, text string) {
 
 func logPath(t *testing.T) string { return filepath.Join(t.TempDir(), "cti_fail2ban.log") }
 
-func TestALineIsGivenOutWhenItIsWhole(t *testing.T) {
+func TestOnlyCompleteLinesAreDelivered(t *testing.T) {
 	path := logPath(t)
 	write(t, path, "one\ntw")
 	r := follow(t, path, Options{})
@@ -257,7 +257,7 @@ func TestTheDirectoryMayAppearLater(t *testing.T) {
 	r.wants("one", "two", "three")
 }
 
-func TestWhatIsNoRegularFileIsNotRead(t *testing.T) {
+func TestOnlyRegularFilesAreRead(t *testing.T) {
 	path := logPath(t)
 	do(t, os.Mkdir(path, 0o755))
 	r := follow(t, path, Options{})
@@ -270,7 +270,9 @@ func TestWhatIsNoRegularFileIsNotRead(t *testing.T) {
 	r.wants("one")
 }
 
-func TestAnErrorSaysWhatToDoOnce(t *testing.T) { synctest.Test(t, testAnErrorSaysWhatToDoOnce) }
+func TestAnErrorIsReportedOnceWithItsRemedy(t *testing.T) {
+	synctest.Test(t, testAnErrorSaysWhatToDoOnce)
+}
 
 func testAnErrorSaysWhatToDoOnce(t *testing.T) {
 	path := logPath(t)

@@ -347,7 +347,7 @@ func testARenamedFileWithoutASuccessorIsReadOn(t *testing.T) {
 	}
 }
 
-func TestAFileThatComesBackIsNotReadTwice(t *testing.T) {
+func TestAReappearingFileIsNotReadTwice(t *testing.T) {
 	for name, quiet := range map[string]time.Duration{"while it is still open": time.Hour, "after it was let go": time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			path := logPath(t)
@@ -498,7 +498,7 @@ func TestATruncatedFileThatGrewBackIsReadFromItsBeginning(t *testing.T) {
 	}
 }
 
-func TestWhatACopyStillHoldsIsReadBeforeTheNewContent(t *testing.T) {
+func TestUnreadLinesOfACopyAreReadBeforeTheNewContent(t *testing.T) {
 	path := logPath(t)
 	first := strings.Repeat("1", minHead)
 	write(t, path, first+"\n")

@@ -21,7 +21,7 @@ func stoppedAfter(t *testing.T, path string, n int, opts Options) Position {
 	return p
 }
 
-func TestAfterARestartReadingGoesOnWhereItStopped(t *testing.T) {
+func TestAfterARestartReadingContinuesAtThePosition(t *testing.T) {
 	lines := func(from, to int) string { return strings.Join(numberedLines(from, to), "\n") + "\n" }
 	for _, tc := range []struct {
 		name string
@@ -165,7 +165,7 @@ func TestAPositionInTheMiddleOfALineIsNoLine(t *testing.T) {
 	follow(t, path, Options{From: p}).wants("three")
 }
 
-func TestFromEndSkipsWhatIsThere(t *testing.T) {
+func TestFromEndSkipsExistingLines(t *testing.T) {
 	path := logPath(t)
 	write(t, path, "one\ntw")
 	r := follow(t, path, Options{FromEnd: true})
@@ -269,7 +269,7 @@ func TestALineWithoutATimeDoesNotMisleadTheSearch(t *testing.T) {
 	}
 }
 
-func TestWhatIsTakenForARotatedFile(t *testing.T) {
+func TestNamesOfRotatedFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{
 		"cti.log", "cti.log.1", "cti.log.10", "cti.log-20261122", "cti.log-20261122-1795363923", "cti-20261122.log", "cti.log.2026-11-22_18:04",
@@ -294,7 +294,7 @@ func TestWhatIsTakenForARotatedFile(t *testing.T) {
 }
 
 // A live line was written after the file was seen without it. Content of a file seen for the first time has no such time.
-func TestLinesSaySinceWhenTheFileIsWatched(t *testing.T) {
+func TestLinesCarryTheTimeWhenWatchingBegan(t *testing.T) {
 	path := logPath(t)
 	write(t, path+".1", "rotated\n")
 	write(t, path, "before\n")

@@ -40,7 +40,7 @@ func (s *seeing) shown() (addresses, users string) {
 	return addresses, users
 }
 
-func TestWhoTriesMostIsShownForFiveMinutes(t *testing.T) {
+func TestAttemptsAreCountedForFiveMinutes(t *testing.T) {
 	s := newSeeing()
 	for _, step := range []struct {
 		what             string
@@ -68,7 +68,7 @@ func TestWhoTriesMostIsShownForFiveMinutes(t *testing.T) {
 }
 
 // A busy attacker is shown in a crowd of addresses with one attempt each, and the crowd costs no memory.
-func TestACrowdHidesNobodyWhoTriesOften(t *testing.T) {
+func TestACrowdDoesNotEvictABusyAddress(t *testing.T) {
 	s := newSeeing()
 	const crowd = 100_000
 	for i := range crowd {

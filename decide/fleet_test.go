@@ -115,7 +115,7 @@ func TestAWithdrawalOfALaterTimeExcusesNothing(t *testing.T) {
 }
 
 // A peer's withdrawal of a ban that is not in force here resets its counts and discards a held ban.
-func TestAPeersWithdrawalEndsWhatWasCounted(t *testing.T) {
+func TestAPeersWithdrawalResetsCounts(t *testing.T) {
 	for name, prepare := range map[string]func(*night){
 		"four failures": func(n *night) {
 			for range 4 {

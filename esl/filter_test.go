@@ -100,7 +100,7 @@ func TestNoEventIsAskedForBeforeItsFiltersHold(t *testing.T) {
 	}
 }
 
-func TestWithEverythingThereIsNothingToNarrow(t *testing.T) {
+func TestASubscriptionToAllEventsNeedsNoFilter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, states := start(t, "fs:8021", esl.Options{
 			Events: []string{"ALL"}, Filtered: []esl.Filtered{refusedCalls},
@@ -257,7 +257,7 @@ func TestARefusedLogTakesNothingElse(t *testing.T) {
 	}
 }
 
-func TestTheLogComesUpToItsLevel(t *testing.T) {
+func TestTheLogIsReceivedUpToItsLevel(t *testing.T) {
 	fs := serveSwitch(t, fakeswitch.Options{})
 	var logged []string
 	_, states := start(t, fs.Addr(), esl.Options{LogLevel: 4, OnLog: func(l esl.Log) { logged = append(logged, string(l.File)) }})

@@ -123,7 +123,7 @@ func TestTheLargestBodyIsReadWithinBoundsAndGivenBack(t *testing.T) {
 	}
 }
 
-func TestTheSourcesOwnErrorComesThrough(t *testing.T) {
+func TestTheReadersErrorIsReturned(t *testing.T) {
 	broken := errors.New("broken")
 	for name, src := range map[string]io.Reader{
 		"between frames": iotest.ErrReader(broken),

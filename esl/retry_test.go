@@ -45,7 +45,7 @@ func TestRetriesBackOffWithJitter(t *testing.T) {
 	})
 }
 
-func TestTheFirstRetryAfterAGoodConnectionComesSoon(t *testing.T) {
+func TestTheFirstRetryAfterAGoodConnectionIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := make(chan struct{})
 		scripts := slices.Repeat([]func(*peer){func(*peer) {}}, 10)
@@ -122,7 +122,7 @@ func TestRunEndsWithItsContextInEveryState(t *testing.T) {
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
+func TestAClosedPortIsRetried(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ import (
 // stockDir is where that package keeps its configuration.
 const stockDir = "/etc/fail2ban"
 
-func TestConfigurationsMeanWhatFail2banSays(t *testing.T) {
+func TestConfigurationsMeanTheSameAsInFail2ban(t *testing.T) {
 	t.Parallel()
 	testenv.System(t, "fail2ban-client")
 	compared := 0
@@ -41,7 +41,7 @@ func TestConfigurationsMeanWhatFail2banSays(t *testing.T) {
 	}
 }
 
-func TestDebiansOwnConfigurationMeansWhatFail2banSays(t *testing.T) {
+func TestDebiansConfigurationMeansTheSameAsInFail2ban(t *testing.T) {
 	t.Parallel()
 	testenv.System(t, "fail2ban-client")
 	for name, test := range map[string]struct {
@@ -65,7 +65,7 @@ func TestDebiansOwnConfigurationMeansWhatFail2banSays(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefusedFail2banRefusesToo(t *testing.T) {
+func TestFail2banRefusesTheSameConfigurations(t *testing.T) {
 	t.Parallel()
 	for _, name := range append(refused(t), hurt(t)...) {
 		if name == "refused/nothing" {
@@ -78,7 +78,7 @@ func TestWhatIsRefusedFail2banRefusesToo(t *testing.T) {
 	}
 }
 
-func TestDurationsMeanWhatFail2banSays(t *testing.T) {
+func TestDurationsMeanTheSameAsInFail2ban(t *testing.T) {
 	testenv.System(t, "/usr/bin/python3")
 	texts := []string{
 		"600", "10m", "1d 2h", "1d12h", "1h30", "5m10", "-1", "0", "00", "1.5h", ".5h", "1h+30min", "1year-6mo", "6 months", "2h -30m", "2 * 30m",

@@ -80,7 +80,7 @@ func TestNoMoreNamesAreTakenThanFsbanLooksUp(t *testing.T) {
 }
 
 // Each testdata/refused/NAME is an error.
-func TestWrongConfigurationsSayWhatIsWrong(t *testing.T) {
+func TestInvalidConfigurationsAreReported(t *testing.T) {
 	for _, name := range refused(t) {
 		dir := filepath.Join("testdata", name)
 		_, err := Read(dir)

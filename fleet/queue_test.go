@@ -15,7 +15,7 @@ func failure(addr string) merge.Statement {
 	return merge.Statement{Kind: merge.Attempt, Prefix: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Attempt: a}
 }
 
-func TestOfStatementsAboutOnePrefixTheNewestIsSaid(t *testing.T) {
+func TestOnlyTheNewestStatementOfAPrefixIsAnnounced(t *testing.T) {
 	q := newQueue()
 	ban, unban := said(merge.Ban, "203.0.113.1/32"), said(merge.Unban, "203.0.113.1/32")
 	unban.Stamp++
@@ -29,7 +29,7 @@ func TestOfStatementsAboutOnePrefixTheNewestIsSaid(t *testing.T) {
 	}
 }
 
-func TestABanThatIsOverIsNotSaid(t *testing.T) {
+func TestAnExpiredBanIsNotAnnounced(t *testing.T) {
 	q := newQueue()
 	q.add(said(merge.Ban, "203.0.113.1/32"))
 	q.add(said(merge.Unban, "203.0.113.2/32"))
@@ -38,7 +38,7 @@ func TestABanThatIsOverIsNotSaid(t *testing.T) {
 	}
 }
 
-func TestTheQueueIsBoundedAndSaysWhatItLost(t *testing.T) {
+func TestTheQueueIsBoundedAndCountsDrops(t *testing.T) {
 	q := newQueue()
 	q.limit = 2
 	for _, p := range []string{"203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32", "203.0.113.2/32"} {
@@ -98,7 +98,7 @@ func TestDifferentAttemptsStayApart(t *testing.T) {
 	}
 }
 
-func TestStampsGoOnWhateverTheClockDoes(t *testing.T) {
+func TestStampsIncreaseDespiteClockSteps(t *testing.T) {
 	var c clock
 	first := c.stamp(noon)
 	if c.stamp(noon) <= first || c.stamp(noon.Add(-time.Hour)) <= first {

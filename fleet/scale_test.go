@@ -118,7 +118,7 @@ func attemptOf(f *Fleet, addr netip.Addr) merge.Statement {
 	}}
 }
 
-func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
+func TestEveryNodeReceivesEachStatementOnce(t *testing.T) {
 	redis := redisserver.Start(t)
 	const nodes, each = 8, 50
 	c := newCrowd(t, redis, nodes, Pace{Recheck: time.Hour}) // a comparison would deliver bans once more
@@ -133,7 +133,7 @@ func TestEveryNodeIsToldOfEachStatementOnce(t *testing.T) {
 }
 
 // No node writes meanwhile, so only readers meet the foreign entry.
-func TestALogThatSomebodyElseWritesToIsBegunAnew(t *testing.T) {
+func TestALogWithForeignEntriesIsReplaced(t *testing.T) {
 	for _, id := range []string{"*", "1-1", "2-0", "2-1"} {
 		t.Run(id, func(t *testing.T) {
 			t.Parallel()
@@ -217,7 +217,7 @@ func TestANodeShowsItsOwnStateAsItIsNow(t *testing.T) {
 	shows(one, map[string]bool{"one": false, "two": false})
 }
 
-func TestANodeIsHeardWhileItHasMuchToSay(t *testing.T) {
+func TestANodeStaysPresentWhileItsQueueIsLong(t *testing.T) {
 	redis := redisserver.Start(t, "--port", "0")
 	way := redisserver.NewProxy(t, redis.Socket)
 	var beats atomic.Int64

@@ -65,7 +65,7 @@ func TestStatementsAreReadAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeIsRefused(t *testing.T) {
+func TestImpossibleStatementsAreRefused(t *testing.T) {
 	const head = "000643c1a2b3c4d5 a-1 1 "
 	now := time.UnixMicro(0x000643c1a2b3c4d5)
 	for name, tc := range map[string]struct {

@@ -131,7 +131,7 @@ func stride() int {
 }
 
 // After a power cut the file holds everything synced, and any part of the write after it.
-func TestAPowerCutLosesOnlyWhatWasNotSynced(t *testing.T) {
+func TestAPowerCutLosesOnlyUnsyncedChanges(t *testing.T) {
 	s := tell(t, false)
 	zeros := make([]byte, 100)
 	at := -1
@@ -216,7 +216,7 @@ func TestAChangedBitCostsOneRecord(t *testing.T) {
 	}
 }
 
-func TestALostPageCostsWhatWasInIt(t *testing.T) {
+func TestALostPageCostsItsRecords(t *testing.T) {
 	path := statePath(t)
 	l := open(t, path, start)
 	const n = 500
@@ -283,7 +283,7 @@ func (b *badBlocks) ReadAt(p []byte, at int64) (int, error) {
 	return b.Reader.ReadAt(p, at)
 }
 
-func TestFileThatIsNoneIsSetAside(t *testing.T) {
+func TestAFileOfAnotherFormatIsSetAside(t *testing.T) {
 	database := make([]byte, 4*blockLen) // of bbolt, as versions before had it
 	copy(database[16:], []byte{0xED, 0xDA, 0x0C, 0xED, 2, 0, 0, 0, 0, 16, 0, 0})
 	for name, data := range map[string][]byte{
@@ -377,7 +377,7 @@ type nothing struct{}
 func (nothing) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
 // A frame that a peer puts into a user agent is not taken for one, even in a search after damage.
-func TestAFrameInATextIsNone(t *testing.T) {
+func TestAFrameInATextIsNotRead(t *testing.T) {
 	path := statePath(t)
 	l := open(t, path, start)
 	for i := range 20 { // each is valid at another place of the file

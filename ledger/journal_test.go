@@ -133,7 +133,7 @@ func TestAnEntryThatCannotBeReadIsPassedOver(t *testing.T) {
 }
 
 // Without its seal the journal counts if there is none at all, and else only as far as the seal before reaches.
-func TestADamagedSealLeavesWhatTheSealBeforeItSaid(t *testing.T) {
+func TestADamagedSealLeavesThePreviousOne(t *testing.T) {
 	path := statePath(t)
 	l := open(t, path, start)
 	for _, name := range []string{"a", "b"} {

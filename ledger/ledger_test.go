@@ -197,7 +197,7 @@ func TestRemoveReturnsTheBanOnce(t *testing.T) {
 	}
 }
 
-func TestExpireReturnsWhatIsOver(t *testing.T) {
+func TestExpireReturnsEndedBans(t *testing.T) {
 	path := statePath(t)
 	l := open(t, path, start)
 	l.Add(ban("192.0.2.1/32", time.Minute))
@@ -229,7 +229,7 @@ func TestListIsInOrderOfStart(t *testing.T) {
 	}
 }
 
-func TestEachEndsWhenItIsTold(t *testing.T) {
+func TestEachStopsOnFalse(t *testing.T) {
 	l := open(t, statePath(t), start)
 	for i := range 10 {
 		l.Add(ban(fmt.Sprintf("192.0.2.%d/32", i), policy.Forever))
@@ -270,7 +270,7 @@ func TestEvidenceIsOfThisBanAndNoEarlierOne(t *testing.T) {
 	}
 }
 
-func TestSecondProcessIsToldThatThereIsAFirst(t *testing.T) {
+func TestASecondProcessIsRefused(t *testing.T) {
 	path := statePath(t)
 	open(t, path, start)
 	_, err := Open(path, start)
@@ -387,7 +387,7 @@ func TestRunWritesInTimeAndAtItsEnd(t *testing.T) {
 	}
 }
 
-func TestRunTriesAgainWhatItCouldNotWrite(t *testing.T) {
+func TestRunRetriesFailedWrites(t *testing.T) {
 	path := statePath(t)
 	synctest.Test(t, func(t *testing.T) {
 		l := open(t, path, start)

@@ -71,7 +71,7 @@ func TestRecordsThatCannotBeWrittenStayPending(t *testing.T) {
 }
 
 // Sweep deletes the records that the owner of a shelf has forgotten, at any time after the start.
-func TestSweepRemovesWhatItsOwnerHasForgotten(t *testing.T) {
+func TestSweepRemovesForgottenRecords(t *testing.T) {
 	path := statePath(t)
 	l := open(t, path, start)
 	prefix := func(i int) netip.Prefix {

@@ -55,7 +55,7 @@ func TestConnectionsOfATable(t *testing.T) {
 	}
 }
 
-func TestTableThatIsNone(t *testing.T) {
+func TestAnInvalidTableIsAnError(t *testing.T) {
 	for _, line := range []string{
 		"0: 0100007F:0016", "0: 0100007F 0100007F:D431 01", "0: 0100007:0016 0100007F:D431 01", "0: 0100007F:0016 x 01",
 		"0: 0100007F:0016 0100007F:D431 zz", "0: 0100007F:0016 0100007F:D431 01 0 0 0 0 0 x 1", "0: 0100007F:0016 0100007F:D431 01 0 0 0 0 0 -1 1",

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestFirstListComesBeforeAnybodyElseIsAsked(t *testing.T) {
+func TestTheFirstListDoesNotWaitForNameServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		z := &zone{hosts: map[string][]string{"pbx.example.com": {"192.0.2.9"}}, slow: 2 * time.Second}

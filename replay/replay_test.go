@@ -18,7 +18,7 @@ import (
 )
 
 // An outage takes back the ban in force, how long it may last, and none that was served before.
-func TestWhatAnOutageLiftsWouldNotBeBanned(t *testing.T) {
+func TestBansLiftedAfterAnOutageAreNotReported(t *testing.T) {
 	office, other := netip.MustParsePrefix("203.0.113.50/32"), netip.MustParsePrefix("203.0.113.66/32")
 	served := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 	for name, until := range map[string]time.Time{"for a day": served.Add(48 * time.Hour), "forever": {}} {
@@ -266,7 +266,7 @@ func TestAReplayThatUnderstandsNothingFails(t *testing.T) {
 }
 
 // A recording that was stopped within a frame counts as far as it goes, pending challenges included.
-func TestACutRecordingCountsAsFarAsItGoes(t *testing.T) {
+func TestATruncatedRecordingCountsUpToItsEnd(t *testing.T) {
 	recording, _, _ := guesses(t)
 	r := run(t, testConfig(), Options{}, map[string][]byte{"a": recording[:len(recording)-10]})
 	if r.NotUnderstood != 1 || r.Attempts["auth_failure"] != 4 {

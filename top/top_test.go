@@ -226,7 +226,7 @@ func TestTopDoesNothingUnasked(t *testing.T) {
 	}
 }
 
-func TestTopSaysWhatTheDaemonRefuses(t *testing.T) {
+func TestTopShowsRefusalsOfTheDaemon(t *testing.T) {
 	m, _ := testModel(&term.Screen{})
 	resize(m, 80, 24)
 	m.ask.ban = func(netip.Prefix) error { return &control.RefusedError{Text: "it is never banned"} }
@@ -241,7 +241,7 @@ func TestTopSaysWhatTheDaemonRefuses(t *testing.T) {
 	}
 }
 
-func TestTopKeepsWhatIsSelected(t *testing.T) {
+func TestTopKeepsTheSelection(t *testing.T) {
 	m, did := testModel(&term.Screen{})
 	resize(m, 80, 24)
 	press(t, m, "down") // 203.0.113.1

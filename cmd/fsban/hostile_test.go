@@ -24,7 +24,7 @@ var hostile = []string{
 }
 
 // Names that peers choose are printed by every command that shows attempts.
-func TestNothingThatAPeerSaysReachesATerminal(t *testing.T) {
+func TestTextOfPeersReachesATerminalEscapedOnly(t *testing.T) {
 	addr, at := netip.MustParseAddr("203.0.113.7"), time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 	prefix := netip.PrefixFrom(addr, 32)
 	for _, who := range hostile {
@@ -78,7 +78,7 @@ func hostileStatus(who string) *control.Status {
 	}
 }
 
-func TestWhatTheNextFailureLeadsTo(t *testing.T) {
+func TestEffectOfTheNextFailure(t *testing.T) {
 	const day = 24 * time.Hour
 	never := &control.NeverBan{Origin: "ignoreip"}
 	ban := control.Next{User: "same", Verdict: "ban", Rule: "auth", Count: 5, MaxRetry: 5, BanTime: day, Offence: 1}

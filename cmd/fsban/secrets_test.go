@@ -220,7 +220,7 @@ func TestNoPasswordGetsOut(t *testing.T) {
 }
 
 // Errors of a configuration file do not repeat its passwords.
-func TestAWrongFileTellsNoPassword(t *testing.T) {
+func TestErrorsInAFileContainNoPassword(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		"freeswitch: {pasword: " + socketSecret + "}",

@@ -36,7 +36,7 @@ func TestAnAutomatonMatchesAsTheExpressionDoes(t *testing.T) {
 	}
 }
 
-func TestWhatGoDoesNotKnowMatchesMore(t *testing.T) {
+func TestUnsupportedPatternsMatchMore(t *testing.T) {
 	for expression, text := range map[string]string{
 		`^((?!6000)60\d{2})$`:                "6001",
 		`^(?=\d)(1.*)$`:                      "1000",

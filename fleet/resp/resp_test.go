@@ -280,7 +280,7 @@ func ask(t *testing.T, text string, wrap func(net.Conn) net.Conn) (any, error) {
 	return client.Do(context.Background(), "PING").Result()
 }
 
-func TestAConnDeliversWhatPrecedesTheOffendingHeader(t *testing.T) {
+func TestAConnDeliversRepliesBeforeTheOffendingHeader(t *testing.T) {
 	near, far := net.Pipe()
 	defer func() { _ = near.Close() }()
 	go func() {

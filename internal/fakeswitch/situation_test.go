@@ -89,7 +89,7 @@ func TestACallIsTheCallersOwn(t *testing.T) {
 	}
 }
 
-func TestOnlyARefusedCallSaysThatItWasRefused(t *testing.T) {
+func TestOnlyARefusedCallIsMarkedAsRefused(t *testing.T) {
 	ended := func(s Situation) map[string]string {
 		for _, e := range all(t, Frames(s, Caller{}, moment)) {
 			if e["Event-Name"] == "CHANNEL_HANGUP_COMPLETE" {

@@ -11,7 +11,7 @@ import (
 )
 
 // The replies are those of FreeSWITCH 1.11, word for word.
-func TestWhatIsAskedForIsAnsweredInFreeSWITCHsWords(t *testing.T) {
+func TestRepliesAreThoseOfFreeSWITCH(t *testing.T) {
 	u := login(t, start(t, Options{}))
 	for _, exchange := range [][2]string{
 		{"filter", "-ERR command not found"},
@@ -77,7 +77,7 @@ func hears(t *testing.T, o Options, emit func(*Switch), commands ...string) []st
 	}
 }
 
-func TestFiltersLetPassWhatFreeSWITCHWould(t *testing.T) {
+func TestFiltersPassTheSameEventsAsFreeSWITCH(t *testing.T) {
 	emit := func(s *Switch) {
 		s.Emit(Heartbeat, Caller{}, time.Time{})
 		s.EmitCustom("a::b", time.Time{}, [2]string{"who", "Some One"}, [2]string{"what", "+49"})
@@ -150,7 +150,7 @@ func TestNixedEventsAreNotSent(t *testing.T) {
 	}
 }
 
-func TestALogLineGoesToWhoeverAskedForItsLevel(t *testing.T) {
+func TestALogLineIsSentToClientsOfItsLevel(t *testing.T) {
 	emit := func(s *Switch) {
 		s.Emit(RejectedRegister, Caller{}, time.Time{})
 		s.Emit(CTILine, Caller{}, time.Time{})

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestAnUnchangedSituationIsWhatFreeSWITCHSentByteForByte(t *testing.T) {
+func TestAnUnchangedSituationEqualsTheRecording(t *testing.T) {
 	for s, r := range recordings {
 		name, start := ".plain.esl", "enabled plain\n\n"
 		if len(r.logs) > 0 {
@@ -222,7 +222,7 @@ func TestCommandsAreAnsweredInFreeSWITCHsWords(t *testing.T) {
 	u.ends(io.EOF)
 }
 
-func TestALeastPrivilegeLoginSeesWhatItMay(t *testing.T) {
+func TestALeastPrivilegeLoginReceivesAllowedEventsOnly(t *testing.T) {
 	s := start(t, Options{User: "guard@example.org", AllowedEvents: []string{"HEARTBEAT", "a::b"}, AllowedAPI: []string{"status"}})
 	u := dial(t, s)
 	u.next(esl.AuthRequest)
@@ -273,7 +273,7 @@ func TestASubscriptionCanBeWaitedFor(t *testing.T) {
 	}
 }
 
-func TestRawBytesReachWhoeverIsLoggedIn(t *testing.T) {
+func TestRawBytesReachLoggedInClients(t *testing.T) {
 	s := start(t, Options{})
 	in, out := login(t, s), dial(t, s)
 	out.next(esl.AuthRequest)
@@ -282,7 +282,7 @@ func TestRawBytesReachWhoeverIsLoggedIn(t *testing.T) {
 	out.says("auth ClueCon", "+OK accepted")
 }
 
-func TestAHeartbeatBeats(t *testing.T) {
+func TestHeartbeatsAreSentPeriodically(t *testing.T) {
 	s := start(t, Options{Heartbeat: time.Millisecond})
 	u := login(t, s)
 	u.says("event plain HEARTBEAT", "+OK event listener enabled plain")

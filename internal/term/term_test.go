@@ -67,7 +67,7 @@ func FuzzClean(f *testing.F) {
 	})
 }
 
-func TestTableIsAlignedByWhatATerminalShows(t *testing.T) {
+func TestTableIsAlignedByDisplayWidth(t *testing.T) {
 	tab := Table{Columns: []Column{{Name: "USER"}, {Name: "SINCE", Drop: 1}, {Name: "N", Right: true}, {Name: "WHY", Want: 6}}}
 	tab.Add("张三", "yesterday", "7", "a long reason that nobody can read")
 	tab.Add("1001", "today", "1200", "x")
@@ -155,7 +155,7 @@ func TestColorsOnlyWhereTheyAreWanted(t *testing.T) {
 	}
 }
 
-func TestLocaleSaysWhatIsShown(t *testing.T) {
+func TestLocaleDecidesWhichCharactersAreShown(t *testing.T) {
 	for _, tt := range []struct {
 		all, ctype, lang string
 		ascii, thin      bool
