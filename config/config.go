@@ -1,7 +1,7 @@
 // Package config holds fsban's configuration: schema, defaults, parsing, validation and reload.
 //
-// Parse reports every problem at once, each with its line and dotted key, and never half applies a file. A file need
-// only say what differs from Default.
+// Parse reports every problem at once, each with its line and dotted key, and never half applies a file. A file
+// needs only the settings that differ from Default.
 package config
 
 import (
@@ -20,7 +20,7 @@ import (
 	"fsban/policy"
 )
 
-// Path is where `fsban run` looks when it is not told otherwise.
+// Path is the default place of the configuration file.
 const Path = "/etc/fsban/config.yaml"
 
 // These hold the passwords of the event socket and of the fleet's Redis where neither file nor configuration should.
@@ -61,11 +61,11 @@ type CTILog struct {
 // CTILogOff as cti_log.path is no log at all.
 const CTILogOff = "off"
 
-// ctiLogPlaces are where mod_cti's installations have their log.
+// ctiLogPlaces are the places of the log in installations of mod_cti.
 var ctiLogPlaces = []string{"/ddt/fs/log/cti_fail2ban.log", "/fs/var/log/freeswitch/cti_fail2ban.log"}
 
-// File returns the file to follow, or "" for none: the one that is set, or the first of the known places whose directory
-// exists.
+// File returns the file to follow, or "" for none: the configured one, or the first of the known places with an existing
+// directory.
 func (c *CTILog) File() string {
 	switch c.Path {
 	case CTILogOff:

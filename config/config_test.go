@@ -24,7 +24,7 @@ import (
 var update = flag.Bool("update", false, "write the .err files and docs/configuration.md anew")
 
 // Each testdata/NAME.yaml is wrong in the way that NAME.err says.
-func TestWrongFilesSayWhatIsWrong(t *testing.T) {
+func TestInvalidFilesAreReportedWithLineAndKey(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
@@ -107,7 +107,7 @@ func TestRightFiles(t *testing.T) {
 	}
 }
 
-func TestPasswordComesFromTheFirstPlaceThatHasOne(t *testing.T) {
+func TestPasswordIsReadFromTheFirstPlaceThatHasOne(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -200,7 +200,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
-func TestHooksAndLevelAreWhatTheFileSays(t *testing.T) {
+func TestHooksAndLevelMatchTheFile(t *testing.T) {
 	c, err := Parse("config.yaml", []byte("firewall:\n  chains: raw/PREROUTING, filter/DOCKER-USER\n  ports: [udp/5060, tcp/5060-5061]\nlog:\n  level: debug\n"))
 	if err != nil {
 		t.Fatal(err)

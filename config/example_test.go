@@ -25,7 +25,7 @@ func TestExampleIsTheDefault(t *testing.T) {
 	if p.document(data, &alone); len(p.problems) > 0 || !reflect.DeepEqual(alone, want) {
 		t.Errorf("without the defaults the example says\n%+v, %v, want\n%+v", alone, p.problems, want)
 	}
-	// A key whose default is zero has to be there too: all are, in order of Config, and nothing else.
+	// The example has every key, also those with a zero default, in the order of Config.
 	said, known := keysSaid(p), keysKnown(reflect.ValueOf(want), "")
 	for _, key := range known {
 		if !slices.Contains(said, key) {

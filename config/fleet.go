@@ -42,10 +42,10 @@ const (
 	ShareFailures = "failures"
 )
 
-// On tells whether there is a fleet.
+// On reports whether a fleet is configured.
 func (f *Fleet) On() bool { return f.Redis != "" }
 
-// fleetName is the form of a fleet's name and of a node's: both are a part of what is written to Redis.
+// fleetName is the form of the names of a fleet and of a node, which are parts of keys and entries in Redis.
 var fleetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$`)
 
 func (f *Fleet) validate(problem report) {

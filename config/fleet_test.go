@@ -40,7 +40,7 @@ func TestWhereAFleetsRedisIs(t *testing.T) {
 	}
 }
 
-func TestTheFleetsPasswordComesFromItsFile(t *testing.T) {
+func TestTheFleetsPasswordIsReadFromItsFile(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)

@@ -44,8 +44,8 @@ func (l IgnoreList) split() (prefixes []netip.Prefix, hosts []string) {
 	return prefixes, hosts
 }
 
-// ParseIgnoreFile reads policy.ignore_file: what policy.ignoreip may hold, one or several in a line, with comments that
-// begin with #. name is what its errors call the file. The error is a *Problems, with every line that is wrong.
+// ParseIgnoreFile reads policy.ignore_file: entries as in policy.ignoreip, one or several a line, and comments that begin with #.
+// name is the file's name in errors. The error is a *Problems, with every invalid line.
 func ParseIgnoreFile(name string, data []byte) (prefixes []netip.Prefix, hosts []string, err error) {
 	var problems []Problem
 	number := 0

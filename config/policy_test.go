@@ -10,7 +10,7 @@ import (
 	"fsban/policy"
 )
 
-// What nobody configures is what package policy has: each number stands in one place.
+// The defaults are those of package policy: each number is in one place.
 func TestDefaultsAreThoseOfThePolicy(t *testing.T) {
 	p := Default().Policy
 	got, want := reflect.ValueOf(p.Options()), reflect.ValueOf(policy.DefaultOptions())
@@ -31,7 +31,7 @@ func TestDefaultsAreThoseOfThePolicy(t *testing.T) {
 	}
 }
 
-func TestOptionsAreWhatTheFileSays(t *testing.T) {
+func TestOptionsMatchTheFile(t *testing.T) {
 	for name, test := range map[string]struct {
 		file string
 		want func(*policy.Options)
@@ -76,7 +76,7 @@ func TestOptionsAreWhatTheFileSays(t *testing.T) {
 	}
 }
 
-func TestRulesAreWhatTheFileSays(t *testing.T) {
+func TestRulesMatchTheFile(t *testing.T) {
 	const file = "policy:\n  "
 	for name, test := range map[string]struct {
 		file string

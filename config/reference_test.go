@@ -10,7 +10,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// docs/configuration.md is what the comments of config.example.yaml say, key by key.
+// docs/configuration.md consists of the comments of config.example.yaml, key by key.
 func TestReferenceIsTheExample(t *testing.T) {
 	const file = "../docs/configuration.md"
 	var doc yaml.Node
@@ -42,8 +42,7 @@ settings marked (restart) need ` + "`systemctl restart fsban`" + `. Durations ha
 [config.example.yaml](../config.example.yaml).
 `
 
-// referenceOf writes a line for each key, and then a heading for each section: what came after a section would seem to be
-// in it.
+// referenceOf writes a line for each key, and then a heading for each section: a key after a section would seem to be part of it.
 func referenceOf(w *strings.Builder, n *yaml.Node, path string) {
 	plain := 0
 	for i := 0; i+1 < len(n.Content); i += 2 {

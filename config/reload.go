@@ -31,8 +31,8 @@ var live = []string{
 	"log.level", "log.format",
 }
 
-// restart are those that need one: what is counted is counted by prefix; a chain, a port or a target is better changed at one
-// moment than while bans come in; and who talks to us must not lose us.
+// restart are the keys that need a restart: attempts are counted by prefix; a chain, a port or a target is better changed at one
+// moment than while bans arrive; and the sockets must stay reachable.
 var restart = []string{
 	"policy.ipv4_prefix", "policy.ipv6_prefix", "policy.nat64_prefixes",
 	"firewall.enforce", "firewall.backend", "firewall.chains", "firewall.ports", "firewall.target",
@@ -42,9 +42,8 @@ var restart = []string{
 	"http.listen", "http.web_config_file",
 }
 
-// Reload returns what a daemon goes on with that runs with c and whose file says next now: all that can change while it
-// runs, and the rest as it was. changed are the keys that differ and are taken over, pending those that differ and need a
-// restart.
+// Reload returns the configuration of a daemon that runs with c after a reload of next: settings that can change while it runs come
+// from next, the others from c. changed are the keys that differ and are applied, pending those that differ and need a restart.
 func (c *Config) Reload(next Config) (now Config, changed, pending []string) {
 	now = next
 	was, is := reflect.ValueOf(c).Elem(), reflect.ValueOf(&now).Elem()

@@ -115,7 +115,7 @@ func TestTheSocketIsFoundInAFileThatIsWrong(t *testing.T) {
 	}
 }
 
-func TestWhatDiffersOfRules(t *testing.T) {
+func TestDifferencesBetweenRules(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(*Ruleset)

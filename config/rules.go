@@ -41,7 +41,7 @@ type RuleSettings struct {
 // policyRule is the default rule that takes findtime, maxretry and bantime from the policy.
 const policyRule = "auth"
 
-// setDefaultRules sets the rules to policy.DefaultRules, and what the policy says for all of them to what auth has there.
+// setDefaultRules sets the rules to policy.DefaultRules, and the policy's values for all rules to those of rule auth.
 func (p *Policy) setDefaultRules() {
 	for _, r := range policy.DefaultRules() {
 		rule := newRule(r.Name)

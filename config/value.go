@@ -68,7 +68,7 @@ func parseFloat(s string) (float64, error) {
 }
 
 // ParsePrefix reads an address or a prefix. An IPv4-mapped address is the IPv4 address; bits below the prefix's length
-// are dropped, so that fail2ban's 127.0.0.1/8 means what it means there.
+// are dropped, so that 127.0.0.1/8 has the same meaning as in fail2ban.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
 		addr = addr.Unmap()

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Whoever cannot be answered hears why, as far as it can be told.
-func TestWhatAClientSaysWhereNobodyAnswers(t *testing.T) {
+// Without an answer the error names the cause and the remedy, as far as they are known.
+func TestErrorsOfAClientWithoutADaemon(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	c := NewClient(path)
 	defer c.Close()

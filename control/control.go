@@ -1,8 +1,7 @@
 // Package control is how the fsban command talks to the daemon: HTTP and JSON over a unix socket.
 //
-// The kernel says who is at the other end of a unix socket. Root and the user that the daemon itself runs as may do
-// everything, and so may the members of one group that the configuration names; those of another may look. Nobody else is
-// let in. There is no way to change anything over TCP.
+// The kernel reports the user and groups of a unix socket's peer. Root, the daemon's user and the members of control.admins may do
+// everything; the members of control.readers may read. Others are refused. Nothing can be changed over TCP.
 package control
 
 import (

@@ -35,8 +35,7 @@ func TestSchemaIsUpToDate(t *testing.T) {
 	}
 }
 
-// The schema is looked at as its reader does: what it names is there, what is there is named, and each type says as many
-// properties as it has.
+// Each reference of the schema has its definition, each definition a reference, and each type all of its properties.
 func TestSchemaHoldsTogether(t *testing.T) {
 	_, path := serve(t, new(fake), nil)
 	code, text := request(t, path, "1.4.0", "1", http.MethodGet, pathSchema, "")
@@ -204,7 +203,7 @@ func (d *describer) object(t reflect.Type) *yamllib.Node {
 		tag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		of := d.schema(f.Type)
 		if said := d.said[t.Name()+"."+f.Name]; said != "" {
-			if isRef(of) { // beside a reference nothing is read by everybody
+			if isRef(of) { // some readers ignore everything next to a reference
 				of = mapping("allOf", []*yamllib.Node{of})
 			}
 			if child := get(of, "description"); child != nil {
@@ -226,7 +225,7 @@ func (d *describer) object(t reflect.Type) *yamllib.Node {
 	return ref(name)
 }
 
-// comments reads what the source says of types and fields.
+// comments reads the comments of types and fields in the source.
 func comments(t *testing.T) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "control.go", nil, parser.ParseComments)

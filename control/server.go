@@ -59,7 +59,7 @@ type Server struct {
 	log     *slog.Logger
 
 	access    atomic.Pointer[access]
-	requests  [numRoles]atomic.Uint64 // answered, those of strangers and what readers may not being refused
+	requests  [numRoles]atomic.Uint64 // answered; those of strangers are the refused ones
 	dropped   atomic.Uint64           // connections that were not let in
 	listening atomic.Bool
 }
@@ -72,8 +72,8 @@ func NewServer(path, version string, d daemon, log *slog.Logger) *Server {
 	return s
 }
 
-// SetGroups lets the members of two unix groups in, to look and to change; "" is nobody. It returns what is wrong with them:
-// a group that is not there has no members.
+// SetGroups grants two unix groups access, to read and to change; "": no group. It returns the problems of the groups: a missing
+// group has no members.
 func (s *Server) SetGroups(readers, admins string) (problems []string) {
 	a := &access{s.access.Load().self, findGroup(readers), findGroup(admins)}
 	s.access.Store(a)

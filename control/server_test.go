@@ -25,7 +25,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// childEnv has this program ask a daemon, as whoever it was started as.
+// childEnv makes this program ask a daemon, as the user that it was started as.
 const childEnv = "FSBAN_CONTROL_TEST_SOCKET"
 
 func TestMain(m *testing.M) {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// asks looks at something and changes something, and says what came of each.
+// asks sends a reading and a changing request, and returns their results.
 func asks(ctx context.Context, path string) string {
 	c := NewClient(path)
 	defer c.Close()
@@ -45,7 +45,7 @@ func asks(ctx context.Context, path string) string {
 	return fmt.Sprintf("look: %v\nchange: %v, by %s\n", look, change, b.By)
 }
 
-// fake is a daemon that answers, and says who asked.
+// fake is a daemon that answers with the name of the peer.
 type fake struct {
 	daemon
 	wait chan struct{} // Status waits for it, if it is there
@@ -110,8 +110,8 @@ func nameOf(t *testing.T, gid int) string {
 	return g.Name
 }
 
-// somebody asks the daemon at path as a user who is not root, in a group of his own and in others. Without root's rights that
-// is this process itself.
+// somebody asks the daemon at path as an unprivileged user with a primary group gid and other groups. Without root's rights that is
+// this process itself.
 func somebody(t *testing.T, path string, gid int, groups ...int) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -140,7 +140,7 @@ func somebody(t *testing.T, path string, gid int, groups ...int) string {
 	return string(out)
 }
 
-func TestGroupsDecideWhoMayDoWhat(t *testing.T) {
+func TestGroupsGrantReadingAndChanging(t *testing.T) {
 	// Groups that every system has. Without root's rights there is one group that this process is in.
 	first, second := 1, 2
 	who := "uid 4711"
@@ -174,7 +174,7 @@ func TestGroupsDecideWhoMayDoWhat(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.root && os.Geteuid() != 0 {
-				return // the table's other lines are what one user can be
+				return // the other lines need no root
 			}
 			s, path := serve(t, new(fake), func(s *Server) {
 				s.access.Store(&access{self: 0})
@@ -201,7 +201,7 @@ func TestOurOwnUserMayDoEverything(t *testing.T) {
 	}
 }
 
-// What the kernel says nothing about is nobody.
+// A peer without credentials is a stranger.
 func TestAnUnknownPeerIsAStranger(t *testing.T) {
 	s := NewServer("/nowhere", "1.4.0", new(fake), slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()
@@ -254,7 +254,7 @@ func TestADeadSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 	if _, err := s.Listen(); err == nil || !strings.Contains(err.Error(), "another fsban is running") {
 		t.Errorf("a second listener: %v", err)
 	}
-	// What a killed daemon leaves is replaced.
+	// The socket of a killed daemon is replaced.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -333,7 +333,7 @@ func TestStrangersAreAnsweredOnlySoOften(t *testing.T) {
 	}
 }
 
-func TestAWrongConfigurationIsToldApart(t *testing.T) {
+func TestAnInvalidConfigurationHasAnErrorOfItsOwn(t *testing.T) {
 	_, path := serve(t, new(fake), nil)
 	c := NewClient(path)
 	defer c.Close()
@@ -371,7 +371,7 @@ func request(t *testing.T, path, version, api, method, url, body string) (int, s
 	return resp.StatusCode, string(text)
 }
 
-func TestADaemonSaysWhoHasToBeUpgraded(t *testing.T) {
+func TestADaemonNamesTheSideToUpgrade(t *testing.T) {
 	_, path := serve(t, new(fake), nil)
 	for _, tc := range []struct {
 		name, version, api, method, url, body string
@@ -397,7 +397,7 @@ func TestADaemonSaysWhoHasToBeUpgraded(t *testing.T) {
 }
 
 // A command meets a daemon of another version, as it would answer.
-func TestACommandSaysWhoHasToBeUpgraded(t *testing.T) {
+func TestACommandNamesTheSideToUpgrade(t *testing.T) {
 	for _, tc := range []struct {
 		name         string
 		version, api string // the daemon's headers
@@ -450,7 +450,7 @@ func TestACommandSaysWhoHasToBeUpgraded(t *testing.T) {
 	}
 }
 
-// What is at the socket's place and is no dead socket of ours stays as it is.
+// At the socket's place, anything but a dead socket of fsban stays as it is.
 func TestOnlyADeadSocketIsReplaced(t *testing.T) {
 	dir, err := os.MkdirTemp("", "fsban") // a socket's path is short
 	if err != nil {

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// Each side says in every message which version it is, and which version of the API it speaks. A part that one adds to an
-// answer does not disturb the other; what one asks for and the other does not know is refused with both versions.
+// Each message has the version of its sender, and the sender's version of the API. Unknown fields of an answer are ignored; an unknown
+// request, or a request with an unknown field, is refused with both versions.
 const (
 	headerVersion = "Fsban-Version"
 	headerAPI     = "Fsban-Api"
 	apiVersion    = 1 // as in the paths
 )
 
-// unknown says that a request has something that this daemon does not know.
+// unknown returns the error text for a request with a part that this daemon does not know.
 func (s *Server) unknown(r *http.Request, what string) string {
 	theirs := r.Header.Get(headerVersion)
 	if theirs == "" {
@@ -38,8 +38,8 @@ func disagree(daemon, command, what string, commandIsOlder bool) string {
 		advice)
 }
 
-// olderThan tells whether version a is older than b; the API's versions count before the programs'. What cannot be compared is
-// not older.
+// olderThan reports whether version a is older than b. The versions of the API count before those of the programs. Versions that
+// cannot be compared are not older.
 func olderThan(a, b string, apis int) bool {
 	if apis != 0 {
 		return apis < 0

@@ -35,7 +35,7 @@ func torture(t testing.TB) map[string][]byte {
 	return messages
 }
 
-// meaning renders what a message means for sipgo; ok is false if that refuses it, or lacks a header that every message has.
+// meaning renders sipgo's reading of a message; ok is false if sipgo refuses it, or if it lacks a mandatory header.
 func meaning(p *sip.Parser, data []byte) (text string, ok bool) {
 	defer func() { // sipgo's own faults are none of the scanner's
 		if recover() != nil {
