@@ -71,9 +71,9 @@ const (
 
 var (
 	setRule = regexp.MustCompile(`--match-set (` + firewall.SetIPv4 + `|` + firewall.SetIPv6 + `) `)
-	chain   = regexp.MustCompile(`\bchain ` + firewall.ChainName + ` \{$`)
+	chain   = regexp.MustCompile(`\bchain ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)? \{$`)
 	// A rule of iptables, a set of ipset save, the table or the jump of an nftables ruleset.
-	stale = regexp.MustCompile(`-A ` + firewall.ChainName + ` |(-j|jump) ` + firewall.ChainName + `$|\b(create|add) (` +
+	stale = regexp.MustCompile(`-A ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)? |(-j|jump) ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)?$|\b(create|add) (` +
 		firewall.SetIPv4 + `|` + firewall.SetIPv6 + `) |\btable (inet|ip|ip6) fsban\b`)
 )
 

@@ -50,6 +50,7 @@ func TestSavedRulesAreFound(t *testing.T) {
 		"backend rules, nft": {map[string]string{"etc/nftables.conf": nftOfRules}, nil, []string{"/etc/nftables.conf"}},
 		"backend rules":      {map[string]string{"etc/iptables/rules.v4": rulesBackend}, nil, []string{"/etc/iptables/rules.v4"}},
 		"iptables-save -c":   {map[string]string{"etc/iptables/rules.v4": "[12:345] " + strings.Split(iptablesSave, "\n")[4] + "\n"}, []string{"/etc/iptables/rules.v4"}, nil},
+		"only the tap":       {map[string]string{"etc/iptables/rules.v4": "*filter\n-A FSBAN-TAP-IN -p udp -m udp --dport 5060 -j NFLOG\nCOMMIT\n"}, nil, []string{"/etc/iptables/rules.v4"}},
 		"only the jump":      {map[string]string{"etc/iptables/rules.v4": "*raw\n-A PREROUTING -j FSBAN\nCOMMIT\n"}, nil, []string{"/etc/iptables/rules.v4"}},
 		"beyond 16 MiB":      {map[string]string{"etc/iptables/rules.v4": strings.Repeat("#\n", maxBytes/2) + iptablesSave}, nil, nil},
 		"a directory of its": {map[string]string{"etc/iptables/rules.v4/file": iptablesSave}, nil, nil},
@@ -83,7 +84,11 @@ func TestTheUnitMakesTheBootSafe(t *testing.T) {
 // The unit does not help against a ruleset that nft cannot read.
 func TestRulesetsThatNftCannotReadAreFound(t *testing.T) {
 	for _, name := range []string{"etc/nftables.conf", "etc/nftables.d/saved", "etc/sysconfig/nftables.conf"} {
-		r := Find(host(t, map[string]string{name: nftOfIptables, "etc/systemd/system/sysinit.target.wants/" + SetsUnit: ""}), 0)
+		text := nftOfIptables
+		if name == "etc/nftables.d/saved" {
+			text = strings.ReplaceAll(text, "FSBAN", "FSBAN-TAP-IN")
+		}
+		r := Find(host(t, map[string]string{name: text, "etc/systemd/system/sysinit.target.wants/" + SetsUnit: ""}), 0)
 		if !slices.Equal(r.Refused, []string{"/" + name}) || !strings.Contains(strings.Join(r.Problems(), "\n"), "/"+name+": the next boot cannot restore") || strings.Contains(strings.Join(r.Problems(), "\n"), "enable") {
 			t.Errorf("%s: %+v, %q", name, r, r.Problems())
 		}

@@ -61,11 +61,24 @@ type Options struct {
 
 // Stats are the counts of a Reader.
 type Stats struct {
-	Packets   uint64 // received from the kernel
-	Lost      uint64 // packets that the kernel could not hand over, by their sequence numbers
-	Overflows uint64 // reports of the kernel that the socket's buffer was full (ENOBUFS)
-	Malformed uint64 // netlink messages that could not be parsed
-	Dropped   uint64 // IP packets and TCP streams of which a part was missing, or beyond the bounds
+	Packets   uint64    // received from the kernel
+	Lost      uint64    // packets that the kernel could not hand over, by their sequence numbers
+	Overflows uint64    // reports of the kernel that the socket's buffer was full (ENOBUFS)
+	Malformed uint64    // netlink messages that could not be parsed
+	Dropped   uint64    // IP packets and TCP streams of which a part was missing, or beyond the bounds
+	Last      time.Time // of the last packet; zero: none
+}
+
+// Add adds the counts of another Reader.
+func (s *Stats) Add(o *Stats) {
+	s.Packets += o.Packets
+	s.Lost += o.Lost
+	s.Overflows += o.Overflows
+	s.Malformed += o.Malformed
+	s.Dropped += o.Dropped
+	if s.Last.IsZero() {
+		s.Last = o.Last
+	}
 }
 
 // A Reader receives the packets of one group. Its methods but Stats are not safe for concurrent use.
@@ -80,6 +93,7 @@ type Reader struct {
 	assembler *sipwire.Assembler
 
 	packets, lost, overflows, malformed, dropped atomic.Uint64
+	last                                         atomic.Int64 // unix nanoseconds
 }
 
 // Open binds a group in the network namespace of the calling thread, and has the kernel copy its packets from then on. The error wraps
@@ -159,9 +173,13 @@ func (r *Reader) Close() error { return r.conn.Close() }
 
 // Stats returns the counts so far. It may be called from any goroutine.
 func (r *Reader) Stats() Stats {
-	return Stats{
+	s := Stats{
 		Packets: r.packets.Load(), Lost: r.lost.Load(), Overflows: r.overflows.Load(), Malformed: r.malformed.Load(), Dropped: r.dropped.Load(),
 	}
+	if ns := r.last.Load(); ns != 0 {
+		s.Last = time.Unix(0, ns)
+	}
+	return s
 }
 
 // Run calls take for each SIP message until ctx ends, one after the other. A packet is valid during its call. Loss is counted and is no
@@ -191,6 +209,7 @@ func (r *Reader) Run(ctx context.Context, take func(*sipwire.Packet)) error {
 		}
 		at = time.Now()
 		r.parser.batch(r.buffer[:r.size], frame)
+		r.last.Store(at.UnixNano())
 		r.packets.Store(r.parser.packets)
 		r.lost.Store(r.parser.lost)
 		r.malformed.Store(r.parser.malformed)
