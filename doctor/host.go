@@ -44,7 +44,8 @@ type File struct {
 // ReadHost looks at this host. ctiLog is the path of mod_cti's log, or empty; setSize the size of the sets that fsban creates, or 0.
 func ReadHost(ctiLog string, setSize int) *Host {
 	programs, service := lookAround("/proc")
-	h := &Host{Zone: time.Now().Format("-0700"), Programs: programs, Saved: saved.Find("/", setSize), NoModules: missingModules("/", tapModules)}
+	h := &Host{Zone: time.Now().Format("-0700"), Programs: programs, Saved: saved.Find("/", setSize)}
+	h.NoModules = missingModules("/", tapModules)
 	if data, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil {
 		h.SELinux = "permissive"
 		if strings.TrimSpace(string(data)) == "1" {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,9 +13,7 @@ func TestMissingModules(t *testing.T) {
 	release := map[string]string{"proc/sys/kernel/osrelease": "6.1.0-x\n"}
 	with := func(more map[string]string) map[string]string {
 		files := map[string]string{"proc/sys/kernel/osrelease": release["proc/sys/kernel/osrelease"], dir + "modules.dep": "", dir + "modules.builtin": ""}
-		for name, text := range more {
-			files[name] = text
-		}
+		maps.Copy(files, more)
 		return files
 	}
 	for name, tc := range map[string]struct {

@@ -158,6 +158,7 @@ func isOwnName(chain string) bool {
 // isOwn reports whether a rule carries the comment of one of fsban's rules.
 func isOwn(r *nftables.Rule) bool {
 	text, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-	return text == everything || strings.HasPrefix(text, tapComment) || strings.HasPrefix(text, "to ") || strings.Contains(text, " from @"+firewall.SetIPv4) ||
+	return text == everything || strings.HasPrefix(text, tapComment) || strings.HasPrefix(text, "to ") ||
+		strings.Contains(text, " from @"+firewall.SetIPv4) ||
 		strings.Contains(text, " from @"+firewall.SetIPv6)
 }

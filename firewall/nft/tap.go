@@ -49,7 +49,7 @@ func (s side) String() string {
 }
 
 // tapPriority is the priority of the chains that copy packets.
-var tapPriority = nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + 1)
+var tapPriority = new(*nftables.ChainPriorityFilter + 1)
 
 // isTapName reports whether a chain has the name of one that copies packets.
 func isTapName(chain string) bool {
@@ -95,7 +95,8 @@ func fragmentRules(tap *firewall.Tap) (rules []tableRule) {
 			continue
 		}
 		const fragmentHeader, offsetAt = 44, 2
-		rules = append(rules, tableRule{fmt.Sprintf("%sfragments of %s group %d threshold %d", tapComment, proto, tap.Group, tap.Threshold), []expr.Any{
+		text := fmt.Sprintf("%sfragments of %s group %d threshold %d", tapComment, proto, tap.Group, tap.Threshold)
+		rules = append(rules, tableRule{text, []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV6}},
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -175,7 +176,8 @@ func (b *Backend) arrangeTap() (repaired []string, err error) {
 }
 
 // changeChains queues the changes that turn the chains there into those of a layout without jumps.
-func (b *Backend) changeChains(conn *nftables.Conn, there map[string]*nftables.Chain, chains []*nftables.Chain, rules map[string][]tableRule) (made []string) {
+func (b *Backend) changeChains(conn *nftables.Conn, there map[string]*nftables.Chain, chains []*nftables.Chain,
+	rules map[string][]tableRule) (made []string) {
 	for _, c := range chains {
 		old := there[c.Name]
 		delete(there, c.Name)
@@ -191,7 +193,8 @@ func (b *Backend) changeChains(conn *nftables.Conn, there map[string]*nftables.C
 		conn.AddChain(c)
 		conn.FlushChain(c)
 		for _, r := range rules[c.Name] {
-			conn.AddRule(&nftables.Rule{Table: fsbanTable, Chain: c, Exprs: r.exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, r.text)})
+			conn.AddRule(&nftables.Rule{Table: fsbanTable, Chain: c, Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.text)})
 		}
 	}
 	for _, h := range tapHooks {
@@ -206,7 +209,8 @@ func (b *Backend) changeChains(conn *nftables.Conn, there map[string]*nftables.C
 
 // tapError returns an error with the operation, the cause and the remedy.
 func tapError(err error) error {
-	if errno, ok := errors.AsType[syscall.Errno](err); ok && (errno == syscall.ENOENT || errno == syscall.EOPNOTSUPP || errno == syscall.EINVAL) {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if ok && slices.Contains([]syscall.Errno{syscall.ENOENT, syscall.EOPNOTSUPP, syscall.EINVAL}, errno) {
 		err = fmt.Errorf("this kernel cannot copy packets (modules nfnetlink_log, nft_log): load them, or set sip.tap to hep (%w)", errno)
 		return fmt.Errorf("nft copy packets in table inet %s: %w", TableName, err)
 	}

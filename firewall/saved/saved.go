@@ -69,11 +69,14 @@ const (
 	refused           // rules that nft lists and cannot read
 )
 
+// chains matches the names of fsban's chains.
+const chains = firewall.ChainName + `(?:-TAP-IN|-TAP-OUT)?`
+
 var (
 	setRule = regexp.MustCompile(`--match-set (` + firewall.SetIPv4 + `|` + firewall.SetIPv6 + `) `)
-	chain   = regexp.MustCompile(`\bchain ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)? \{$`)
+	chain   = regexp.MustCompile(`\bchain ` + chains + ` \{$`)
 	// A rule of iptables, a set of ipset save, the table or the jump of an nftables ruleset.
-	stale = regexp.MustCompile(`-A ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)? |(-j|jump) ` + firewall.ChainName + `(-TAP-IN|-TAP-OUT)?$|\b(create|add) (` +
+	stale = regexp.MustCompile(`-A ` + chains + ` |(-j|jump) ` + chains + `$|\b(create|add) (` +
 		firewall.SetIPv4 + `|` + firewall.SetIPv6 + `) |\btable (inet|ip|ip6) fsban\b`)
 )
 

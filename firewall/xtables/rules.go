@@ -116,8 +116,8 @@ func (b *Rules) Setup() (made []string, err error) {
 	t := verifyTaps(context.Background(), usable, currentTap(&b.tap), b.opts.Hooks)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.notes, b.tapErr = append(v.Notes, t.Notes...), t.Tap
-	return append(v.Made, t.Made...), v.Err
+	b.notes, b.tapErr = slices.Concat(v.Notes, t.Notes), t.Tap
+	return slices.Concat(v.Made, t.Made), v.Err
 }
 
 // tidy reads the rules of a family, removes surplus ones and makes missing ones.

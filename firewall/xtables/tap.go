@@ -118,8 +118,8 @@ func (f *family) verifyTap(ctx context.Context, tap *firewall.Tap, hooks []firew
 }
 
 // errNoTarget is wrapped if iptables cannot make a rule that copies packets.
-var errNoTarget = errors.New("this host's iptables or kernel cannot copy packets (modules nfnetlink_log, xt_NFLOG, ip6t_frag): load them, or " +
-	"set sip.tap to hep")
+var errNoTarget = errors.New("this host's iptables or kernel cannot copy packets (modules nfnetlink_log, xt_NFLOG, ip6t_frag): " +
+	"load them, or set sip.tap to hep")
 
 func tapError(err error) error {
 	text := err.Error()

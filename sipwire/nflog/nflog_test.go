@@ -25,14 +25,14 @@ const testGroup = 77
 
 func TestOpenNamesTheRemedy(t *testing.T) {
 	for name, tc := range map[string]struct {
-		errno error
+		errno unix.Errno
 		want  error
 	}{
 		"no module":     {unix.EINVAL, ErrUnsupported},
 		"no permission": {unix.EPERM, ErrNotPermitted},
 		"in use":        {unix.EBUSY, ErrInUse},
 	} {
-		conn := nltest.Dial(kerneltest.Refusing(tc.errno.(unix.Errno)))
+		conn := nltest.Dial(kerneltest.Refusing(tc.errno))
 		err := openError(testGroup, bind(conn, testGroup))
 		if !errors.Is(err, tc.want) || !strings.HasPrefix(err.Error(), "open NFLOG group 77: ") {
 			t.Errorf("%s: %v", name, err)
@@ -198,7 +198,9 @@ func TestASingleMessageDoesNotWait(t *testing.T) {
 			t.Errorf("the fastest of 20 messages took %v", best)
 		}
 		stop()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run ended with %v", err)
+		}
 	})
 }
 
