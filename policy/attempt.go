@@ -70,7 +70,7 @@ func Kinds() []Kind {
 }
 
 // OnWire reports whether only SIP messages on the wire show attempts of k.
-func (k Kind) OnWire() bool { return k >= Scan }
+func (k Kind) OnWire() bool { return k >= Scan && k <= Exploit }
 
 // Detailed reports whether attempts of k have a Detail.
 func (k Kind) Detailed() bool { return k == Malformed || k == Exploit }
