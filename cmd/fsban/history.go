@@ -43,7 +43,7 @@ enforce began without it).`,
 	f := c.Flags()
 	f.BoolVar(&h.json, "json", false, "as JSON")
 	f.BoolVar(&h.csv, "csv", false, "as comma-separated values")
-	f.BoolVar(&h.pick.Evidence, "evidence", false, "with the attempts that led to each ban")
+	f.BoolVar(&h.evidence, "evidence", false, "with the attempts that led to each ban")
 	f.StringSliceVar(&h.pick.Rules, "rule", nil, "only bans of these `rules`")
 	f.StringSliceVar(&h.pick.Causes, "cause", nil, "only bans that ended for these `causes`")
 	f.StringVar(&h.since, "since", "", "only bans that ended since this `time`: 24h, 7d, 2026-11-30, \"2026-11-30 08:00\"")
@@ -55,6 +55,7 @@ enforce began without it).`,
 // A historian is one run of `fsban history`.
 type historian struct {
 	json, csv    bool
+	evidence     bool
 	since, until string
 	pick         control.HistoryPick
 }
@@ -82,7 +83,7 @@ func (h *historian) parse(args []string, now time.Time) (err error) {
 	if h.json && h.csv {
 		return errors.New("either --json or --csv")
 	}
-	h.pick.Evidence = h.pick.Evidence || h.csv // for the users
+	h.pick.Evidence = h.evidence || !h.json // for the users, who are the reason of a rule's ban
 	return nil
 }
 
@@ -105,7 +106,7 @@ func (h *historian) run(ctx context.Context, client *control.Client, s *term.Scr
 	case h.csv:
 		printHistoryCSV(s.Out, ended)
 	default:
-		printHistory(s, ended, h.pick.Evidence)
+		printHistory(s, ended, h.evidence)
 	}
 	return nil
 }
@@ -152,12 +153,16 @@ func printHistory(s *term.Screen, ended []control.EndedBan, evidence bool) {
 		if e.Attempts > 0 {
 			attempts = term.Human(uint64(e.Attempts))
 		}
-		why := e.Reason
-		if why == "" && e.By != "" {
-			why = "by " + e.By
+		why := s.Clean(e.Reason)
+		switch {
+		case why != "":
+		case e.By != "":
+			why = s.Clean("by " + e.By)
+		default:
+			why = userList(s, usersOf(e.Evidence))
 		}
 		t.Add(e.Ended.Local().Format("01-02 15:04"), term.Prefix(e.Prefix), s.Clean(e.Rule), e.Since.Local().Format("01-02 15:04"), attempts,
-			endingOf(s, e), s.Clean(why))
+			endingOf(s, e), why)
 		if evidence {
 			for k := range e.Evidence {
 				t.Note("    " + attemptLine(s, &e.Evidence[k]))
