@@ -53,8 +53,11 @@ type Escalation struct {
 
 // KnownGood configures the treatment of addresses with successful logins.
 type KnownGood struct {
-	Expire     Duration `yaml:"expire"` // 0: no address is known-good
-	Max        int      `yaml:"max"`
+	Expire Duration `yaml:"expire"` // 0: no address is known-good
+	Max    int      `yaml:"max"`
+
+	MaxPerAccount int `yaml:"max_per_account"`
+
 	MaxRetry   int      `yaml:"maxretry"`
 	FindTime   Duration `yaml:"findtime"`
 	BanTime    Duration `yaml:"bantime"`
@@ -77,11 +80,14 @@ type DistributedAttack struct {
 
 // OutageGuard says when failures of known-good addresses are taken for the fault of a back end.
 type OutageGuard struct {
-	Enabled bool     `yaml:"enabled"`
-	Min     int      `yaml:"min"`
-	Share   float64  `yaml:"share"`
-	Window  Duration `yaml:"window"`
-	Hold    Duration `yaml:"hold"`
+	Enabled bool    `yaml:"enabled"`
+	Min     int     `yaml:"min"`
+	Share   float64 `yaml:"share"`
+
+	KnownFor Duration `yaml:"known_for"` // 0: any known-good address counts
+
+	Window Duration `yaml:"window"`
+	Hold   Duration `yaml:"hold"`
 }
 
 // defaultPolicy returns the defaults of package policy.
@@ -103,7 +109,7 @@ func defaultPolicy() Policy {
 			UnprovenBanTime: Duration(o.UnprovenBanTime), UnprovenMaxBanTime: Duration(o.UnprovenMaxBanTime),
 		},
 		KnownGood: KnownGood{
-			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
+			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxPerAccount: o.MaxPerAccount, MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
 			BanTime: Duration(o.OfficeBanTime), BanRate: o.KnownGoodBanRate, StuckAfter: o.StuckAfter,
 		},
 		SuspiciousLogin: SuspiciousLogin{
@@ -111,7 +117,7 @@ func defaultPolicy() Policy {
 		},
 		DistributedAttack: DistributedAttack{After: o.DistributedAfter, FindTime: Duration(o.DistributedFindTime)},
 		OutageGuard: OutageGuard{
-			Enabled: true, Min: o.OutageMin, Share: o.OutageShare, Window: Duration(o.OutageWindow), Hold: Duration(o.OutageHold),
+			Enabled: true, Min: o.OutageMin, Share: o.OutageShare, KnownFor: Duration(o.OutageKnownFor), Window: Duration(o.OutageWindow), Hold: Duration(o.OutageHold),
 		},
 		BanRate:       o.BanRate,
 		ChallengeWait: Duration(o.ChallengeWait),
@@ -131,12 +137,13 @@ func (p *Policy) Options() policy.Options {
 		UnprovenBanTime: time.Duration(p.Escalation.UnprovenBanTime), UnprovenMaxBanTime: time.Duration(p.Escalation.UnprovenMaxBanTime),
 		Grace:    zeroIsOff(time.Duration(p.UnbanGrace)),
 		KnownFor: zeroIsOff(time.Duration(p.KnownGood.Expire)), MaxKnown: p.KnownGood.Max,
+		MaxPerAccount:  p.KnownGood.MaxPerAccount,
 		OfficeMaxRetry: p.KnownGood.MaxRetry, OfficeFindTime: time.Duration(p.KnownGood.FindTime),
 		OfficeBanTime: time.Duration(p.KnownGood.BanTime), KnownGoodBanRate: zeroIsOff(p.KnownGood.BanRate), StuckAfter: zeroIsOff(p.KnownGood.StuckAfter),
 		SuspiciousAfter: zeroIsOff(p.SuspiciousLogin.After), SuspiciousFindTime: time.Duration(p.SuspiciousLogin.FindTime),
 		TrustAfter:       time.Duration(p.SuspiciousLogin.TrustAfter),
 		DistributedAfter: zeroIsOff(p.DistributedAttack.After), DistributedFindTime: time.Duration(p.DistributedAttack.FindTime),
-		OutageMin: p.OutageGuard.Min, OutageShare: p.OutageGuard.Share,
+		OutageMin: p.OutageGuard.Min, OutageShare: p.OutageGuard.Share, OutageKnownFor: zeroIsOff(time.Duration(p.OutageGuard.KnownFor)),
 		OutageWindow: time.Duration(p.OutageGuard.Window), OutageHold: time.Duration(p.OutageGuard.Hold),
 		BanRate: zeroIsOff(p.BanRate),
 	}
@@ -219,6 +226,7 @@ func (p *Policy) validate(problem report) {
 	problem.decimal("policy.escalation.jitter", e.Jitter, 0, 1)
 	problem.lasts("policy.known_good.expire", k.Expire, time.Minute, maxBanTime, "no address to be known-good")
 	problem.within("policy.known_good.max", k.Max, 1, 10_000_000, "")
+	problem.within("policy.known_good.max_per_account", k.MaxPerAccount, 1, 10_000, "")
 	problem.within("policy.known_good.maxretry", k.MaxRetry, 1, maxMaxRetry, "")
 	problem.findTime("policy.known_good.findtime", k.FindTime)
 	problem.banTime("policy.known_good.bantime", k.BanTime)
@@ -231,6 +239,7 @@ func (p *Policy) validate(problem report) {
 	problem.findTime("policy.distributed_attack.findtime", d.FindTime)
 	problem.within("policy.outage_guard.min", g.Min, 2, 1_000_000, "")
 	problem.decimal("policy.outage_guard.share", g.Share, 0.01, 1)
+	problem.lasts("policy.outage_guard.known_for", g.KnownFor, time.Second, day, "any known-good address to count")
 	problem.lasts("policy.outage_guard.window", g.Window, time.Second, time.Hour, "")
 	problem.lasts("policy.outage_guard.hold", g.Hold, time.Second, day, "")
 	problem.within("policy.ban_rate", p.BanRate, 1, 100_000, "no limit")

@@ -131,7 +131,7 @@ func TestAMillionTrackedAddressesTakeLessThan200MiB(t *testing.T) {
 		t.Errorf("stats %+v", s)
 	}
 	for i := range e.opts.MaxKnown {
-		e.SetKnownGood(KnownGood{Prefix: netip.PrefixFrom(address(i), 32), Since: at, Last: at})
+		e.SetKnownGood(KnownGood{Prefix: netip.PrefixFrom(address(i), 32), Since: at, Last: at, Account: uint64(i + 1)})
 	}
 	for i := range e.opts.MaxOffenders {
 		e.SetOffence(Offence{Prefix: netip.PrefixFrom(address(i), 32), Count: 1, Since: at, Until: at.Add(time.Hour)})

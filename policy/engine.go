@@ -73,7 +73,11 @@ func NewEngine(rules []Rule, never NeverBan, opts Options) *Engine {
 	e.opts = opts.withDefaults()
 	e.evidence = newEvidence(e.opts.KeepEvidence)
 	e.trackers = newTable[key](0, func(_ key, t *tracker) { e.pool.clear(&t.window) })
-	e.known.table = newTable[key](0, func(k key, h *knownRecord) { e.known.leave(h); e.unsaved.markKnownGood(k) })
+	e.known.table = newTable[key](0, func(k key, h *knownRecord) {
+		e.known.leave(h)
+		e.known.own(h.owner, -1)
+		e.unsaved.markKnownGood(k)
+	})
 	e.stuck = newTable[phone, StuckPhone](0, nil)
 	e.users.init()
 	e.offences.table = newTable[key](0, func(k key, _ *offence) { e.unsaved.markOffence(k) })
@@ -98,7 +102,7 @@ func (e *Engine) SetRules(rules []Rule, opts Options) {
 	e.never.translation = translation{o.NAT64Prefixes}
 	e.pool.limit = max(o.MaxHits/len(block{}.hits), 64)
 	e.trackers.limit = o.MaxTracked
-	e.known.limit, e.guards.outage.failing.limit = o.MaxKnown, o.MaxKnown
+	e.known.limit, e.guards.outage.failing.limit, e.guards.outage.phones.limit = o.MaxKnown, o.MaxKnown, maxOutagePhones
 	e.stuck.limit = o.MaxStuck
 	e.users.set(o)
 	e.offences.limit = o.MaxOffenders

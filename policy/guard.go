@@ -9,9 +9,10 @@ import (
 type outage struct {
 	active  bool
 	since   int64
-	until   int64             // when it ends, if it is not seen again
-	failing table[key, int64] // known-good addresses that fail: when last
-	banned  []bannedKnown     // known-good addresses banned within OutageWindow, oldest first
+	until   int64                 // when it ends, if it is not seen again
+	failing table[account, int64] // accounts whose known-good addresses fail: when last
+	phones  table[phone, phoneFailures]
+	banned  []bannedKnown // known-good addresses banned within OutageWindow, oldest first
 }
 
 // A bannedKnown is a known-good address that was banned within OutageWindow.
@@ -24,7 +25,19 @@ type bannedKnown struct {
 // maxBannedKnown bounds the number of them.
 const maxBannedKnown = 1000
 
-func newOutage() outage { return outage{failing: newTable[key, int64](0, nil)} }
+// phoneFailures count the failures of a phone during an outage, in windows of OfficeFindTime.
+type phoneFailures struct {
+	since    int64 // begin of the window
+	count    int32
+	reported bool
+}
+
+// maxOutagePhones bounds the phones that are counted during an outage: those that failed last.
+const maxOutagePhones = 8192
+
+func newOutage() outage {
+	return outage{failing: newTable[account, int64](0, nil), phones: newTable[phone, phoneFailures](0, nil)}
+}
 
 // observeFailure applies an auth_failure before it is counted: it answers a challenge, and counts for the outage guard and for its user.
 func (e *Engine) observeFailure(s *observation) {
@@ -41,7 +54,11 @@ func (e *Engine) watchOutage(s *observation) {
 	if e.opts.OutageMin < 0 {
 		return
 	}
-	*o.failing.touch(s.knownKey) = e.now
+	h := e.known.get(s.knownKey)
+	if h.since > e.now-e.opts.OutageKnownFor.Milliseconds() {
+		return
+	}
+	*o.failing.touch(h.owner) = e.now // all without one count as one
 	if e.failingKnownGood() < e.outageLimit() {
 		return
 	}
@@ -79,7 +96,7 @@ func (e *Engine) liftBans() {
 	e.guards.outage.banned = nil
 }
 
-// failingKnownGood returns the number of known-good addresses that failed within OutageWindow.
+// failingKnownGood returns the number of accounts whose known-good addresses failed within OutageWindow.
 func (e *Engine) failingKnownGood() int {
 	f := &e.guards.outage.failing
 	for k, last := f.first(); last != nil && *last <= e.now-e.opts.OutageWindow.Milliseconds(); k, last = f.first() {
@@ -99,7 +116,8 @@ func (e *Engine) endOutageGuard() {
 		return
 	}
 	dropped := e.guards.held.drop(func(h *HeldBan) bool { return h.Guard == OutageGuard })
-	e.guards.outage.active = false
+	e.guards.outage.active, e.guards.outage.phones = false, newOutage().phones
+	e.guards.outage.phones.limit = maxOutagePhones
 	e.pending.decisions = append(e.pending.decisions, Decision{Reports: []Report{e.guardChange(OutageGuard, dropped)}})
 }
 
@@ -196,7 +214,7 @@ func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard
 	}
 	r := e.guards.of(guard)
 	switch {
-	case s.known && e.guards.outage.active:
+	case s.known && e.guards.outage.active && s.Kind == AuthFailure && !s.ceiling:
 		return OutageGuard
 	case e.replay.active:
 		return RateGuard

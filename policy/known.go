@@ -2,6 +2,7 @@ package policy
 
 import (
 	"iter"
+	"math"
 	"net/netip"
 	"time"
 )
@@ -18,6 +19,7 @@ type KnownGood struct {
 	Since     time.Time    `json:"since,omitzero"`     // zero: it is not known-good, there was only a suspicious login
 	Last      time.Time    `json:"last,omitzero"`      // its last success
 	Suspected time.Time    `json:"suspected,omitzero"` // a suspicious login, which keeps it from becoming known-good
+	Account   uint64       `json:"account,omitempty"`  // hash of the account that made it known-good; 0: unknown
 }
 
 // known are the known-good addresses, and those with a suspicious login. The counts follow from when each was seen, so they are
@@ -27,13 +29,16 @@ type known struct {
 	hour     int64 // the hour of the newest sight, since 1970
 	thisHour int   // known-good addresses that were last seen in it
 	lastHour int   // and in the one before
+
+	owned   [131_071]uint16 // records of accounts, by their hash: a few accounts share a number
+	refused uint64          // addresses not remembered: the table was full, or their account has MaxPerAccount others
 }
 
 // A knownRecord is the record of a known-good address. Times are unix milliseconds.
 type knownRecord struct {
 	since, last int64   // 0: not known-good
 	suspected   int64   // 0: no
-	suspect     account // the account that logged in then
+	owner       account // the account that made it known-good, or that logged in when it was suspected; 0: unknown
 	seen        int64   // its last success or failure while it was known-good; 0: none
 	applied     bool    // arrive has been called
 }
@@ -68,7 +73,7 @@ func (e *Engine) observeSuccess(s *observation, d *Decision) {
 		e.replayKnownGood(s)
 		return
 	}
-	if !s.known && e.suspicious(s, d) {
+	if !s.known && (e.suspicious(s, d) || !e.hasRoom(s.knownKey, ownerOf(s))) {
 		return
 	}
 	h := e.known.touch(s.knownKey)
@@ -77,8 +82,12 @@ func (e *Engine) observeSuccess(s *observation, d *Decision) {
 	}
 	if !s.known {
 		e.applyKnownGood(s)
-		h = e.setKnown(s.knownKey, knownRecord{since: max(s.ms, 1), applied: true})
+		h = e.setKnown(s.knownKey, knownRecord{since: max(s.ms, 1), owner: ownerOf(s), applied: true})
 		d.Journal = true
+	} else if h.owner == 0 {
+		h.owner = ownerOf(s)
+		e.known.own(h.owner, 1)
+		e.unsaved.markKnownGood(s.knownKey)
 	}
 	h.last = max(h.last, s.ms)
 	e.known.noteSeen(h, s.ms)
@@ -94,17 +103,54 @@ func (e *Engine) suspicious(s *observation, d *Decision) bool {
 	if suspected && s.ms-h.suspected >= e.opts.TrustAfter.Milliseconds() {
 		return false
 	}
-	if suspected && h.suspect == account {
+	if suspected && h.owner == ownerOf(s) {
 		return true
 	}
 	if r, ok := e.loginEvidence(s, account); ok {
-		e.setKnown(s.knownKey, knownRecord{suspected: max(s.ms, 1), suspect: account})
-		d.KnownGoodChanged, d.Journal = true, true
+		if e.hasRoom(s.knownKey, ownerOf(s)) {
+			e.setKnown(s.knownKey, knownRecord{suspected: max(s.ms, 1), owner: ownerOf(s)})
+			d.KnownGoodChanged, d.Journal = true, true
+		}
 		e.users.remember(r)
 		e.pending.reports = append(e.pending.reports, r)
 		return true
 	}
 	return suspected
+}
+
+// ownerOf returns a hash of the account of s that is the same in every process. Nothing depends on its secrecy: whoever finds two accounts
+// with the same one makes them count as one.
+func ownerOf(s *observation) account {
+	h := uint64(14695981039346656037) // FNV-1a
+	for _, text := range [...]string{s.User, "@", s.Domain} {
+		for i := range len(text) {
+			h = (h ^ uint64(text[i])) * 1099511628211
+		}
+	}
+	return account(h | 1)
+}
+
+// own counts the records of an account: one more or, with n -1, one less.
+func (k *known) own(a account, n int) {
+	if c := &k.owned[a%account(len(k.owned))]; a != 0 && *c < math.MaxUint16 { // which is too many to be counted
+		*c = uint16(int(*c) + n)
+	}
+}
+
+// hasRoom reports whether k may get a record of an account: it has one of it already, or the account has fewer than MaxPerAccount, and the
+// table has room or a record that has expired. So the addresses known longest stay.
+func (e *Engine) hasRoom(k key, owner account) bool {
+	h := e.known.get(k)
+	if h != nil && h.owner == owner {
+		return true
+	}
+	_, oldest := e.known.first()
+	full := h == nil && e.known.length >= e.known.limit && !e.recordExpired(oldest)
+	if full || int(e.known.owned[owner%account(len(e.known.owned))]) >= e.opts.MaxPerAccount {
+		e.known.refused++
+		return false
+	}
+	return true
 }
 
 // applyKnownGood applies the rules of known-good addresses to the counts so far, when an address becomes known-good.
@@ -128,7 +174,9 @@ func (e *Engine) replayKnownGood(s *observation) {
 func (e *Engine) setKnown(k key, h knownRecord) *knownRecord {
 	to := e.known.touch(k)
 	e.known.leave(to)
+	e.known.own(to.owner, -1)
 	*to = h
+	e.known.own(to.owner, 1)
 	e.known.enter(to)
 	e.unsaved.markKnownGood(k)
 	return to
@@ -246,7 +294,7 @@ func (e *Engine) SetKnownGood(g KnownGood) {
 	if e.opts.KnownFor < 0 || !g.Prefix.IsValid() {
 		return
 	}
-	h := knownRecord{since: unixMilli(g.Since), last: unixMilli(g.Last), suspected: unixMilli(g.Suspected)}
+	h := knownRecord{since: unixMilli(g.Since), last: unixMilli(g.Last), suspected: unixMilli(g.Suspected), owner: account(g.Account)}
 	if h.since != 0 {
 		h.seen = h.last
 	}
@@ -296,5 +344,7 @@ func after(p netip.Prefix) netip.Addr {
 }
 
 func (h *knownRecord) public(p netip.Prefix) KnownGood {
-	return KnownGood{Prefix: p, Since: fromMilli(h.since), Last: fromMilli(h.last), Suspected: fromMilli(h.suspected)}
+	return KnownGood{
+		Prefix: p, Since: fromMilli(h.since), Last: fromMilli(h.last), Suspected: fromMilli(h.suspected), Account: uint64(h.owner),
+	}
 }

@@ -83,13 +83,19 @@ func (e *Engine) loginEvidence(s *observation, a account) (SuspiciousLogin, bool
 	case r.Failures > 0 && attacked:
 		r.Evidence, r.Likely = Distributed, true
 	case r.Failures >= after:
-		r.Evidence, r.Likely = OwnFailures, r.Failures >= likelyGuesses*after
+		r.Evidence, r.Likely = OwnFailures, r.Failures >= likelyGuesses*after && !e.outageWithin(e.opts.SuspiciousFindTime)
 	case r.Prefixes <= fewPrefixes && total >= after*max(r.Prefixes, 2):
 		r.Evidence = FewPrefixes
 	default:
 		return SuspiciousLogin{}, false
 	}
 	return r, true
+}
+
+// outageWithin reports whether there was an outage lately: phones at new addresses fail then, too.
+func (e *Engine) outageWithin(d time.Duration) bool {
+	until := e.guards.outage.until
+	return until != 0 && e.now-until < d.Milliseconds()
 }
 
 // otherUsers returns the number of users that the address of s failed on within the windows of its rules, without its own.

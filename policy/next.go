@@ -70,6 +70,7 @@ func (e *Engine) copyFor(s *observation) *Engine {
 	l.guards.rate.bans, l.guards.knownGood.bans = slices.Clone(e.guards.rate.bans), slices.Clone(e.guards.knownGood.bans)
 	l.guards.outage.active, l.guards.outage.since, l.guards.outage.until = e.guards.outage.active, e.guards.outage.since, e.guards.outage.until
 	l.guards.outage.banned = slices.Clone(e.guards.outage.banned)
+	copyEntry(&l.guards.outage.phones, &e.guards.outage.phones, phone{s.knownKey, s.user})
 	if s.known && !e.guards.outage.active { // it may be the one too many; they are fewer than outageLimit
 		for k, at := range e.guards.outage.failing.all() {
 			*l.guards.outage.failing.touch(k) = *at
@@ -79,7 +80,7 @@ func (e *Engine) copyFor(s *observation) *Engine {
 }
 
 // copyEntry copies the entry of k.
-func copyEntry[V any](to, from *table[key, V], k key) {
+func copyEntry[K hashed, V any](to, from *table[K, V], k K) {
 	if v := from.get(k); v != nil {
 		*to.touch(k) = *v
 	}

@@ -31,6 +31,7 @@ type guarded struct {
 func newGuarded(c choices) *guarded {
 	g := &guarded{c: c, rules: randomRules(c), o: randomOptions(c), list: never("ignoreip", "192.0.2.4/32", "2001:db8:0:2::7/128"), at: start}
 	g.o.Seed, g.o.Jitter, g.o.KnownFor = uint64(c(1000)), 0, time.Hour
+	g.o.OutageKnownFor = []time.Duration{-1, 10 * time.Second}[g.c(2)]
 	g.o.OutageMin, g.o.OutageWindow, g.o.OutageHold, g.o.BanRate, g.o.MaxHeld = 2+c(3), g.c.seconds(20, 100), g.c.seconds(10, 100), []int{-1, 1 + c(3)}[c(2)], 1+c(4)
 	g.o.IPv4Prefix = []int{32, 32, 30}[c(3)]
 	return g

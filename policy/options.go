@@ -36,6 +36,7 @@ type Options struct {
 	// Known-good addresses.
 	KnownFor       time.Duration // an address is known-good so long after its last success; default 7 days; negative: off
 	MaxKnown       int           // known-good addresses that are remembered; default 100,000
+	MaxPerAccount  int           // known-good addresses of one account that are remembered, 65,534 at most; default 100
 	OfficeMaxRetry int           // so many auth_failures of a known-good address ban it all the same; default 50
 	OfficeFindTime time.Duration // within this; default 5 minutes
 	OfficeBanTime  time.Duration // for this; default 24 hours
@@ -57,12 +58,14 @@ type Options struct {
 	MaxUsers int
 
 	// Guards.
-	OutageMin    int           // so many known-good addresses must fail for an outage; default 10; negative: off
-	OutageShare  float64       // and such a share of those that were seen in the last hour; default 0.05
-	OutageWindow time.Duration // within this; default 5 minutes
-	OutageHold   time.Duration // an outage lasts so long after it was last seen; default 2 minutes
-	BanRate      int           // bans a minute that rules may make; default 100; negative: off
-	MaxHeld      int           // bans that are held at the same time; default 10,000
+	OutageMin   int     // known-good addresses of so many accounts must fail for an outage; default 10; negative: off
+	OutageShare float64 // and such a share of the known-good addresses that were seen in the last hour; default 0.05
+	// only addresses that have been known-good for so long count for an outage; default 15 minutes; negative: all
+	OutageKnownFor time.Duration
+	OutageWindow   time.Duration // within this; default 5 minutes
+	OutageHold     time.Duration // an outage lasts so long after it was last seen; default 2 minutes
+	BanRate        int           // bans a minute that rules may make; default 100; negative: off
+	MaxHeld        int           // bans that are held at the same time; default 10,000
 
 	Records bool // keep changes of records for Unsaved, which must then be called regularly
 }
@@ -75,12 +78,12 @@ func DefaultOptions() Options {
 		ChallengeWait: 5 * time.Second, MaxWaiting: 32_768,
 		Factor: 2, MaxBanTime: 30 * day, OffenceFor: 90 * day, Jitter: 0.1, MaxOffenders: 200_000, Grace: minute,
 		UnprovenBanTime: 10 * minute, UnprovenMaxBanTime: 60 * minute,
-		KnownFor: 7 * day, MaxKnown: 100_000, OfficeMaxRetry: 50, OfficeFindTime: 5 * minute, OfficeBanTime: day,
+		KnownFor: 7 * day, MaxKnown: 100_000, MaxPerAccount: 100, OfficeMaxRetry: 50, OfficeFindTime: 5 * minute, OfficeBanTime: day,
 		KnownGoodBanRate: 10,
 		StuckAfter:       5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
 		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
-		OutageMin: 10, OutageShare: 0.05, OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
+		OutageMin: 10, OutageShare: 0.05, OutageKnownFor: 15 * minute, OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
 	}
 }
 
@@ -104,6 +107,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Grace, d.Grace)
 	set(&o.KnownFor, d.KnownFor)
 	positive(&o.MaxKnown, d.MaxKnown)
+	positive(&o.MaxPerAccount, d.MaxPerAccount)
 	positive(&o.OfficeMaxRetry, d.OfficeMaxRetry)
 	positive(&o.OfficeFindTime, d.OfficeFindTime)
 	if o.OfficeBanTime != Forever {
@@ -121,6 +125,7 @@ func (o Options) withDefaults() Options {
 	positive(&o.MaxUsers, d.MaxUsers)
 	set(&o.OutageMin, d.OutageMin)
 	positive(&o.OutageShare, d.OutageShare)
+	set(&o.OutageKnownFor, d.OutageKnownFor)
 	positive(&o.OutageWindow, d.OutageWindow)
 	positive(&o.OutageHold, d.OutageHold)
 	set(&o.BanRate, d.BanRate)

@@ -18,6 +18,7 @@ type world struct {
 	lifted  []Decision
 	held    int
 	reports []Report
+	proof   Proof // of all attempts
 }
 
 func newWorld(t *testing.T, list NeverBan, o Options) *world {
@@ -40,7 +41,7 @@ func (w *world) attempt(k Kind, addr netip.Addr, user string) Decision {
 }
 
 func (w *world) attemptAs(k Kind, addr netip.Addr, user, agent string) Decision {
-	d := w.e.Observe(Attempt{Addr: addr, At: w.now, Kind: k, User: user, Domain: "pbx.example", Profile: "internal", UserAgent: agent})
+	d := w.e.Observe(Attempt{Addr: addr, At: w.now, Kind: k, Proof: w.proof, User: user, Domain: "pbx.example", Profile: "internal", UserAgent: agent})
 	w.collect(d)
 	return d
 }
@@ -184,6 +185,7 @@ func TestDirectoryBackendDown(t *testing.T) {
 		}
 	}
 	each(AuthSuccess)
+	w.pass(15 * time.Minute)
 	for range 20 {
 		each(AuthFailure)
 		w.attempt(AuthFailure, stranger, "100")

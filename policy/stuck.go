@@ -13,10 +13,13 @@ type phone struct {
 
 func (p phone) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, p) }
 
-// countPhoneFailure counts a failure at a known-good address for its phone, and reports a stuck phone. During an outage no phone is
-// stuck: all fail then.
+// countPhoneFailure counts a failure at a known-good address for its phone, and reports a stuck phone.
 func (e *Engine) countPhoneFailure(s *observation, t *tracker) {
-	if e.opts.StuckAfter < 0 || e.guards.outage.active {
+	if e.guards.outage.active {
+		e.countOutageFailure(s)
+		return
+	}
+	if e.opts.StuckAfter < 0 {
 		return
 	}
 	p := phone{s.knownKey, s.user}
@@ -36,6 +39,30 @@ func (e *Engine) countPhoneFailure(s *observation, t *tracker) {
 	}
 	*e.stuck.touch(p) = found
 	e.pending.reports = append(e.pending.reports, found)
+}
+
+// outageStuck times StuckAfter failures within OfficeFindTime are a stuck phone during an outage: all phones fail then, but slowly.
+const outageStuck = 5
+
+// countOutageFailure counts a failure during an outage for its phone. One that fails OfficeMaxRetry times within OfficeFindTime is no phone
+// that waits for the back end: nobody guesses passwords behind an outage.
+func (e *Engine) countOutageFailure(s *observation) {
+	p := e.guards.outage.phones.touch(phone{s.knownKey, s.user})
+	if e.now-p.since >= e.opts.OfficeFindTime.Milliseconds() {
+		p.since, p.count = e.now, 0
+	}
+	p.count++
+	if n := int(p.count); !p.reported && e.opts.StuckAfter >= 0 && n >= min(outageStuck*e.opts.StuckAfter, e.opts.OfficeMaxRetry) {
+		p.reported = true
+		found := StuckPhone{
+			Addr: s.Addr, User: s.User, Domain: s.Domain, UserAgent: s.UserAgent, Count: n, Since: time.UnixMilli(p.since), Last: s.At,
+		}
+		*e.stuck.touch(phone{s.knownKey, s.user}) = found
+		e.pending.reports = append(e.pending.reports, found)
+	}
+	if int(p.count) >= e.opts.OfficeMaxRetry {
+		p.count, s.ceiling = 0, true
+	}
 }
 
 // phoneFailures returns the number of failures of the user of s at a known-good address, and the time of the first.

@@ -130,7 +130,7 @@ func TestMemoryReturnsToItsSizeAfterAnAttack(t *testing.T) {
 		for i := range n {
 			e.Observe(Attempt{Addr: address(i), At: at, Kind: AuthFailure, User: extension(i)})
 			e.Observe(Attempt{Addr: address(i), At: at, Kind: Challenge})
-			e.Observe(Attempt{Addr: address(1<<20 + i), At: at, Kind: AuthSuccess, User: "1000"})
+			e.Observe(Attempt{Addr: address(1<<20 + i), At: at, Kind: AuthSuccess, User: extension(i)})
 			e.Observe(Attempt{Addr: address(1<<20 + i), At: at, Kind: AuthFailure, User: "1000"})
 			if i%10 == 0 {
 				e.Forget(netip.PrefixFrom(address(i), 32), at)

@@ -283,9 +283,14 @@ func (e *Engine) retime(by, now int64) {
 
 func (o *outage) retime(r retiming) {
 	r.past(&o.since)
-	o.until += r.by
+	if o.until != 0 {
+		o.until += r.by
+	}
 	for _, at := range o.failing.all() {
 		r.past(at)
+	}
+	for _, p := range o.phones.all() {
+		r.past(&p.since)
 	}
 	for i := range o.banned {
 		r.past(&o.banned[i].at)

@@ -7,7 +7,7 @@ import (
 
 // The clock was an hour ahead, and is put right in the middle of everything.
 func TestAClockThatIsSetBackStopsNothing(t *testing.T) {
-	w := newWorld(t, NeverBan{}, Options{BanRate: 5, OutageMin: 1})
+	w := newWorld(t, NeverBan{}, Options{BanRate: 5, OutageMin: 1, OutageKnownFor: -1})
 	w.pass(time.Hour)
 	flood(w, 30)
 	floodOf(w, 0, 8)

@@ -44,6 +44,7 @@ type observation struct {
 	immediate uint32       // the rules that count it
 	deferred  uint32       // the rules that count it if no credentials follow
 	known     bool         // home is known-good
+	ceiling   bool         // during an outage: its phone fails too often for a phone
 }
 
 // examine looks up the state for a.
@@ -191,6 +192,11 @@ func (e *Engine) count(s *observation, d *Decision) {
 	if s.known && s.Kind == AuthFailure {
 		e.countPhoneFailure(s, t)
 	}
+	if s.ceiling {
+		d.Rule, d.Count = &e.rules.rules[len(e.rules.rules)-1], e.opts.OfficeMaxRetry
+		e.applyRule(s, t, e.pool.proof(&t.window, e.rules.office), d)
+		return
+	}
 	if proof, fires := e.selectRule(d, t, rules, counts); fires {
 		e.applyRule(s, t, proof, d)
 	}
@@ -290,11 +296,13 @@ func (e *Engine) resetCounts(k key, which banProof) {
 func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, d *Decision) {
 	d.Verdict, d.Offence, d.Short = BanNow, number, proof == onlyUnproven
 	e.recordOffence(k, number, newest, unixMilli(d.Until), proof)
-	e.guards.held.remove(k)
 	if proof == onlyUnproven {
 		e.resetCounts(k, onlyUnproven)
 	} else {
 		e.resetCounts(k, allHits)
+	}
+	if h := e.guards.held.get(k); h != nil && (proof != onlyUnproven || h.proof == onlyUnproven) { // forged attempts drop no longer ban
+		e.guards.held.remove(k)
 	}
 	if was := e.known.get(home); was != nil {
 		if e.isKnownRecord(was) {

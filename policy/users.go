@@ -58,9 +58,9 @@ func (e *Engine) account(name, domain string) account {
 
 func (a account) hash(maphash.Seed) uint64 { return uint64(a) }
 
-// countUserFailure counts a failure for its user. During an outage failures do not count for users. Attempts without a user are ignored.
+// countUserFailure counts a failure for its user. Those of known-good addresses during an outage, and attempts without a user, are ignored.
 func (e *Engine) countUserFailure(s *observation) {
-	if s.User == "" || e.guards.outage.active {
+	if s.User == "" || e.guards.outage.active && s.known {
 		return
 	}
 	u := e.users.touch(e.account(s.User, s.Domain))

@@ -50,7 +50,7 @@ type Stats struct {
 	Tracked, Known, Users, Offenders, Stuck, Waiting, Held int
 
 	Evicted             uint64 // addresses forgotten because MaxTracked others were seen since, or MaxHits attempts
-	KnownForgotten      uint64 // known-good addresses forgotten because of MaxKnown
+	KnownForgotten      uint64 // known-good addresses not remembered because of MaxKnown or MaxPerAccount
 	UsersForgotten      uint64 // users forgotten because of MaxUsers others, or because many addresses failed on many users
 	OffendersForgotten  uint64 // records of offences evicted because of MaxOffenders
 	StuckForgotten      uint64 // stuck phones forgotten because of MaxStuck
@@ -66,7 +66,7 @@ func (e *Engine) Stats() Stats {
 	return Stats{
 		Tracked: e.trackers.length, Known: e.known.length, Users: e.users.length, Offenders: e.offences.length,
 		Stuck: e.stuck.length, Waiting: int(e.waiting.next - e.waiting.oldest), Held: e.guards.held.length,
-		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted, UsersForgotten: e.users.evicted,
+		Evicted: e.trackers.evicted, KnownForgotten: e.known.evicted + e.known.refused, UsersForgotten: e.users.evicted,
 		OffendersForgotten: e.offences.evicted, StuckForgotten: e.stuck.evicted, ChallengesForgotten: e.waiting.dropped,
 		HeldLost: e.guards.held.lost, KnownBans: e.guards.known, ForgedKnown: e.guards.forged.known, ForgedNever: e.guards.forged.never,
 	}
