@@ -66,7 +66,8 @@ func BenchmarkKinds(b *testing.B) {
 			s := NewSIP()
 			server := netip.MustParseAddrPort(freeswitch)
 			request := bytes.Clone(bm.request)
-			response := append([]byte("SIP/2.0 200 OK"), request[bytes.Index(request, []byte("\r\n")):]...)
+			_, headers, _ := bytes.Cut(request, []byte("\r\n"))
+			response := append([]byte("SIP/2.0 200 OK\r\n"), headers...)
 			branch, answered := bytes.Index(request, []byte("z9hG4bK"))+7, bytes.Index(response, []byte("z9hG4bK"))+7
 			attempts := 0
 			b.ReportAllocs()

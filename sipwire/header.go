@@ -119,7 +119,7 @@ func (l *lines) find(found, at int, c byte) int {
 
 // parseVia reads the first element of a Via. Host is empty if it is none.
 func parseVia(b []byte) (v Via) {
-	protocol := bytes.LastIndexByte(b[:len(b)-len(after(b, ';', ','))], '/')
+	protocol := bytes.LastIndexByte(b[:len(b)-len(after(b, ','))], '/')
 	if protocol < 0 {
 		return v
 	}
@@ -129,7 +129,7 @@ func parseVia(b []byte) (v Via) {
 		return v
 	}
 	b = trim(b[space:])
-	params := after(b, ';', ',')
+	params := after(b, ',')
 	v.Host, v.Port = hostPort(trim(b[:len(b)-len(params)]))
 	for len(params) > 0 && params[0] == ';' {
 		var name, value []byte
@@ -189,7 +189,7 @@ func splitNameAddr(b []byte) (uri, params []byte) {
 	}
 	open := bytes.IndexByte(b, '<')
 	if open < 0 {
-		params = after(b, ';', ',')
+		params = after(b, ',')
 		return trim(b[:len(b)-len(params)]), params
 	}
 	b = b[open+1:]
@@ -200,8 +200,8 @@ func splitNameAddr(b []byte) (uri, params []byte) {
 	return trim(b[:end]), trim(b[end+1:])
 }
 
-// splitURI returns user and host of a URI, as sofia-sip reads it: the user ends at the first @, wherever that is. A tel URI has no host, all
-// of it is its user. A URI without a scheme is a host.
+// splitURI returns user and host of a URI, as sofia-sip reads it: the user ends at the first @, wherever that is. A tel URI has no host,
+// only a user. A URI without a scheme is a host.
 func splitURI(b []byte) (user, host []byte) {
 	colon := max(0, bytes.IndexByte(b, ':'))
 	scheme := b[:colon]
@@ -210,14 +210,14 @@ func splitURI(b []byte) (user, host []byte) {
 	}
 	switch at := bytes.IndexByte(b, '@'); {
 	case isOpaque(scheme):
-		return b[:len(b)-len(after(b, ';', '?'))], nil
+		return b[:len(b)-len(after(b, '?'))], nil
 	case at >= 0:
 		user, b = b[:at], b[at+1:]
 		if colon := bytes.IndexByte(user, ':'); colon >= 0 { // a password
 			user = user[:colon]
 		}
 	}
-	host, _ = hostPort(b[:len(b)-len(after(b, ';', '?'))])
+	host, _ = hostPort(b[:len(b)-len(after(b, '?'))])
 	return user, host
 }
 
@@ -262,9 +262,9 @@ func parameter(b []byte) (name, value, rest []byte) {
 	b = trim(b[i+1:])
 	if len(b) > 0 && b[0] == '"' {
 		n := quoted(b)
-		return name, unquoted(b[:n]), after(b[n:], ';', ',')
+		return name, unquoted(b[:n]), after(b[n:], ',')
 	}
-	rest = after(b, ';', ',')
+	rest = after(b, ',')
 	return name, trimRight(b[:len(b)-len(rest)]), rest
 }
 
@@ -329,13 +329,13 @@ func (s *Scanner) hash(nonce []byte) Nonce {
 	return Nonce(maphash.Bytes(s.seed, nonce[:min(len(nonce), len(s.plain))]))
 }
 
-// after returns b from the first of two characters on that is not in a quoted string; nothing if there is none.
-func after(b []byte, one, other byte) []byte {
+// after returns b from the first semicolon or other on that is not in a quoted string; nothing if there is none.
+func after(b []byte, other byte) []byte {
 	for i := 0; i < len(b); i++ {
 		switch b[i] {
 		case '"':
 			i += quoted(b[i:]) - 1
-		case one, other:
+		case ';', other:
 			return b[i:]
 		}
 	}
