@@ -12,6 +12,7 @@ import (
 
 const (
 	maxGateways  = 1_000
+	maxValue     = 1_024            // bytes of one value of a gateway
 	gatewayStays = 10 * time.Minute // after FreeSWITCH stopped reporting it: a restarting switch or profile has none for a while
 )
 
@@ -164,29 +165,39 @@ func (g *gatewayWatch) claims() []claim {
 // parseGateways parses the answer to `sofia xmlstatus gateway`.
 func parseGateways(data []byte) ([]gateway, error) {
 	var list []gateway
+	full := false
 	err := walk(data, func(path []string, _ map[string]string) {
 		if is(path, "gateways", "gateway") {
-			list = append(list, gateway{})
+			if full = len(list) == 2*maxGateways; !full { // look keeps maxGateways, and reports the rest
+				list = append(list, gateway{})
+			}
 		}
 	}, func(path []string, text string) {
-		if len(path) != 3 || !is(path[:2], "gateways", "gateway") {
+		if full || len(path) != 3 || !is(path[:2], "gateways", "gateway") {
 			return
 		}
 		gw := &list[len(list)-1]
 		switch path[2] {
 		case "profile":
-			gw.profile += text
+			extend(&gw.profile, text)
 		case "name":
-			gw.name += text
+			extend(&gw.name, text)
 		case "proxy":
-			gw.proxy += text
+			extend(&gw.proxy, text)
 		case "realm":
-			gw.realm += text
+			extend(&gw.realm, text)
 		case "from":
-			gw.from += text
+			extend(&gw.from, text)
 		}
 	})
 	return list, err
+}
+
+// extend appends text to a value, up to maxValue bytes. The parser delivers a value in as many parts as it has comments.
+func extend(value *string, text string) {
+	if room := maxValue - len(*value); room > 0 {
+		*value += text[:min(len(text), room)]
+	}
 }
 
 // parseProxies returns, for each gateway, the proxies in sofia's configuration other than the one in its status.
@@ -200,9 +211,13 @@ func parseProxies(data []byte) (map[string][]string, error) {
 		case is(path, "configuration", "profiles", "profile", "gateways", "gateway"):
 			gw.name = attrs["name"]
 		case is(path, "configuration", "profiles", "profile", "gateways", "gateway", "param"):
-			of := proxies[gw.key()]
-			if name := attrs["name"]; (name == "register-proxy" || name == "outbound-proxy") && attrs["value"] != "" && len(of) < 4 {
-				proxies[gw.key()] = append(of, attrs["value"])
+			of, known := proxies[gw.key()]
+			name, value := attrs["name"], attrs["value"]
+			if name != "register-proxy" && name != "outbound-proxy" || value == "" || len(value) > maxValue || len(of) == 4 {
+				return
+			}
+			if known || len(proxies) < 2*maxGateways {
+				proxies[gw.key()] = append(of, value)
 			}
 		}
 	}, func([]string, string) {})
