@@ -13,6 +13,7 @@ import (
 	crand "crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -225,11 +226,25 @@ func (f *Fleet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = f.clients.Load().in.Close() }) // a read may block
 	defer stop()
-	group.Go(func() error { return f.read(ctx) })
-	group.Go(func() error { return f.write(ctx) })
+	group.Go(func() error { return f.keep(ctx, f.read) })
+	group.Go(func() error { return f.keep(ctx, f.write) })
 	err := group.Wait()
 	f.clients.Load().close()
 	return err
+}
+
+// keep runs do until ctx ends, and again after each fault. read and write contain the faults of one exchange themselves.
+func (f *Fleet) keep(ctx context.Context, do func(context.Context) error) error {
+	for {
+		err := contained(func() error { return do(ctx) })
+		if !errors.Is(err, errPanic) || ctx.Err() != nil {
+			return err
+		}
+		f.counts.errors.Add(1)
+		if !sleep(ctx, f.opts.Pace.RetryMax) {
+			return ctx.Err()
+		}
+	}
 }
 
 // failed counts an error, and replaces the connections of a Redis that no longer serves the fleet.

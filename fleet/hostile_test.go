@@ -464,3 +464,52 @@ func TestAClusterMayRedirectInCircles(t *testing.T) {
 		})
 	}
 }
+
+// A fault outside of the exchanges with Redis, as in the report of a change, ends neither the goroutine nor the daemon.
+func TestAFaultOutsideOfAnExchangeRestartsTheFleet(t *testing.T) {
+	redis := redisserver.Start(t, "--port", "0")
+	var faults atomic.Int64
+	f := member(t, Options{Addrs: []string{redis.Socket}, Changed: func(Status) {
+		if faults.Add(1) <= 2 {
+			var list []int
+			_ = list[0]
+		}
+	}})
+	f.Announce(banOf(f, address(1)))
+	eventually(t, "in step after two faults", func() bool { return faults.Load() >= 2 && f.Status().InStep && f.Sent(merge.Ban) == 1 })
+	if s := f.Status(); s.Errors < 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A program in Redis' place replies to each command with another of the replies that the scripts expect, in any combination.
+func TestRepliesOfOtherCommandsAreHarmless(t *testing.T) {
+	now := func() string { return strconv.FormatInt(time.Now().UnixMicro(), 10) }
+	replies := []func() string{
+		func() string { return "*4\r\n$1\r\ne\r\n$1\r\n9\r\n:" + now() + "\r\n:3\r\n" },
+		func() string { return "*5\r\n$1\r\ne\r\n$20\r\n18446744073709551615\r\n:" + now() + "\r\n:-9\r\n*5\r\n$3\r\n1-0\r\n$-1\r\n*0\r\n:1\r\n+x\r\n" },
+		func() string { return "*5\r\n$1\r\ne\r\n$1\r\n9\r\n:" + now() + "\r\n:3\r\n$-1\r\n" },
+		func() string { return "*3\r\n$1\r\n0\r\n:9223372036854775807\r\n*3\r\n$12\r\n203.0.113.0/1\r\n:1\r\n*0\r\n" },
+		func() string { return "*3\r\n$-1\r\n$-1\r\n$-1\r\n" },
+		func() string { return "*1\r\n*2\r\n$1\r\nk\r\n*2\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nd\r\n*-1\r\n*2\r\n$-1\r\n*-1\r\n" },
+		func() string { return "*2\r\n*2\r\n:1\r\n:2\r\n*1\r\n*0\r\n" },
+		func() string { return "+OK\r\n" }, func() string { return "$-1\r\n" }, func() string { return "-NOSCRIPT x\r\n" },
+		func() string { return "+QUEUED\r\n" }, func() string { return "-LOADING\r\n" }, func() string { return "-\r\n" },
+	}
+	var turn atomic.Int64
+	addr := imitate(t, func(command []string) string {
+		n := turn.Add(1)
+		if n%7 == 0 && strings.EqualFold(command[0], "hello") {
+			return unknown
+		}
+		return replies[int(n*n+n/5)%len(replies)]()
+	})
+	f := member(t, Options{Addrs: []string{addr}})
+	for i := range 20 {
+		f.Announce(banOf(f, address(i)))
+	}
+	eventually(t, "two thousand commands", func() bool { _, _ = f.Nodes(t.Context()); return turn.Load() > 2000 })
+	if err := f.Status().Err; err != nil && strings.Contains(err.Error(), errPanic.Error()) {
+		t.Errorf("a fault: %v", err)
+	}
+}
