@@ -19,13 +19,13 @@ var mayImport = map[string][]string{
 	"esl":              {"github.com/percipia/eslgo/command"}, // builds commands; replies and events are read by esl itself
 	"ctilog":           {"golang.org/x/sys/unix"},             // inotify
 	"advisory":         {},
-	"detect":           {"fsban/advisory", "fsban/esl", "fsban/policy", "fsban/sipwire"},                               // turns events, log lines and SIP transactions into attempts
-	"policy":           {},                                                                                             // pure
-	"ledger":           {"fsban/policy"},                                                                               // evidence consists of attempts
-	"config":           {"fsban/detect", "fsban/firewall", "fsban/internal/guess", "fsban/policy", "gopkg.in/yaml.v3"}, // each package defines the values of its settings
-	"control":          {"golang.org/x/sys/unix"},                                                                      // peer credentials
-	"neverban":         {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},                                       // rtnetlink notifications about own addresses
-	"fail2ban":         {"fsban/config", "fsban/policy"},                                                               // translates jails into settings
+	"detect":           {"fsban/advisory", "fsban/esl", "fsban/policy", "fsban/sipwire"},                                                         // turns events, log lines and SIP transactions into attempts
+	"policy":           {},                                                                                                                       // pure
+	"ledger":           {"fsban/policy"},                                                                                                         // evidence consists of attempts
+	"config":           {"fsban/detect", "fsban/firewall", "fsban/internal/guess", "fsban/internal/regular", "fsban/policy", "gopkg.in/yaml.v3"}, // each package defines the values of its settings
+	"control":          {"fsban/internal/plainjson", "golang.org/x/sys/unix"},                                                                    // peer credentials
+	"neverban":         {"github.com/mdlayher/netlink", "golang.org/x/sys/unix"},                                                                 // rtnetlink notifications about own addresses
+	"fail2ban":         {"fsban/config", "fsban/policy"},                                                                                         // translates jails into settings
 	"firewall":         {},
 	"firewall/backend": {"fsban/firewall", "fsban/firewall/ipset", "fsban/firewall/nft", "fsban/firewall/xtables"},
 	"firewall/ipset":   {"fsban/firewall", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"},
@@ -74,10 +74,10 @@ var mayImport = map[string][]string{
 	"sipwire/nflog":    {"fsban/sipwire", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"},                                      // the kernel's copies of packets
 	"sipwire/pcap":     {"github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "github.com/gopacket/gopacket/pcapgo"}, // formats of captures
 	"top":              {"fsban/control", "fsban/internal/term", "charm.land/bubbletea/v2", "github.com/charmbracelet/x/ansi"},
-	"internal/logging": {"fsban/config"},                                             // level and format
+	"internal/logging": {"fsban/config", "fsban/internal/plainjson"},                 // level and format
 	"internal/term":    {"github.com/charmbracelet/x/ansi", "golang.org/x/sys/unix"}, // width of text and of the terminal
 	"cmd/fsban": {
-		"fsban/config", "fsban/control", "fsban/daemon", "fsban/doctor", "fsban/firewall/backend", "fsban/internal/guess", "fsban/internal/logging", "fsban/internal/term", "fsban/firewall/saved", "fsban/replay", "fsban/top",
+		"fsban/config", "fsban/control", "fsban/daemon", "fsban/doctor", "fsban/firewall/backend", "fsban/internal/guess", "fsban/internal/logging", "fsban/internal/plainjson", "fsban/internal/term", "fsban/firewall/saved", "fsban/replay", "fsban/top",
 		"fsban/fail2ban",                            // import-fail2ban
 		"fsban/neverban",                            // check: the never-ban file, read as the daemon reads it
 		"fsban/detect", "fsban/esl", "fsban/policy", // discover and doctor: their own connection to FreeSWITCH
@@ -99,8 +99,10 @@ var mayImport = map[string][]string{
 	"internal/captures":    {},
 	"internal/fakeswitch":  {},
 	"internal/guess":       {},
+	"internal/plainjson":   {},
 	"internal/kerneltest":  {"fsban/firewall", "fsban/internal/netns", "github.com/mdlayher/netlink", "github.com/mdlayher/netlink/nltest", "go.uber.org/goleak", "golang.org/x/sys/unix"},
 	"internal/netns":       {"fsban/internal/testenv", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"},
+	"internal/regular":     {},
 	"internal/redisserver": {"fsban/internal/testenv"},
 	"internal/testenv":     {},
 }

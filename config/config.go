@@ -17,6 +17,7 @@ import (
 
 	"fsban/detect"
 	"fsban/firewall"
+	"fsban/internal/regular"
 	"fsban/policy"
 )
 
@@ -217,7 +218,7 @@ func Default() Config {
 // Load reads the file at path, or Default where path is Path and there is no such file, and resolves the passwords: the
 // environment before password_file before password.
 func Load(path string) (Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := readConfig(path)
 	switch {
 	case err == nil:
 	case os.IsNotExist(err) && path == Path:
@@ -243,7 +244,7 @@ func Load(path string) (Config, error) {
 // exist or may not be read. The error of a file of which control.socket cannot be read is a *Problems; the default comes with it.
 func Socket(path string) (string, error) {
 	c := Default()
-	data, err := os.ReadFile(path)
+	data, err := readConfig(path)
 	if err != nil {
 		return c.Control.Socket, nil //nolint:nilerr // see above
 	}
@@ -266,7 +267,7 @@ func resolvePassword(to *Secret, env, key, file string) error {
 		if file == "" {
 			return nil
 		}
-		data, err := os.ReadFile(file)
+		data, err := regular.Read(file, maxSecret)
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}

@@ -1,12 +1,9 @@
 package config
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -125,29 +122,4 @@ func (f *Fleet) Addresses() (addrs []string, db int, secure bool, err error) {
 		return nil, 0, false, fmt.Errorf("a cluster has no database but 0")
 	}
 	return addrs, db, scheme == "rediss", nil
-}
-
-// TLSConfig reads the files of fleet.tls. It returns nil where fleet.redis does not ask for TLS.
-func (f *Fleet) TLSConfig() (*tls.Config, error) {
-	if _, _, secure, err := f.Addresses(); err != nil || !secure {
-		return nil, err
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.TLS.ServerName}
-	if f.TLS.CAFile != "" {
-		data, err := os.ReadFile(f.TLS.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("fleet.tls.ca_file: %w", err)
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("fleet.tls.ca_file: %s has no certificate (PEM)", f.TLS.CAFile)
-		}
-	}
-	if f.TLS.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(f.TLS.CertFile, f.TLS.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("fleet.tls.cert_file, fleet.tls.key_file: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"fsban/internal/plainjson"
 )
 
 // daemon is the part of the daemon that a Server uses.
@@ -241,5 +243,5 @@ func answer(w http.ResponseWriter, body any, err error) {
 func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body)
+	_ = json.NewEncoder(plainjson.Writer{Out: w}).Encode(body)
 }

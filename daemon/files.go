@@ -59,6 +59,9 @@ func checkWebConfig(path string) error {
 	if path == "" {
 		return nil
 	}
+	if err := config.CheckFile(path); err != nil { // the toolkit would wait for a pipe, at each connection again
+		return fmt.Errorf("http.web_config_file: %w", err)
+	}
 	if err := web.Validate(path); err != nil {
 		return fmt.Errorf("http.web_config_file: %s: %w", path, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,14 +17,20 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 )
 
-// maxVisitors is how many connections to metrics and health may be open. One more is closed at once, and counted.
-const maxVisitors = 128
+// Limits of connections to metrics and health. One more is closed at once, and counted.
+const (
+	maxVisitors   = 128
+	maxPerVisitor = 16 // of one address, or one IPv6 /64; those of this host share maxVisitors
+)
 
 // visitors lets in as many as may be.
 type visitors struct {
 	net.Listener
-	open   atomic.Int64
 	turned *atomic.Uint64
+
+	mu   sync.Mutex
+	open int
+	of   map[netip.Prefix]int // open connections of each address
 }
 
 // A visitor is a connection that was let in.
@@ -39,12 +46,52 @@ func (v *visitors) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if v.open.Add(1) <= maxVisitors {
-			return &visitor{c, sync.OnceFunc(func() { v.open.Add(-1) })}, nil
+		if from := origin(c); v.enter(from) {
+			return &visitor{c, sync.OnceFunc(func() { v.leave(from) })}, nil
 		}
-		v.open.Add(-1)
 		v.turned.Add(1)
 		_ = c.Close()
+	}
+}
+
+// origin returns the prefix whose connections share a limit; the zero Prefix for this host.
+func origin(c net.Conn) netip.Prefix {
+	remote, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr := remote.AddrPort().Addr().Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil || addr.IsLoopback() {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+func (v *visitors) enter(from netip.Prefix) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.open >= maxVisitors || from.IsValid() && v.of[from] >= maxPerVisitor {
+		return false
+	}
+	v.open++
+	if v.of == nil {
+		v.of = make(map[netip.Prefix]int)
+	}
+	v.of[from]++
+	return true
+}
+
+func (v *visitors) leave(from netip.Prefix) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.open--
+	if v.of[from]--; v.of[from] == 0 {
+		delete(v.of, from)
 	}
 }
 
@@ -90,13 +137,16 @@ func (d *Daemon) serveHTTP(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelDebug), // a stranger can cause a line a connection
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	webConfig := d.cfg().HTTP.WebConfigFile
+	if err := checkWebConfig(webConfig); err != nil {
+		return err
+	}
 	flags := &web.FlagConfig{WebConfigFile: &webConfig, WebListenAddresses: &[]string{d.cfg().HTTP.Listen}, WebSystemdSocket: new(bool)}
 	if err := web.Serve(&visitors{Listener: l, turned: &d.turnedAway}, srv, flags, d.log); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("metrics (http.listen, http.web_config_file): %w", err)

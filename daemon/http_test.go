@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,3 +99,55 @@ func TestHandshakesThatFailAreNoNoise(t *testing.T) {
 		t.Errorf("beside the log:\n%s", text)
 	}
 }
+
+// One client cannot take the places of the others, except on this host, where each user has all addresses of 127.0.0.0/8.
+func TestVisitorsOfOneAddressAreBounded(t *testing.T) {
+	t.Parallel()
+	conn := func(addr string) net.Conn {
+		return remote{addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}
+	}
+	v := &visitors{}
+	let := func(addr string) bool { return v.enter(origin(conn(addr))) }
+	for i := range 200 {
+		if got := let(fmt.Sprintf("203.0.113.9:%d", 1+i)); got != (i < maxPerVisitor) {
+			t.Fatalf("connection %d: %v", i, got)
+		}
+		if got := let(fmt.Sprintf("[2001:db8::%x]:1", 1+i)); got != (i < maxPerVisitor) {
+			t.Fatalf("address %d of a /64: %v", i, got)
+		}
+	}
+	if let("[::ffff:203.0.113.9]:1") {
+		t.Error("the IPv4-mapped form counts by itself")
+	}
+	if !let("203.0.113.10:1") || !let("[2001:db8:0:1::1]:1") {
+		t.Error("others are turned away")
+	}
+	for i := range maxVisitors - 2*maxPerVisitor - 2 {
+		if !let("127.0.0.1:1") {
+			t.Fatalf("connection %d of this host", i)
+		}
+	}
+	if let("198.51.100.1:1") || let("127.0.0.1:1") {
+		t.Error("more than maxVisitors")
+	}
+	v.leave(origin(conn("203.0.113.9:1")))
+	if !let("203.0.113.9:7") || let("203.0.113.9:8") {
+		t.Error("a free place is used once")
+	}
+	for from, n := range v.of {
+		for range n {
+			v.leave(from)
+		}
+	}
+	if v.open != 0 || len(v.of) != 0 {
+		t.Errorf("%d open, %v", v.open, v.of)
+	}
+}
+
+// remote is a connection from an address.
+type remote struct {
+	net.Conn
+	addr *net.TCPAddr
+}
+
+func (r remote) RemoteAddr() net.Addr { return r.addr }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fsban/control"
+	"fsban/internal/plainjson"
 	"fsban/internal/term"
 )
 
@@ -189,7 +190,7 @@ func timeLeft(b *control.Ban, now time.Time) string {
 }
 
 func printJSON(out io.Writer, v any) error {
-	enc := json.NewEncoder(out)
+	enc := json.NewEncoder(plainjson.Writer{Out: out})
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

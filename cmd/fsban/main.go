@@ -34,6 +34,20 @@ const (
 	exitWatch  = 4 // status: fsban watches only, and blocks nobody
 )
 
+// cleanLines escapes the characters of each line that a terminal would act upon: an error may quote text of a peer.
+func cleanLines(text string) string {
+	screen := term.Screen{}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		words := strings.Split(line, "\t")
+		for j, word := range words {
+			words[j] = screen.Clean(word)
+		}
+		lines[i] = strings.Join(words, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
+
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -45,7 +59,7 @@ func run(args []string) int {
 	}
 	if code := exitCode(err); code != 0 {
 		if text := err.Error(); text != "" {
-			fmt.Fprintf(os.Stderr, "fsban: %s\n", text)
+			fmt.Fprintf(os.Stderr, "fsban: %s\n", cleanLines(text))
 		}
 		return code
 	}

@@ -51,6 +51,7 @@ The daemon leaves no core and admits no debugger but root's, because its memory 
 			lines := logging.NewSink(os.Stderr)
 			defer lines.Close()
 			log := logging.NewHandler(lines)
+			defer log.Flush()
 			log.Set(cfg.Log)
 			if closed != nil {
 				slog.New(log).Warn("a crash may leave passwords in a core", "error", closed)

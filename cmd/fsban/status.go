@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +21,8 @@ import (
 
 func newStatus(s *settings) *cobra.Command {
 	var (
-		asJSON, all bool
-		wait        string
+		asJSON, all, alive bool
+		wait               string
 	)
 	c := &cobra.Command{
 		Use:   "status",
@@ -30,10 +31,14 @@ func newStatus(s *settings) *cobra.Command {
 of the last minutes. With --all also all problems, attempts since the start, rules and the never-ban list.
 
 Saved firewall rules that would fail at the next boot are an open problem too, if this user may read them. The exit code is 1
-if fsban does not protect, and 4 if it watches only. With --wait a script waits until it does either, also for the daemon to start.`,
-		Example: "  fsban status\n  fsban status --all\n  fsban status --json\n  fsban status --wait 30s",
+if fsban does not protect, and 4 if it watches only. With --wait a script waits until it does either, also for the daemon to start.
+With --alive the exit code is 0 if the daemon decides, protecting or not: a liveness probe.`,
+		Example: "  fsban status\n  fsban status --all\n  fsban status --json\n  fsban status --wait 30s\n  fsban status --alive",
 		Args:    noArgs,
 		RunE: s.asking(func(cmd *cobra.Command, _ []string, client *control.Client) error {
+			if alive {
+				return isAlive(cmd.Context(), client)
+			}
 			status, err := statusWithin(cmd.Context(), client, wait)
 			if err != nil {
 				return err
@@ -62,9 +67,24 @@ if fsban does not protect, and 4 if it watches only. With --wait a script waits 
 		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().BoolVar(&alive, "alive", false, "only whether the daemon decides, by the exit code")
 	c.Flags().StringVar(&wait, "wait", "", "wait until fsban protects or watches, at most this `time`: 30s, 5m")
 	c.Flags().BoolVar(&all, "all", false, "also all problems, attempts, rules and the never-ban list")
 	return c
+}
+
+// aliveWithin is the time within which a daemon that decides answers.
+const aliveWithin = 3 * time.Second
+
+// isAlive returns an error unless the decision loop answers.
+func isAlive(ctx context.Context, client *control.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, aliveWithin)
+	defer cancel()
+	_, err := client.Why(ctx, netip.IPv6Unspecified()) // the loop itself answers it, in few bytes
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the decision loop does not answer within %v", aliveWithin)
+	}
+	return err
 }
 
 // watches reports whether fsban watches as it should: it reports bans from at least one source, and blocks nobody.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"fsban/config"
+	"fsban/internal/plainjson"
 )
 
 // A Handler is a slog.Handler whose level and format can change while it is in use. It is safe for concurrent use.
@@ -15,13 +16,17 @@ type Handler struct {
 	text, json slog.Handler
 	asJSON     *atomic.Bool
 	level      *slog.LevelVar
+	limit      *limiter
 }
 
-// NewHandler returns a handler that writes text of level info and above to out.
+// NewHandler returns a handler that writes text of level info and above to out: of one message not more than perMinute lines a minute, see
+// limiter. Text of peers is escaped in both formats.
 func NewHandler(out io.Writer) *Handler {
 	level := new(slog.LevelVar)
 	opts := &slog.HandlerOptions{Level: level}
-	return &Handler{slog.NewTextHandler(out, opts), slog.NewJSONHandler(out, opts), new(atomic.Bool), level}
+	h := &Handler{slog.NewTextHandler(out, opts), slog.NewJSONHandler(plainjson.Writer{Out: out}, opts), new(atomic.Bool), level, nil}
+	h.limit = newLimiter(h.write)
+	return h
 }
 
 // Set applies level and format to h and to all handlers derived from it.
@@ -35,18 +40,25 @@ func (h *Handler) Enabled(_ context.Context, level slog.Level) bool { return lev
 
 // Handle writes r in the current format.
 func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
-	if h.asJSON.Load() {
-		return h.json.Handle(ctx, r)
+	if !h.limit.pass(r.Level, r.Message) {
+		return nil
 	}
-	return h.text.Handle(ctx, r)
+	return h.format().Handle(ctx, r)
+}
+
+func (h *Handler) format() slog.Handler {
+	if h.asJSON.Load() {
+		return h.json
+	}
+	return h.text
 }
 
 // WithAttrs returns a Handler that adds attrs to each record and shares level and format with h.
 func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &Handler{h.text.WithAttrs(attrs), h.json.WithAttrs(attrs), h.asJSON, h.level}
+	return &Handler{h.text.WithAttrs(attrs), h.json.WithAttrs(attrs), h.asJSON, h.level, h.limit}
 }
 
 // WithGroup returns a Handler that qualifies keys with name and shares level and format with h.
 func (h *Handler) WithGroup(name string) slog.Handler {
-	return &Handler{h.text.WithGroup(name), h.json.WithGroup(name), h.asJSON, h.level}
+	return &Handler{h.text.WithGroup(name), h.json.WithGroup(name), h.asJSON, h.level, h.limit}
 }

@@ -23,7 +23,7 @@ func TestBlockedOutputBlocksNoCaller(t *testing.T) {
 		log.Info("the first")
 		synctest.Wait() // the write blocks until the log is read
 		for range maxLines + 7 {
-			log.Info("one of many")
+			log.Info("banned", "addr", "one of many")
 		}
 		if n := lines.Dropped(); n != 7 {
 			t.Errorf("%d lines were dropped, want 7", n)
