@@ -178,8 +178,8 @@ func TestThePodGivesTheLeastRights(t *testing.T) {
 	} {
 		same(t, docs[1], want, append(sidecar, "securityContext", key)...)
 	}
-	same(t, docs[1], "{path: /-/healthy, port: metrics}", append(sidecar, "livenessProbe", "httpGet")...)
-	same(t, docs[1], "{path: /-/ready, port: metrics}", append(sidecar, "readinessProbe", "httpGet")...)
+	same(t, docs[1], "{command: [/usr/bin/fsban, status, --alive]}", append(sidecar, "livenessProbe", "exec")...)
+	same(t, docs[1], "{command: [/usr/bin/fsban, status]}", append(sidecar, "readinessProbe", "exec")...)
 	spec := at(t, docs[1], "spec").(map[string]any)
 	if spec["automountServiceAccountToken"] != false || spec["hostNetwork"] != nil || spec["shareProcessNamespace"] != nil || spec["hostPID"] != nil {
 		t.Errorf("%v", spec)
