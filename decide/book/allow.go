@@ -75,8 +75,15 @@ func (b *Book) saveAllowances() {
 	}
 }
 
-// maxAllowances bounds the allowances.
-const maxAllowances = 10_000
+// Bounds of the allowances. Those of peers together cover a small part of the internet, whatever a peer or Redis states.
+const (
+	maxAllowances = 10_000
+	maxPeerWide   = 64 // allowances wider than peerIPv4 or peerIPv6 beyond which a peer's is refused
+	peerIPv4      = 24
+	peerIPv6      = 48
+)
+
+func widerThanPeers(p netip.Prefix) bool { return p.Bits() < pick(p.Addr().Is4(), peerIPv4, peerIPv6) }
 
 // SetConfigured replaces the never-ban list of the configuration and of this host; allowances are added to it.
 func (b *Book) SetConfigured(entries []policy.NeverEntry) {
@@ -160,7 +167,7 @@ func (b *Book) Allow(a Allowance, force bool) error {
 	if err := b.ledger.Keep(ledger.Allowed, a.Prefix, a); err != nil {
 		return err
 	}
-	b.allowances[a.Prefix] = a
+	b.setAllowance(&a)
 	b.merge.Enter(allowKey(a.Prefix), b.heldAllowance(a.Prefix), held, b.now())
 	if b.outbox != nil && !a.Local {
 		b.outbox.Announce(statementOfAllowance(&a))
@@ -212,10 +219,21 @@ func (b *Book) keepAllowance(a *Allowance) {
 	if err := b.ledger.Keep(ledger.Allowed, a.Prefix, a); err != nil {
 		b.log.Error("cannot save an allowance", "addr", a.Prefix, "error", err)
 	}
+	b.setAllowance(a)
+}
+
+// setAllowance and removeAllowance are the only places where the set of allowances changes.
+func (b *Book) setAllowance(a *Allowance) {
+	if _, replaced := b.allowances[a.Prefix]; !replaced && widerThanPeers(a.Prefix) {
+		b.totals.wide++
+	}
 	b.allowances[a.Prefix] = *a
 }
 
 func (b *Book) removeAllowance(prefix netip.Prefix) {
+	if _, there := b.allowances[prefix]; there && widerThanPeers(prefix) {
+		b.totals.wide--
+	}
 	delete(b.allowances, prefix)
 	if err := b.ledger.Keep(ledger.Allowed, prefix, nil); err != nil {
 		b.log.Error("cannot remove an allowance from disk", "addr", prefix, "error", err)

@@ -61,7 +61,7 @@ func (b *Book) elsewhere(node string) string {
 
 // count counts a new ban.
 func (b *Book) count(ban *ledger.Ban, rule string) {
-	b.made++
+	b.totals.made++
 	b.recent.add(ban)
 	b.recorder.Banned(rule)
 }
@@ -143,7 +143,7 @@ func (b *Book) makeRoom(ban *ledger.Ban) *Refusal {
 	if b.evict(is4, max(min(evictAtOnce, limit/16), 1), shared, ban.Since) > 0 {
 		return nil
 	}
-	b.refused++
+	b.totals.refused++
 	b.recorder.BanRefused()
 	remedy := "raise firewall.max_bans"
 	if shared {

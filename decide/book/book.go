@@ -130,8 +130,13 @@ type Book struct {
 	recent   recentBans
 	watching bool // see Options
 	unsealed bool // the journal holds entries that were not sealed
-	made     uint64
-	refused  uint64
+	totals   totals
+}
+
+// totals are numbers since the start, and of the allowances.
+type totals struct {
+	made, refused uint64 // bans
+	wide          int    // allowances wider than peerIPv4 or peerIPv6
 }
 
 // New returns a Book without allowances and withdrawals. RestoreAllowances, RestoreTombstones and RestoreBans load an earlier
@@ -156,7 +161,7 @@ func (b *Book) SetLimits(l Limits) {
 }
 
 // Counts returns how many bans were made since the start, and how many were refused because the firewall is full.
-func (b *Book) Counts() (made, refused uint64) { return b.made, b.refused }
+func (b *Book) Counts() (made, refused uint64) { return b.totals.made, b.totals.refused }
 
 // Node returns this node's name in the fleet, or "".
 func (b *Book) Node() string { return b.node }

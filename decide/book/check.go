@@ -173,6 +173,35 @@ func (b *Book) checkAllowance(a *Allowance) *Refusal {
 	return nil
 }
 
+// checkPeerAllowance is checkAllowance for a statement of another node. The limits are those that an operator exceeds with --force alone:
+// such an allowance is given on each node.
+func (b *Book) checkPeerAllowance(a *Allowance) *Refusal {
+	if r := b.checkAllowance(a); r != nil {
+		return r
+	}
+	_, replaced := b.allowances[a.Prefix]
+	switch {
+	case wide(a.Prefix) && !private(a.Prefix):
+		return refuse(TooWide, "%v is too wide for an allowance of another node: give it on each node", a.Prefix)
+	case !replaced && widerThanPeers(a.Prefix) && b.totals.wide >= maxPeerWide:
+		return refuse(TooWide, "%d allowances are wider than a /%d or an IPv6 /%d", b.totals.wide, peerIPv4, peerIPv6)
+	}
+	return nil
+}
+
+// private reports whether no address in p is of the internet.
+func private(p netip.Prefix) bool {
+	for _, q := range [...]netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fc00::/7"),
+	} {
+		if p.Bits() >= q.Bits() && q.Contains(p.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
 func (b *Book) checkEverybody(p netip.Prefix) *Refusal {
 	switch {
 	case !b.engine.CoversAll(p):

@@ -417,7 +417,7 @@ func (b *Book) TakeAllow(s *merge.Statement, sync bool, now time.Time) (changed 
 		}
 		return replaced
 	}
-	if r := b.checkAllowance(&a); r != nil {
+	if r := b.checkPeerAllowance(&a); r != nil {
 		reason := merge.TooWide
 		if r.Reason == Full {
 			reason = merge.Full

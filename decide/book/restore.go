@@ -28,7 +28,7 @@ func (b *Book) RestoreAllowances(configured []policy.NeverEntry, step time.Durat
 		if a.step(step); a.over(b.started) {
 			over = append(over, a.Prefix)
 		} else {
-			b.allowances[a.Prefix] = a
+			b.setAllowance(&a)
 		}
 		return nil
 	})
