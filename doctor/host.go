@@ -29,6 +29,7 @@ type Host struct {
 	Saved    saved.Rules
 
 	NoModules []string // of the kernel, which the tap needs
+	LoginGraceTime *time.Duration // of sshd, 0 without end; nil: unknown. The caller fills it
 }
 
 // A File is mod_cti's log as the service will find it.
@@ -242,6 +243,7 @@ func (h *Host) findings() []Finding {
 			Change: "Check fsban status: it reports rules that precede fsban's.",
 		})
 	}
+	all = append(all, h.sshFindings()...)
 	all = append(all, h.savedFindings()...)
 	all = append(all, h.tapFindings()...)
 	return append(all, h.logFindings()...)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"fsban/firewall/saved"
 )
@@ -171,6 +172,9 @@ func TestHosts(t *testing.T) {
 		{"no directory", Host{CTILog: &File{Path: "/ddt/fs/log/x", Err: "stat /ddt: no such file or directory"}}, []string{"warning cti-log"}},
 		{"a closed log", Host{CTILog: &File{Path: "/ddt/fs/log/x", Closed: "/ddt", Exists: true}}, []string{"warning cti-log-permissions"}},
 		{"SELinux", Host{SELinux: "enforcing", CTILog: &File{Path: "/ddt/fs/log/x", Exists: true, Label: "u:r:t"}}, []string{"note selinux"}},
+		{"sshd without LoginGraceTime", Host{LoginGraceTime: new(time.Duration)}, []string{"warning ssh-grace"}},
+		{"sshd with a long one", Host{LoginGraceTime: after(10 * time.Minute)}, []string{"note ssh-grace"}},
+		{"sshd with its default", Host{LoginGraceTime: after(2 * time.Minute)}, nil},
 		{"SELinux without a log", Host{SELinux: "enforcing"}, nil},
 		{"others", Host{Programs: []string{"fail2ban"}, Firewall: []string{"A chain f2b-sshd is there."}}, []string{"note other-guards", "note firewall"}},
 	} {
@@ -184,6 +188,8 @@ func TestHosts(t *testing.T) {
 		}
 	}
 }
+
+func after(d time.Duration) *time.Duration { return &d }
 
 func TestWithoutAFreeSWITCHTheHostIsExamined(t *testing.T) {
 	host := Host{CTILog: &File{Path: "/log/x"}, Saved: saved.Rules{Stale: []string{"/etc/ipset.conf"}}, SELinux: "enforcing"}

@@ -31,7 +31,7 @@ func start(t *testing.T, opts Options) *rig {
 	t.Helper()
 	r := &rig{}
 	empty := t.TempDir()
-	for _, path := range []*string{&opts.Proc, &opts.Utmp, &opts.Sessions} {
+	for _, path := range []*string{&opts.Proc, &opts.Utmp, &opts.Sessions, &opts.SSHDConfig} {
 		if *path == "" {
 			*path = empty + "/none"
 		}

@@ -23,15 +23,13 @@ const (
 // An sshWatch watches the remote addresses of ssh logins.
 //
 // A connection to sshd proves nothing by itself: any host can open one, and until sshd closes it, the kernel shows it like an
-// administrator's, including the socket's owner. So an address counts
-//   - at once, when utmp or logind names it as the origin of a session: sshd writes there after the login;
-//   - once sshd has kept a connection from it for Options.SSHLogin, longer than sshd bears with a stranger (LoginGraceTime,
-//     120 s unless configured), as far as this process has seen itself. A connection is its four-tuple and the inode of its
-//     socket, so that reconnecting from the same port starts anew; a connection without inode waits in the kernel, and sshd
-//     has not even seen it.
+// administrator's, including the socket's owner. So an address counts when utmp or logind names it as the origin of a session: sshd
+// writes there after the login.
 //
-// The second is no proof if sshd has LoginGraceTime 0, or if another program (a tarpit) listens on one of Options.SSHPorts. In
-// a network namespace of its own, such as a container's, a process sees only connections to that namespace.
+// On a host without either, an address counts once sshd has kept a connection from it for Options.SSHLogin, as far as this process has
+// seen itself, if sshd's configuration can be read and closes the connections of strangers earlier. A connection is its four-tuple and
+// the inode of its socket, so that reconnecting from the same port starts anew; a connection without inode waits in the kernel, and sshd
+// has not even seen it. In a network namespace of its own, such as a container's, a process sees only connections to that namespace.
 type sshWatch struct {
 	watcher *Watcher
 	peers   peers
@@ -52,6 +50,7 @@ func (s *sshWatch) look() {
 	now := time.Now()
 	s.peers.forget(now)
 	logins := readSessions(s.watcher.opts.Sessions)
+	_, records := os.Stat(s.watcher.opts.Sessions)
 	utmp, err := os.Stat(s.watcher.opts.Utmp)
 	if err == nil {
 		var data []byte
@@ -63,10 +62,14 @@ func (s *sshWatch) look() {
 		r.problems = append(r.problems, fmt.Sprintf("ssh peers: %s: %v", s.watcher.opts.Utmp, err))
 	}
 	s.peers.loggedIn(now, logins)
-	if !now.Before(s.tables) {
+	if records == nil || err == nil || s.watcher.opts.SSHLogin < 0 {
+		clear(s.peers.since) // logins are known: the age of a connection proves nothing more
+		s.failed = nil
+	} else if !now.Before(s.tables) {
 		s.tables = now.Add(tablesEvery)
 		var connections []connection
 		connections, s.failed = s.connections()
+		s.peers.ripe = s.ripe()
 		s.peers.observe(now, connections)
 	}
 	if s.failed != nil {
@@ -79,6 +82,14 @@ func (s *sshWatch) look() {
 		r.problems = append(r.problems, fmt.Sprintf("ssh peers: more than %d; new ones are left out", maxPeers))
 	}
 	s.watcher.put(ssh, r)
+}
+
+// ripe returns the age at which a connection to sshd proves a login; negative: none does.
+func (s *sshWatch) ripe() time.Duration {
+	if grace, err := LoginGraceTime(s.watcher.opts.SSHDConfig); err == nil && grace > 0 && grace < s.watcher.opts.SSHLogin {
+		return s.watcher.opts.SSHLogin
+	}
+	return -1
 }
 
 // connections returns the established connections to sshd. IPv6 may be missing from a kernel.

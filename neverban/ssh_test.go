@@ -148,6 +148,103 @@ func TestSSHPeers(t *testing.T) {
 	}
 }
 
+// sshdHost is a host with a connection to sshd that its peer holds open, and the records given.
+func sshdHost(t *testing.T, config string, files map[string]string) Options {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("tcp", "heading\n   1: 0A6433C6:0016 097100CB:D431 01 00000000:00000000 02:000AC6F2 00000000     0        0 29471 2\n")
+	for name, content := range files {
+		write(name, content)
+	}
+	if config != "" {
+		write("sshd_config", config)
+	}
+	return Options{SSHPorts: []uint16{22}, Proc: dir, Utmp: dir + "/utmp", Sessions: dir + "/sessions", SSHDConfig: dir + "/sshd_config"}
+}
+
+// A stranger holds a connection to sshd open, for as long as sshd lets it, and becomes never-banned by that only where nothing records
+// logins and sshd is known to close such connections before.
+func TestAConnectionHeldOpenProvesNoLogin(t *testing.T) {
+	const stranger = "203.0.113.9/32 ssh peer"
+	for name, c := range map[string]struct {
+		config string
+		files  map[string]string
+		want   []string
+	}{
+		"LoginGraceTime 0":                       {"LoginGraceTime 0\n", nil, nil},
+		"LoginGraceTime 0, with utmp":            {"LoginGraceTime 0\n", map[string]string{"utmp": ""}, nil},
+		"the default, with utmp":                 {"Port 22\n", map[string]string{"utmp": ""}, nil},
+		"the default, with logind":               {"Port 22\n", map[string]string{"sessions": ""}, nil},
+		"in an included file":                    {"Include extra*\n", map[string]string{"extra.conf": "logingracetime=0\n"}, nil},
+		"after another value":                    {"LoginGraceTime 30\nLoginGraceTime\t0\n", nil, nil},
+		"longer than the age that proves":        {"LoginGraceTime 10m\n", nil, nil},
+		"a configuration that cannot be read":    {"", nil, nil},
+		"a value that is none":                   {"LoginGraceTime none\n", nil, nil},
+		"the default, and no records":            {"Port 22\n", nil, []string{stranger}},
+		"a short time, and no records":           {"LoginGraceTime 1m30s\n", nil, []string{stranger}},
+		"a comment that is no setting":           {"#LoginGraceTime 0\n", nil, []string{stranger}},
+		"an include of nothing, and no records ": {"Include none/*.conf\n", nil, []string{stranger}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := sshdHost(t, c.config, c.files)
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, opts)
+				for range 10 {
+					time.Sleep(time.Minute)
+					synctest.Wait()
+				}
+				r.want(t, c.want...)
+			})
+		})
+	}
+}
+
+func TestLoginGraceTime(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "120": 2 * time.Minute, "2m": 2 * time.Minute, "1h30M": 90 * time.Minute, "1w": 7 * 24 * time.Hour, "2147483647w": 875952 * time.Hour,
+		"": -1, "x": -1, "-1": -1, "1x": -1, "99999999999": -1, "m": -1, "1mm": -1,
+	} {
+		if got, err := sshdTime(text); err == nil && got != want || err != nil && want >= 0 {
+			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
+		}
+	}
+	loop := filepath.Join(t.TempDir(), "sshd_config")
+	if err := os.WriteFile(loop, []byte("Include sshd_config\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoginGraceTime(loop); err == nil {
+		t.Error("a file that includes itself")
+	}
+}
+
+// FuzzSSHD: any configuration is read, with a grace that is not negative.
+func FuzzSSHD(f *testing.F) {
+	f.Add("LoginGraceTime 2m\nInclude *\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "/") {
+			return // files of this machine
+		}
+		c := sshdConfig{}
+		if grace, err := sshdTime(text); err == nil && grace < 0 {
+			t.Errorf("%q: %v", text, grace)
+		}
+		path := filepath.Join(t.TempDir(), "sshd_config")
+		c.directory = filepath.Dir(path)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.read(path); err == nil && c.longest < 0 {
+			t.Errorf("%q: %v", text, c.longest)
+		}
+	})
+}
+
 func TestSSHPeersAreBounded(t *testing.T) {
 	p, began := newPeers(time.Minute), time.Now()
 	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }

@@ -42,10 +42,12 @@ type Options struct {
 	ACLs       []string // access lists of FreeSWITCH whose allowed prefixes are never banned
 
 	SSHPorts []uint16      // ports on which only sshd listens; nil: 22; empty: ssh's peers are ignored
-	SSHLogin time.Duration // 150s: sshd keeps a connection longer than this only after a login: above LoginGraceTime; negative: never
+	SSHLogin time.Duration // 150s: without records of logins, a connection that sshd keeps longer proves one; negative: never
 	Proc     string        // /proc/net
 	Utmp     string        // /run/utmp
 	Sessions string        // /run/systemd/sessions
+
+	SSHDConfig string // /etc/ssh/sshd_config
 
 	Resolver Resolver // net.DefaultResolver
 
@@ -58,7 +60,8 @@ func (o Options) withDefaults() Options {
 	for _, s := range []struct {
 		value *string
 		or    string
-	}{{&o.Proc, "/proc/net"}, {&o.Utmp, "/run/utmp"}, {&o.Sessions, "/run/systemd/sessions"}} {
+	}{{&o.Proc, "/proc/net"}, {&o.Utmp, "/run/utmp"}, {&o.Sessions, "/run/systemd/sessions"},
+		{&o.SSHDConfig, SSHDConfig}} {
 		if *s.value == "" {
 			*s.value = s.or
 		}
@@ -295,7 +298,8 @@ func (w *Watcher) watch(ctx context.Context, all *watches) (update, error) {
 // take applies other options, while no source is being read.
 func (w *Watcher) take(opts *Options, all *watches) {
 	was := w.opts
-	for _, s := range []struct{ to, or *string }{{&opts.Proc, &was.Proc}, {&opts.Utmp, &was.Utmp}, {&opts.Sessions, &was.Sessions}} {
+	for _, s := range []struct{ to, or *string }{{&opts.Proc, &was.Proc}, {&opts.Utmp, &was.Utmp}, {&opts.Sessions, &was.Sessions},
+		{&opts.SSHDConfig, &was.SSHDConfig}} {
 		*s.to = cmp.Or(*s.to, *s.or)
 	}
 	if opts.API == nil {

@@ -16,6 +16,7 @@ import (
 	"fsban/esl"
 	"fsban/firewall/backend"
 	"fsban/internal/term"
+	"fsban/neverban"
 )
 
 func newDoctor(s *settings) *cobra.Command {
@@ -110,6 +111,9 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 	case state := <-states:
 		host := doctor.ReadHost(cfg.CTILog.File(), backend.SetSize(cfg.Firewall.Backend, cfg.Firewall.Options()))
 		host.Firewall = backend.Surroundings(ctx)
+		if grace, err := neverban.LoginGraceTime(neverban.SSHDConfig); err == nil {
+			host.LoginGraceTime = &grace
+		}
 		if state.Err != nil {
 			return doctor.ExamineHost(host, state.Err), nil
 		}
