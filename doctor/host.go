@@ -28,7 +28,7 @@ type Host struct {
 	Firewall []string // other rules in the firewall, in whole sentences; the caller fills it
 	Saved    saved.Rules
 
-	NoModules []string // of the kernel, which the tap needs
+	NoModules      []string       // of the kernel, which the tap needs
 	LoginGraceTime *time.Duration // of sshd, 0 without end; nil: unknown. The caller fills it
 }
 

@@ -487,11 +487,17 @@ func TestRepliesOfOtherCommandsAreHarmless(t *testing.T) {
 	now := func() string { return strconv.FormatInt(time.Now().UnixMicro(), 10) }
 	replies := []func() string{
 		func() string { return "*4\r\n$1\r\ne\r\n$1\r\n9\r\n:" + now() + "\r\n:3\r\n" },
-		func() string { return "*5\r\n$1\r\ne\r\n$20\r\n18446744073709551615\r\n:" + now() + "\r\n:-9\r\n*5\r\n$3\r\n1-0\r\n$-1\r\n*0\r\n:1\r\n+x\r\n" },
+		func() string {
+			return "*5\r\n$1\r\ne\r\n$20\r\n18446744073709551615\r\n:" + now() + "\r\n:-9\r\n*5\r\n$3\r\n1-0\r\n$-1\r\n*0\r\n:1\r\n+x\r\n"
+		},
 		func() string { return "*5\r\n$1\r\ne\r\n$1\r\n9\r\n:" + now() + "\r\n:3\r\n$-1\r\n" },
-		func() string { return "*3\r\n$1\r\n0\r\n:9223372036854775807\r\n*3\r\n$12\r\n203.0.113.0/1\r\n:1\r\n*0\r\n" },
+		func() string {
+			return "*3\r\n$1\r\n0\r\n:9223372036854775807\r\n*3\r\n$12\r\n203.0.113.0/1\r\n:1\r\n*0\r\n"
+		},
 		func() string { return "*3\r\n$-1\r\n$-1\r\n$-1\r\n" },
-		func() string { return "*1\r\n*2\r\n$1\r\nk\r\n*2\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nd\r\n*-1\r\n*2\r\n$-1\r\n*-1\r\n" },
+		func() string {
+			return "*1\r\n*2\r\n$1\r\nk\r\n*2\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nd\r\n*-1\r\n*2\r\n$-1\r\n*-1\r\n"
+		},
 		func() string { return "*2\r\n*2\r\n:1\r\n:2\r\n*1\r\n*0\r\n" },
 		func() string { return "+OK\r\n" }, func() string { return "$-1\r\n" }, func() string { return "-NOSCRIPT x\r\n" },
 		func() string { return "+QUEUED\r\n" }, func() string { return "-LOADING\r\n" }, func() string { return "-\r\n" },
