@@ -30,6 +30,7 @@ type heldBans map[netip.Prefix]time.Time
 
 func (h heldBans) Ban(p netip.Prefix, until time.Time, _ firewall.Cause) { h[p] = until }
 func (h heldBans) Unban(p netip.Prefix, _ time.Time)                     { delete(h, p) }
+func (h heldBans) Packets() map[netip.Prefix]uint64                      { return nil }
 
 // A subject is a statement's place in the state that Redis holds.
 type subject struct {

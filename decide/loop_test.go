@@ -19,6 +19,7 @@ type kernel struct{}
 
 func (kernel) Ban(netip.Prefix, time.Time, firewall.Cause) {}
 func (kernel) Unban(netip.Prefix, time.Time)               {}
+func (kernel) Packets() map[netip.Prefix]uint64            { return nil }
 
 // uncounted is a Recorder that counts nothing.
 type uncounted struct{}

@@ -171,6 +171,16 @@ func (e *Enforcer) Entries() (entries []Entry, err error) {
 	return entries, err
 }
 
+// Packets returns the packets dropped of each ban, as of the last change or check, if the backend has them at hand; nil: it has not.
+func (e *Enforcer) Packets() map[netip.Prefix]uint64 {
+	if b, ok := e.Backend().(interface {
+		Packets() map[netip.Prefix]uint64
+	}); ok {
+		return b.Packets()
+	}
+	return nil
+}
+
 // Run sets the kernel up, restores missing bans, and applies orders until ctx ends. Then it tries pending orders once more,
 // and unbans for up to stopPatience while another program holds a lock. It leaves every ban in force. It returns an error
 // that does not wrap ctx.Err() if unbans have not reached the kernel.

@@ -165,40 +165,45 @@ func (h *ends) Pop() any {
 	return b
 }
 
-// NearestEnd returns up to n bans of one family for which mayGo returns true, those nearest to their end. Bans without end come
-// last. Its cost depends on the number of bans.
-func (l *Ledger) NearestEnd(v4 bool, n int, mayGo func(*Ban) bool) []Ban {
-	var last latest // the bans nearest to their end, with the latest of them on top
+// First returns the up to n bans of one family that come first by before, of those for which mayGo returns true. Its cost depends on the
+// number of bans.
+func (l *Ledger) First(v4 bool, n int, mayGo func(*Ban) bool, before func(x, y *Ban) bool) []Ban {
+	last := lastBans{before: before} // the bans that come first, with the last of them on top
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for p, b := range l.bans {
-		if p.Addr().Is4() != v4 || !mayGo(&b.Ban) {
+		if p.Addr().Is4() != v4 || !mayGo(&b.Ban) || len(last.bans) == n && n > 0 && !before(&b.Ban, &last.bans[0].Ban) {
 			continue
 		}
-		if heap.Push(&last, b); len(last) > n {
+		if heap.Push(&last, b); len(last.bans) > n {
 			heap.Pop(&last)
 		}
 	}
-	bans := make([]Ban, len(last))
-	for i := len(last) - 1; i >= 0; i-- {
+	bans := make([]Ban, len(last.bans))
+	for i := len(last.bans) - 1; i >= 0; i-- {
 		bans[i] = heap.Pop(&last).(*kept).Ban
 	}
 	return bans
 }
 
-// latest is a heap with the latest end on top.
-type latest []*kept
+// lastBans is a heap with the last ban on top.
+type lastBans struct {
+	bans   []*kept
+	before func(x, y *Ban) bool
+}
 
-func (h latest) Len() int           { return len(h) }
-func (h latest) Less(i, j int) bool { return earlier(h[j].Until, h[i].Until) }
-func (h latest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *latest) Push(b any)        { *h = append(*h, b.(*kept)) }
+func (h *lastBans) Len() int           { return len(h.bans) }
+func (h *lastBans) Less(i, j int) bool { return h.before(&h.bans[j].Ban, &h.bans[i].Ban) }
+func (h *lastBans) Swap(i, j int)      { h.bans[i], h.bans[j] = h.bans[j], h.bans[i] }
+func (h *lastBans) Push(b any)         { h.bans = append(h.bans, b.(*kept)) }
 
-func (h *latest) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
+func (h *lastBans) Pop() any {
+	last := h.bans[len(h.bans)-1]
+	h.bans = h.bans[:len(h.bans)-1]
 	return last
 }
 
-// earlier compares ends, of which the zero time is the latest.
-func earlier(a, b time.Time) bool { return !a.IsZero() && (b.IsZero() || a.Before(b)) }
+// EndsBefore compares the ends of two bans. One without end is the last.
+func EndsBefore(x, y *Ban) bool {
+	return !x.Until.IsZero() && (y.Until.IsZero() || x.Until.Before(y.Until))
+}

@@ -24,7 +24,7 @@ func TestTheBansNearestToTheirEnd(t *testing.T) {
 	mayGo := func(b *Ban) bool { return b.Rule != "operator" }
 	for n, want := range map[int]string{0: "[]", 2: "[192.0.2.2/32 192.0.2.4/32]", 9: "[192.0.2.2/32 192.0.2.4/32 192.0.2.3/32 192.0.2.0/32 192.0.2.1/32]"} {
 		got := []netip.Prefix{}
-		for _, b := range l.NearestEnd(true, n, mayGo) {
+		for _, b := range l.First(true, n, mayGo, EndsBefore) {
 			got = append(got, b.Prefix)
 		}
 		if fmt.Sprint(got) != want {

@@ -57,6 +57,7 @@ func newNode(t *testing.T, cfg *config.Config, now time.Time) *node {
 
 func (n *node) Ban(p netip.Prefix, _ time.Time, _ firewall.Cause) { n.ordered = append(n.ordered, p) }
 func (n *node) Unban(netip.Prefix, time.Time)                     {}
+func (n *node) Packets() map[netip.Prefix]uint64                  { return nil }
 
 // decided decides on the offered attempts, and notes the bans.
 func (n *node) decided() {

@@ -1,7 +1,10 @@
 package book
 
 import (
+	"cmp"
 	"log/slog"
+	"math/bits"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -10,7 +13,7 @@ import (
 )
 
 // Ban puts e into force and announces it, or returns a *Refusal. The firewall receives it at once, the disk follows. When the
-// firewall is full, bans by rules that are nearest to their end make room.
+// firewall is full, bans by rules with the least evidence make room.
 func (b *Book) Ban(e Entry) error {
 	if r := b.check(&e); r != nil {
 		return r
@@ -130,7 +133,7 @@ func (b *Book) usage(is4 bool) (held, limit int, shared bool) {
 	return held, family, false
 }
 
-// makeRoom evicts the bans by rules that are nearest to their end when the firewall is full.
+// makeRoom evicts the bans by rules with the least evidence when the firewall is full.
 func (b *Book) makeRoom(ban *ledger.Ban) *Refusal {
 	if _, replaced := b.ledger.Get(ban.Prefix); replaced {
 		return nil
@@ -152,36 +155,61 @@ func (b *Book) makeRoom(ban *ledger.Ban) *Refusal {
 	return refuse(Full, "%d bans of operators are in force: %s", limit, remedy)
 }
 
-// evict ends up to n bans by rules of one family, or of both where they share the limit: those nearest to their end. It returns
-// how many.
+// evict ends up to n bans by rules of one family, or of both where they share the limit: those with the least evidence. It returns how
+// many.
 func (b *Book) evict(is4 bool, n int, shared bool, now time.Time) int {
 	if n <= 0 {
 		return 0
 	}
 	byRule := func(ban *ledger.Ban) bool { return ban.Rule != RuleOperator }
-	ends := b.ledger.NearestEnd(is4, n, byRule)
+	before := weaker(b.firewall.Packets())
+	list := b.ledger.First(is4, n, byRule, before)
 	if shared {
-		ends = append(ends, b.ledger.NearestEnd(!is4, n, byRule)...)
-		slices.SortStableFunc(ends, func(x, y ledger.Ban) int {
+		list = append(list, b.ledger.First(!is4, n, byRule, before)...)
+		slices.SortStableFunc(list, func(x, y ledger.Ban) int {
 			switch {
-			case lastsLonger(&y, &x):
+			case before(&x, &y):
 				return -1
-			case lastsLonger(&x, &y):
+			case before(&y, &x):
 				return 1
 			}
 			return 0
 		})
-		ends = ends[:min(n, len(ends))]
+		list = list[:min(n, len(list))]
 	}
-	for _, old := range ends {
+	for _, old := range list {
 		b.Evict(old, now)
 	}
-	if len(ends) > 0 {
+	if len(list) > 0 {
 		_, limit, _ := b.usage(is4)
-		b.log.Error("ban limit reached (firewall.max_bans, or the capacity of the backend): evicting the bans closest to expiry",
-			"limit", limit, "evicted", len(ends))
+		b.log.Error("ban limit reached (firewall.max_bans, or the capacity of the backend): evicting the bans with the least evidence",
+			"limit", limit, "evicted", len(list))
 	}
-	return len(ends)
+	return len(list)
+}
+
+// weaker returns an order of bans by rules, the one with the least evidence first: by rule unproven, then by the packets dropped of it (the
+// number of binary digits, 0 if the backend does not count), then by its offences, then by its end. Forged failures cost a packet or two
+// for each ban, whose address then sends none; an attacker goes on, and returns after an eviction with another offence.
+func weaker(packets map[netip.Prefix]uint64) func(x, y *ledger.Ban) bool {
+	return func(x, y *ledger.Ban) bool {
+		if d := cmp.Or(
+			cmp.Compare(proof(x), proof(y)),
+			cmp.Compare(bits.Len64(packets[x.Prefix]), bits.Len64(packets[y.Prefix])),
+			cmp.Compare(max(x.Offence, 1), max(y.Offence, 1)),
+		); d != 0 {
+			return d < 0
+		}
+		return ledger.EndsBefore(x, y)
+	}
+}
+
+// proof orders bans by the proof of their attempts.
+func proof(ban *ledger.Ban) int {
+	if ban.Rule == RuleUnproven {
+		return 0
+	}
+	return 1
 }
 
 // Evict ends a ban to make room for another one.

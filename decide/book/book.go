@@ -23,6 +23,7 @@ const (
 	RuleOperator = "operator"
 	RuleKernel   = "kernel"
 	RuleImported = "fail2ban" // taken over from fail2ban
+	RuleUnproven = "unproven" // bans by failures that a tap could have proven and did not
 	RuleFleet    = "fleet"    // counts bans taken from peers: their rules may have any name
 )
 
@@ -35,7 +36,7 @@ const (
 	Unbanned Cause = "unbanned"  // by an operator, here or on another node
 	Allowed  Cause = "allowed"   // by an operator's allowance, here or on another node
 	NeverBan Cause = "never_ban" // the never-ban list of the configuration or of this host has come to hold it
-	Evicted  Cause = "evicted"   // the ban limit was reached, and this ban was nearest to its end
+	Evicted  Cause = "evicted"   // the ban limit was reached, and this ban had the least evidence
 	Outage   Cause = "outage"    // the address was known-good, and its back end was down
 	Invalid  Cause = "invalid"   // it did not pass the checks at a start
 	Watched  Cause = "watched"   // fsban has watched until now, and enforcement starts without this decision
@@ -64,6 +65,8 @@ type Order struct {
 type Firewall interface {
 	Ban(prefix netip.Prefix, until time.Time, cause firewall.Cause)
 	Unban(prefix netip.Prefix, ordered time.Time)
+	// Packets returns the packets dropped of each ban, where the backend counts them for the asking; nil: unknown.
+	Packets() map[netip.Prefix]uint64
 }
 
 // An Outbox announces statements to the other nodes. No method waits. fleet.Fleet is one.

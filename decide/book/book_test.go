@@ -22,6 +22,7 @@ type kernel map[netip.Prefix]time.Time
 
 func (k kernel) Ban(p netip.Prefix, until time.Time, _ firewall.Cause) { k[p] = until }
 func (k kernel) Unban(p netip.Prefix, _ time.Time)                     { delete(k, p) }
+func (k kernel) Packets() map[netip.Prefix]uint64                      { return nil }
 
 // outbox keeps the announced statements. The test sets its clock.
 type outbox struct {

@@ -75,7 +75,7 @@ func (b *Book) restoreTombstones(shelf ledger.Shelf, subject merge.Subject, step
 }
 
 // RestoreBans passes the bans of the ledger through the checks, and ends those that fail. When the firewall holds fewer bans
-// than the ledger, those nearest to their end are evicted. It orders nothing else: the enforcer restores by itself.
+// than the ledger, those with the least evidence are evicted. It orders nothing else: the enforcer restores by itself.
 func (b *Book) RestoreBans() {
 	type refused struct {
 		ban ledger.Ban

@@ -89,6 +89,17 @@ func (b *Rules) Dropped() map[string]firewall.Dropped {
 	return maps.Clone(b.dropped)
 }
 
+// Packets returns the packets that the rules of each ban dropped, as of the last time that they were read.
+func (b *Rules) Packets() map[netip.Prefix]uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	packets := make(map[netip.Prefix]uint64, len(b.held))
+	for p, r := range b.held {
+		packets[p] = r.counted.Packets
+	}
+	return packets
+}
+
 // Sizes limits each family to the space that the other one leaves of MaxRules.
 func (b *Rules) Sizes() map[string]firewall.SetSize {
 	b.mu.Lock()
@@ -214,8 +225,11 @@ func (b *Rules) carryOut(ops []firewall.Order) (failed []firewall.Order, err err
 			}
 			continue
 		}
-		if slices.ContainsFunc(ops, func(o firewall.Order) bool { return b.holds(o.Prefix) && o.Prefix.Addr().Is4() == f.is4() }) {
-			err = cmp.Or(err, b.tidy(f)) // adds up the counters of the rules that are about to be removed
+		mine := func(o firewall.Order) bool { return o.Prefix.Addr().Is4() == f.is4() }
+		if b.nearlyFull() && slices.ContainsFunc(ops, mine) ||
+			slices.ContainsFunc(ops, func(o firewall.Order) bool { return mine(o) && b.holds(o.Prefix) }) {
+			// This adds up the counters of the rules that are about to be removed, and those by which an eviction chooses.
+			err = cmp.Or(err, b.tidy(f))
 		}
 		bad, e := b.applyTo(f, ops)
 		if e != nil && len(bad) == 0 { // another program has changed fsban's rules: read them, and try once more
@@ -229,6 +243,13 @@ func (b *Rules) carryOut(ops []firewall.Order) (failed []firewall.Order, err err
 		failed, err = append(failed, bad...), cmp.Or(err, e)
 	}
 	return failed, err
+}
+
+// nearlyFull reports whether bans may soon be evicted.
+func (b *Rules) nearlyFull() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.held) > b.room()*7/8
 }
 
 // holds reports whether a prefix has rules.
