@@ -208,6 +208,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	readers.Go(func() error { return d.serveReloads(ctx) })
 	readers.Go(func() error { return d.watchdog(ctx) })
 	readers.Go(func() error { return d.neverBan.watcher.Run(ctx) })
+	readers.Go(func() error { return d.sources.domains.run(ctx, d.sources.client.API) })
 	readers.Go(func() error { return d.announceReadiness(ctx) })
 	readers.Go(func() error { return d.removeAbandoned(ctx) })
 	readers.Go(func() error { return d.watchKernel(ctx) })

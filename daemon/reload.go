@@ -192,6 +192,7 @@ var noAddr netip.Addr
 func (d *Daemon) onConnected() {
 	d.watchPeer()
 	d.neverBan.watcher.Refresh()
+	d.sources.domains.refresh()
 }
 
 // watchPeer adds the event socket's other end to the never-ban list, or removes it, as configured.
@@ -206,7 +207,7 @@ func (d *Daemon) watchPeer() {
 
 // resubscribe requests other events from the event socket if needed. The connection stays if it can.
 func (s *sources) resubscribe(was, now *config.Config) {
-	before, detector := detect.New(was.Detect()), detect.New(now.Detect())
+	before, detector := detect.New(was.Detect()), s.newDetector(now)
 	if was.FreeSWITCH.Address != now.FreeSWITCH.Address || !reflect.DeepEqual(Subscription(was, before), Subscription(now, detector)) {
 		s.client.Reconfigure(now.FreeSWITCH.Address, s.socket(now, detector))
 		return

@@ -73,6 +73,7 @@ type sources struct {
 	detector *atomic.Pointer[detect.Detector] // of the event socket's connection; replaced by reloads only
 	pulse    pulse
 	failed   string // last error logged; the event socket's goroutine's own
+	domains  domains
 
 	follower   atomic.Pointer[ctilog.Follower] // of mod_cti's log; nil: none
 	switches   chan *logSwitch
@@ -82,10 +83,17 @@ type sources struct {
 }
 
 func newSources(o sourceOptions) *sources {
-	s := &sources{parts: o, switches: make(chan *logSwitch), lines: detect.NewLogReader(), halt: make(chan struct{})}
+	s := &sources{parts: o, switches: make(chan *logSwitch), lines: detect.NewLogReader(), halt: make(chan struct{}), domains: newDomains()}
 	cfg := o.config()
-	s.client = esl.NewClient(cfg.FreeSWITCH.Address, s.socket(cfg, detect.New(cfg.Detect())))
+	s.client = esl.NewClient(cfg.FreeSWITCH.Address, s.socket(cfg, s.newDetector(cfg)))
 	return s
+}
+
+// newDetector returns a detector of a configuration, which counts users in the domains in which FreeSWITCH looks them up.
+func (s *sources) newDetector(cfg *config.Config) *detect.Detector {
+	d := detect.New(cfg.Detect())
+	d.ForceDomains(s.domains.forced)
+	return d
 }
 
 // stopAt stops reading lines when ctx ends. The function that it returns must be called at the end.

@@ -52,7 +52,12 @@ type Detector struct {
 	addrs     addresses
 	recent    [1024]credentials // by hash of address and port; a newer pair replaces an older one
 	seed      maphash.Seed
+	forced    func(profile string) string // nil: none is known
 }
+
+// ForceDomains makes d count users of a profile in the domain that forced returns for it, if that is not empty: see ParseDomains. Call it
+// before the first event.
+func (d *Detector) ForceDomains(forced func(profile string) string) { d.forced = forced }
 
 // New returns a Detector.
 func New(o Options) *Detector {

@@ -38,6 +38,7 @@ const (
 	userAgent
 	authResult
 	registrationType
+	realm
 	endOfSofia
 )
 
@@ -55,6 +56,7 @@ var sofiaHeaders = [endOfSofia]string{
 	userAgent:        "user-agent",
 	authResult:       "auth-result",
 	registrationType: "registration-type",
+	realm:            "realm",
 }
 
 // credentials are those of a register_attempt.
@@ -64,8 +66,9 @@ type credentials struct {
 	at      int64  // unix microseconds
 	to      string // user of the request's To
 	user    string
-	digest  bool // user is the digest user
-	success bool // counted as a success
+	realm   string // of the digest
+	digest  bool   // user is the digest user
+	success bool   // counted as a success
 }
 
 // sameMoment is how far apart the events of one SIP transaction are at most.
@@ -94,10 +97,29 @@ func (d *Detector) sofia(subclass string, ev *esl.Event, now time.Time) (policy.
 	if !counts {
 		return policy.Attempt{}, NoAttempt
 	}
-	a.Domain = d.texts.keep(ev.Get(toHost))
 	a.Profile = d.texts.keep(ev.Get(profileName))
+	a.Domain = d.domain(ev, &a, port)
 	a.UserAgent = d.texts.keep(ev.Get(userAgent))
 	return a, outcome
+}
+
+// domain returns the domain in whose directory FreeSWITCH looks up the user: force-register-domain of the profile, or else the realm in the
+// credentials, whatever To says (sofia_reg_parse_auth). Without credentials it is the domain in To.
+func (d *Detector) domain(ev *esl.Event, a *policy.Attempt, port uint16) string {
+	if d.forced != nil {
+		if domain := d.forced(a.Profile); domain != "" {
+			return domain
+		}
+	}
+	if r := ev.Get(realm); len(r) > 0 {
+		return d.texts.keep(r)
+	}
+	if a.Kind != policy.Challenge {
+		if c := d.slot(a.Addr, port); c.realm != "" && c.matches(a, port) {
+			return c.realm
+		}
+	}
+	return d.texts.keep(ev.Get(toHost))
 }
 
 // portOf returns the remote port of ev, 0 if it is missing.
@@ -141,7 +163,8 @@ func (d *Detector) credentials(ev *esl.Event, a *policy.Attempt, port uint16) bo
 	a.User = d.texts.keep(user)
 	result := string(ev.Get(authResult))
 	success := result == "SUCCESS" || result == "RENEWED"
-	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), d.texts.keep(ev.Get(fromUser)), a.User, digest, success}
+	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), d.texts.keep(ev.Get(fromUser)), a.User,
+		d.texts.keep(ev.Get(realm)), digest, success}
 	a.Kind = policy.AuthSuccess
 	return success
 }

@@ -77,6 +77,10 @@ func (e *Engine) loginEvidence(s *observation, a account) (SuspiciousLogin, bool
 		}
 		attacked = e.underAttack(u)
 	}
+	if v, ok := e.evidenceByName(s); ok {
+		r.Failures, total, attacked = max(r.Failures, v.own), max(total, v.total), attacked || v.attacked
+		r.Prefixes = max(r.Prefixes, v.prefixes)
+	}
 	switch {
 	case r.Users >= max(after, sprayUsers):
 		r.Evidence, r.Likely = Spray, true

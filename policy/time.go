@@ -103,6 +103,7 @@ func (e *Engine) removeExpired() {
 	}
 	e.trackers.sweep(sweepSize, e.windowExpired)
 	e.users.sweep(sweepSize, e.userExpired)
+	e.users.names.sweep(sweepSize, e.userExpired)
 	e.known.sweep(sweepSize, e.recordExpired)
 	e.offences.sweep(sweepSize, func(o *offence) bool { return e.offenceExpired(o, e.now) })
 	e.graces.expire(e.now)
@@ -111,6 +112,7 @@ func (e *Engine) removeExpired() {
 	e.trackers.compact()
 	e.pool.compact(e.windows())
 	e.users.compact()
+	e.users.names.compact()
 	e.known.compact()
 	e.offences.compact()
 	e.waiting.compact()
@@ -247,11 +249,13 @@ func (e *Engine) retime(by, now int64) {
 		r.moment(&p.Since)
 		r.moment(&p.Last)
 	}
-	for _, u := range e.users.all() {
-		r.past(&u.since)
-		r.past(&u.last)
-		for i := range u.failures.prefixes {
-			r.past(&u.failures.prefixes[i].last)
+	for _, list := range []*users{&e.users, e.users.names} {
+		for _, u := range list.all() {
+			r.past(&u.since)
+			r.past(&u.last)
+			for i := range u.failures.prefixes {
+				r.past(&u.failures.prefixes[i].last)
+			}
 		}
 	}
 	r.moment(&e.guards.forged.episode.Since)

@@ -3,6 +3,7 @@ package policy
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type users struct {
 	suspiciousAfter  int
 	distributedAfter int
 	logins           []SuspiciousLogin // the last ones, oldest first
+	names            *users            // by name alone, in any domain; nil in that table itself
 }
 
 type user struct {
@@ -32,6 +34,12 @@ const (
 )
 
 func (u *users) init() {
+	u.names = new(users)
+	u.names.initTable()
+	u.initTable()
+}
+
+func (u *users) initTable() {
 	u.table = newTable[account](0, func(_ account, left *user) { u.slots -= cap(left.failures.prefixes) })
 }
 
@@ -46,6 +54,11 @@ func (u *users) set(o *Options) {
 	}
 	u.suspiciousAfter, u.distributedAfter = threshold(o.SuspiciousAfter), threshold(o.DistributedAfter)
 	u.findTime = o.DistributedFindTime.Milliseconds()
+	if u.names != nil {
+		fewer := *o
+		fewer.MaxUsers = max(o.MaxUsers/namesShare, 1)
+		u.names.set(&fewer)
+	}
 	u.keepFor = max(u.findTime, o.SuspiciousFindTime.Milliseconds())
 }
 
@@ -70,6 +83,7 @@ func (e *Engine) countUserFailure(s *observation) {
 		n = 0
 	}
 	e.users.addFailure(u, e.prefixID(s), n, s.ms)
+	defer func() { e.countNameFailure(s, u, n) }()
 	switch list := u.failures.since(u.last - e.users.findTime); {
 	case u.since != 0 && len(list) < (e.users.distributedAfter+1)/2:
 		u.since = 0
@@ -105,6 +119,13 @@ func (e *Engine) DistributedAttacks() []DistributedAttack {
 	for _, u := range e.users.all() {
 		if e.underAttack(u) {
 			list = append(list, u.attack(len(u.failures.since(e.now-e.users.findTime))))
+		}
+	}
+	for _, u := range e.users.names.all() {
+		known := func(a DistributedAttack) bool { return a.User == u.name }
+		if now := len(u.failures.since(e.now - e.users.names.findTime)); u.domain == anyDomain && u.since != 0 &&
+			now >= (e.users.names.distributedAfter+1)/2 && !slices.ContainsFunc(list, known) {
+			list = append(list, u.attack(now))
 		}
 	}
 	return list
