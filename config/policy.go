@@ -24,6 +24,7 @@ type Policy struct {
 
 	IPv4Prefix int      `yaml:"ipv4_prefix"`
 	IPv6Prefix int      `yaml:"ipv6_prefix"`
+	IPv6Widest int      `yaml:"ipv6_widest"`
 	NAT64      []string `yaml:"nat64_prefixes"` // of the operator's own translators
 	MaxTracked int      `yaml:"max_tracked"`
 
@@ -102,6 +103,7 @@ func defaultPolicy() Policy {
 		SSHPorts:       []int{22},
 		IPv4Prefix:     o.IPv4Prefix,
 		IPv6Prefix:     o.IPv6Prefix,
+		IPv6Widest:     o.IPv6Widest,
 		NAT64:          []string{},
 		MaxTracked:     o.MaxTracked,
 		Escalation: Escalation{
@@ -130,7 +132,7 @@ func defaultPolicy() Policy {
 // Options returns the options of a policy.Engine. Seed and options without a setting are zero.
 func (p *Policy) Options() policy.Options {
 	o := policy.Options{
-		MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix, NAT64Prefixes: p.NAT64Prefixes(),
+		MaxTracked: p.MaxTracked, IPv4Prefix: p.IPv4Prefix, IPv6Prefix: p.IPv6Prefix, IPv6Widest: p.IPv6Widest, NAT64Prefixes: p.NAT64Prefixes(),
 		ChallengeWait: time.Duration(p.ChallengeWait),
 		Factor:        p.Escalation.Factor, MaxBanTime: time.Duration(p.Escalation.MaxBanTime),
 		OffenceFor: time.Duration(p.Escalation.ForgetAfter), Jitter: zeroIsOff(p.Escalation.Jitter),
@@ -213,6 +215,7 @@ func (p *Policy) validate(problem report) {
 	p.validateIgnored(problem)
 	problem.within("policy.ipv4_prefix", p.IPv4Prefix, 8, 32, "")
 	problem.within("policy.ipv6_prefix", p.IPv6Prefix, 16, 128, "")
+	problem.within("policy.ipv6_widest", p.IPv6Widest, 32, 128, "")
 	p.validateNAT64(problem)
 	problem.within("policy.max_tracked", p.MaxTracked, 1000, 100_000_000, "")
 	p.Ruleset.validate(problem)

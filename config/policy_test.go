@@ -38,6 +38,7 @@ func TestOptionsMatchTheFile(t *testing.T) {
 	}{
 		"memory":           {"max_tracked: 5000", func(o *policy.Options) { o.MaxTracked = 5000 }},
 		"networks":         {"ipv4_prefix: 24\n  ipv6_prefix: 56", func(o *policy.Options) { o.IPv4Prefix, o.IPv6Prefix = 24, 56 }},
+		"wide networks":    {"ipv6_widest: 56", func(o *policy.Options) { o.IPv6Widest = 56 }},
 		"no growth":        {"escalation: {factor: 1}", func(o *policy.Options) { o.Factor = 1 }},
 		"growth by a half": {"escalation: {factor: 1.5, max_bantime: 1w, forget_after: 2w}", func(o *policy.Options) { o.Factor, o.MaxBanTime, o.OffenceFor = 1.5, 7*day, 14*day }},
 		"no jitter":        {"escalation: {jitter: 0}", func(o *policy.Options) { o.Jitter = -1 }},

@@ -24,7 +24,7 @@ var live = []string{
 	"policy.distributed_attack.after", "policy.distributed_attack.findtime",
 	"policy.outage_guard.enabled", "policy.outage_guard.min", "policy.outage_guard.share", "policy.outage_guard.known_for", "policy.outage_guard.window",
 	"policy.outage_guard.hold",
-	"policy.ban_rate", "policy.challenge_wait", "policy.unban_grace",
+	"policy.ipv6_widest", "policy.ban_rate", "policy.challenge_wait", "policy.unban_grace",
 	"firewall.max_bans", "firewall.check",
 	"state.history", "state.history_max",
 	"control.readers", "control.admins",

@@ -81,6 +81,7 @@ func NewEngine(rules []Rule, never NeverBan, opts Options) *Engine {
 	e.stuck = newTable[phone, StuckPhone](0, nil)
 	e.users.init()
 	e.offences.table = newTable[key](0, func(k key, _ *offence) { e.unsaved.markOffence(k) })
+	e.offences.wide = newTable[key, wideRecord](maxWide, nil)
 	e.waiting = newWaiting()
 	e.graces = newGraces()
 	e.guards.outage = newOutage()

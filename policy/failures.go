@@ -2,6 +2,8 @@ package policy
 
 import (
 	"math"
+	"math/bits"
+	"net/netip"
 	"slices"
 )
 
@@ -90,4 +92,141 @@ func (f *failures) since(begin int64) []failedPrefix {
 		i--
 	}
 	return f.prefixes[i:]
+}
+
+// Evidence that bans a wider IPv6 prefix: failures of strangers within wideFindTime, from parts of it. A host that owns a /48 walks through
+// 65,536 networks of /64, none of which fails often enough to be banned.
+const (
+	wideFindTime = 10 * minuteMS
+	wideStep     = 8  // bits between two lengths
+	wideHits     = 20 // failures in a prefix that is wideStep wider than the counted one; wideParts times as many for each further step
+	wideParts    = 4  // parts that they come from, of the length before
+	maxWide      = 16_384
+	maxHoles     = 4   // exceptions in one prefix, beyond which it is not banned
+	maxPieces    = 256 // bans for one prefix
+)
+
+// A wideRecord is the failures in a wider prefix since a time.
+type wideRecord struct {
+	since    int64
+	hits     uint32
+	parts    uint64 // one bit for each part, by its hash
+	unproven bool   // a failure could be forged
+}
+
+// widen counts the failure of a stranger for the wider prefixes around its address, and bans the one with enough evidence, without the
+// addresses in it that are never banned or known-good.
+func (e *Engine) widen(s *observation, d *Decision) {
+	if s.Kind != AuthFailure || !s.Addr.Is6() || s.known || s.never >= 0 || s.unproven() || e.replay.active || d.Rule == nil {
+		return
+	}
+	if _, translated := e.never.translation.of(s.Addr); translated {
+		return
+	}
+	part, need := s.prefix, uint32(wideHits)
+	for length := e.opts.IPv6Prefix; length >= max(e.opts.IPv6Widest, 1) && e.opts.IPv6Widest <= e.opts.IPv6Prefix; length -= wideStep {
+		p, err := s.Addr.Prefix(length)
+		if err != nil || p.Bits() >= s.prefix.Bits() { // a whole network counts by itself
+			continue
+		}
+		if e.CoversAll(p) {
+			return
+		}
+		r := e.offences.wide.touch(keyOf(p))
+		if s.ms-r.since >= wideFindTime {
+			*r = wideRecord{since: s.ms}
+		}
+		r.hits++
+		r.parts |= 1 << (keyOf(part).hash(e.seed) & 63)
+		r.unproven = r.unproven || s.flags&proven == 0
+		if r.hits >= need && bits.OnesCount64(r.parts) >= wideParts {
+			e.banWide(p, r, s, d.Rule)
+		}
+		part, need = p, need*wideParts
+	}
+}
+
+// banWide bans p but for the exceptions in it. A guard that holds it lets the evidence grow on.
+func (e *Engine) banWide(p netip.Prefix, r *wideRecord, s *observation, rule *Rule) {
+	proof := allHits
+	if r.unproven {
+		proof = unprovenAndUnknown
+	}
+	count := int(r.hits)
+	pieces := e.piecesOf(p)
+	persists := r.hits >= 2*wideHits
+	switch {
+	case len(pieces) == 0: // everything in it is an exception, or there are too many: look again after as much evidence
+		*r = wideRecord{since: s.ms}
+		return
+	case proof != allHits && !(persists && e.guards.rate.allowPersistent(e.now)) && !e.guards.rate.allow(e.now):
+		return
+	}
+	*r = wideRecord{since: s.ms}
+	for _, piece := range pieces {
+		k := keyOf(piece)
+		if e.inForce(k, s.ms) { // the ban is on its way
+			continue
+		}
+		length, number := e.banLength(k, rule, proof, s.ms)
+		d := Decision{Prefix: piece, Rule: rule, Count: count, Since: s.when, Until: until(s.when, length), Evidence: []Attempt{s.Attempt}}
+		e.makeBan(k, k, number, s.ms, proof, &d)
+		e.pending.decisions = append(e.pending.decisions, d)
+	}
+}
+
+// piecesOf returns the prefixes that p consists of without those on the never-ban list and the known-good ones; none if there are too many.
+func (e *Engine) piecesOf(p netip.Prefix) []netip.Prefix {
+	var holes []netip.Prefix
+	for q := range e.never.within(p) {
+		if holes = append(holes, q); len(holes) > maxHoles {
+			return nil
+		}
+	}
+	for k, h := range e.known.all() {
+		if q := k.prefix(); e.isKnownRecord(h) && q.Overlaps(p) {
+			if holes = append(holes, q); len(holes) > maxHoles {
+				return nil
+			}
+		}
+	}
+	return subtract(nil, p, holes)
+}
+
+// subtract appends p without holes to list, in pieces, or returns nil if there are more than maxPieces.
+func subtract(list []netip.Prefix, p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	var inside []netip.Prefix
+	for _, h := range holes {
+		if h.Overlaps(p) {
+			if h.Bits() <= p.Bits() {
+				return list
+			}
+			inside = append(inside, h)
+		}
+	}
+	if len(inside) == 0 {
+		if len(list) == maxPieces {
+			return list[:0]
+		}
+		return append(list, p)
+	}
+	low, high := halves(p)
+	return subtract(subtract(list, low, inside), high, inside)
+}
+
+// halves returns the two halves of p, which has more than one address.
+func halves(p netip.Prefix) (low, high netip.Prefix) {
+	raw := p.Masked().Addr().AsSlice()
+	raw[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.PrefixFrom(p.Masked().Addr(), p.Bits()+1), netip.PrefixFrom(addr, p.Bits()+1)
+}
+
+// WidestBan returns the length of the widest prefix around addr that a rule may ban here or on another node.
+func (e *Engine) WidestBan(addr netip.Addr) int {
+	counted, _ := e.lengths(addr.Unmap())
+	if _, translated := e.never.translation.of(addr); addr.Unmap().Is4() || translated {
+		return counted
+	}
+	return min(counted, e.opts.IPv6Widest)
 }

@@ -95,7 +95,7 @@ func TestAnAttackInOneDomainIsReportedOnce(t *testing.T) {
 }
 
 func TestNamesAreBounded(t *testing.T) {
-	w := newWorld(t, NeverBan{}, Options{MaxUsers: 800, BanRate: -1})
+	w := newWorld(t, NeverBan{}, Options{MaxUsers: 3200, BanRate: -1})
 	for i := range 5000 {
 		w.attempt(AuthFailure, address(i), fmt.Sprint(i))
 		if i%50 == 0 {

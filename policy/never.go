@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"sort"
@@ -76,6 +77,19 @@ func (n *NeverBan) search(p netip.Prefix) int {
 		}
 	}
 	return -1
+}
+
+// within yields the parts of p on the list, in IPv6 form as it is: a translator's prefix is no wider than an attacker.
+func (n *NeverBan) within(p netip.Prefix) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		after := sort.Search(len(n.entries), func(i int) bool { return p.Addr().Less(n.entries[i].Prefix.Addr()) })
+		for i := max(after-1, 0); i < len(n.entries); i++ {
+			q := n.entries[i].Prefix
+			if q.Overlaps(p) && !yield(q) || i >= after && !q.Overlaps(p) {
+				return
+			}
+		}
+	}
 }
 
 // Entries returns the entries by address, IPv4 first. The caller must not change them.

@@ -45,6 +45,7 @@ func (o *offence) retime(r retiming) {
 type offences struct {
 	table[key, offence]
 	newest int64 // newest time of a ban on record
+	wide   table[key, wideRecord]
 }
 
 // Offence returns the record of exactly prefix. It returns false if there is none to save.

@@ -14,6 +14,7 @@ type Options struct {
 	KeepEvidence int // attempts remembered, over all addresses, as the evidence of later bans; default 8,192
 	IPv4Prefix   int // bits that count as one IPv4 attacker; default 32
 	IPv6Prefix   int // bits that count as one IPv6 attacker; default 64, because a host walks through its network at no cost
+	IPv6Widest   int // bits of the widest prefix that is banned when many networks in it fail; default 48; IPv6Prefix or more: off
 
 	NAT64Prefixes []netip.Prefix // prefixes of the operator's own translators, as CheckNAT64 accepts them; the well-known ones are built in
 
@@ -74,7 +75,7 @@ type Options struct {
 func DefaultOptions() Options {
 	const minute, day = time.Minute, 24 * time.Hour
 	return Options{
-		MaxTracked: 1_000_000, MaxHits: 7_000_000, KeepEvidence: 8192, IPv4Prefix: 32, IPv6Prefix: 64,
+		MaxTracked: 1_000_000, MaxHits: 7_000_000, KeepEvidence: 8192, IPv4Prefix: 32, IPv6Prefix: 64, IPv6Widest: 48,
 		ChallengeWait: 5 * time.Second, MaxWaiting: 32_768,
 		Factor: 2, MaxBanTime: 30 * day, OffenceFor: 90 * day, Jitter: 0.1, MaxOffenders: 200_000, Grace: minute,
 		UnprovenBanTime: 10 * minute, UnprovenMaxBanTime: 60 * minute,
@@ -95,6 +96,7 @@ func (o Options) withDefaults() Options {
 	positive(&o.KeepEvidence, d.KeepEvidence)
 	positive(&o.IPv4Prefix, d.IPv4Prefix)
 	positive(&o.IPv6Prefix, d.IPv6Prefix)
+	positive(&o.IPv6Widest, d.IPv6Widest)
 	positive(&o.ChallengeWait, d.ChallengeWait)
 	positive(&o.MaxWaiting, d.MaxWaiting)
 	positive(&o.Factor, d.Factor)

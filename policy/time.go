@@ -115,6 +115,8 @@ func (e *Engine) removeExpired() {
 	e.users.names.compact()
 	e.known.compact()
 	e.offences.compact()
+	e.offences.wide.sweep(sweepSize, func(r *wideRecord) bool { return e.now >= r.since+wideFindTime })
+	e.offences.wide.compact()
 	e.waiting.compact()
 	e.graces.exact.compact()
 	e.stuck.compact()
@@ -262,6 +264,9 @@ func (e *Engine) retime(by, now int64) {
 	r.moment(&e.guards.forged.episode.Last)
 	for i := range e.users.logins {
 		r.moment(&e.users.logins[i].At)
+	}
+	for _, w := range e.offences.wide.all() {
+		r.past(&w.since)
 	}
 	for k, o := range e.offences.all() {
 		was := *o

@@ -200,6 +200,7 @@ func (e *Engine) count(s *observation, d *Decision) {
 	if proof, fires := e.selectRule(d, t, rules, counts); fires {
 		e.applyRule(s, t, proof, d)
 	}
+	e.widen(s, d)
 }
 
 // selectRule sets the rule that bans, the longest first, or else the one nearest to it. It returns the proof of the ban.

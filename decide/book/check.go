@@ -215,8 +215,7 @@ func (b *Book) checkEverybody(p netip.Prefix) *Refusal {
 // widest returns the least number of bits of e's prefix. A rule bans a whole attacker, nothing wider.
 func (b *Book) widest(e *Entry) int {
 	if e.Origin == FromPeer && e.Ban.Rule != RuleOperator {
-		counted, _ := b.engine.PrefixLengths(e.Ban.Prefix.Addr())
-		return counted
+		return b.engine.WidestBan(e.Ban.Prefix.Addr())
 	}
 	return pick(e.Ban.Prefix.Addr().Is4(), WidestIPv4, WidestIPv6)
 }
