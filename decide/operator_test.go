@@ -1,7 +1,11 @@
 package decide
 
 import (
+	"context"
 	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,5 +72,52 @@ func TestRecordsThatAreSwitchedOffLeaveTheDisk(t *testing.T) {
 	n.restart()
 	if got := n.ledger.Shelved(ledger.Known); got != 0 {
 		t.Errorf("%d records of known-good addresses on disk", got)
+	}
+}
+
+// An operator allows addresses while they fail: once the order is answered, none of them is banned, whatever is decided meanwhile.
+func TestAnAllowanceHoldsUnderAttack(t *testing.T) {
+	now := time.Now()
+	disk := openLedger(t, filepath.Join(t.TempDir(), "fsban.db"), now)
+	t.Cleanup(func() { _ = disk.Close() })
+	l := newLoop(disk, now)
+	l.Restore(nil, "")
+	l.SetAlive(policy.Event, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = l.Run(ctx) })
+	var offered atomic.Uint64
+	const addresses = 20
+	running.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			if l.Offer(policy.Attempt{Addr: nth(i % addresses), At: time.Now(), Kind: policy.AuthFailure, User: "1000"}, time.Now()) {
+				offered.Add(1)
+			} else {
+				time.Sleep(time.Millisecond) // the queue is full
+			}
+		}
+	})
+	wait := func(attempts uint64) { // until so many more are decided
+		t.Helper()
+		deadline := time.Now().Add(2 * time.Minute)
+		for want := offered.Load() + attempts; l.Counted(policy.AuthFailure) < want; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d of %d attempts decided", l.Counted(policy.AuthFailure), want)
+			}
+		}
+	}
+	wait(10 * addresses)
+	for i := range addresses {
+		p := netip.PrefixFrom(nth(i), 32)
+		_, still, err := l.Allow(ctx, AllowOrder{Prefix: p, By: "anna"})
+		if _, banned := disk.Get(p); err != nil || len(still) > 0 || banned {
+			t.Errorf("%v: banned %v, still %v, %v", p, banned, still, err)
+		}
+	}
+	wait(10 * addresses)
+	cancel()
+	running.Wait()
+	if v4, v6 := disk.Count(); v4+v6 > 0 {
+		t.Errorf("%d bans of allowed addresses", v4+v6)
 	}
 }

@@ -306,7 +306,7 @@ func (s *settings) load() (config.Config, error) {
 // not read that. A named file without a readable control.socket is an error. For the file at its usual place that is a warning, because
 // an operator must be able to unban while a mistake in the file waits for its correction.
 func (s *settings) client(warn io.Writer) (*control.Client, error) {
-	socket, err := s.socket, error(nil)
+	socket := s.socket
 	if socket == "" {
 		named := s.config != config.Path
 		if named {
@@ -316,6 +316,7 @@ func (s *settings) client(warn io.Writer) (*control.Client, error) {
 			}
 			_ = f.Close()
 		}
+		var err error
 		socket, err = config.Socket(s.config)
 		switch {
 		case err != nil && named:
