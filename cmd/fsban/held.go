@@ -80,8 +80,8 @@ func printHeld(s *term.Screen, held []control.HeldBan) {
 		{Name: "SINCE", Drop: 1},
 		{Name: "ATTEMPTS", Right: true, Drop: 3}, {Name: "FIRED", Right: true, Drop: 1}, {Name: "USERS", Want: 14}}}
 	for _, h := range held {
-		t.Add(term.Prefix(h.Prefix), s.Clean(h.Guard), s.Clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts), strconv.Itoa(h.Firings),
-			userList(s, usersOf(h.Evidence)))
+		t.Add(term.Prefix(h.Prefix), s.Clean(h.Guard), s.Clean(h.Rule), h.Since.Local().Format("01-02 15:04:05"), strconv.Itoa(h.Attempts),
+			strconv.Itoa(h.Firings), userList(s, usersOf(h.Evidence)))
 	}
 	t.Print(s)
 }
