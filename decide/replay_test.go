@@ -2,6 +2,7 @@ package decide
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -153,8 +154,9 @@ func TestARestartDoesNotMakeABanThatHasEnded(t *testing.T) {
 func TestALiftedBanStaysLiftedOverARestart(t *testing.T) {
 	n := newNight(t, nil)
 	for i := range 20 {
-		n.try(policy.AuthSuccess, nth(i), "1000")
+		n.try(policy.AuthSuccess, nth(i), fmt.Sprint("home", i))
 	}
+	n.pass(15 * time.Minute) // younger ones do not count for an outage
 	n.try(policy.AuthSuccess, office, "1000")
 	for i := range 4 {
 		n.try(policy.AuthFailure, office, string(rune('a'+i)))
@@ -175,7 +177,7 @@ func TestALiftedBanStaysLiftedOverARestart(t *testing.T) {
 	}
 	n.pass(time.Second) // its record is deleted
 	for i := range 20 {
-		n.try(policy.AuthFailure, nth(i), "1000")
+		n.try(policy.AuthFailure, nth(i), fmt.Sprint("home", i))
 	}
 	n.pass(2 * time.Second)
 	if n.banned(attacker) || !n.banned(nth(30)) {
@@ -194,10 +196,11 @@ func TestALiftedBanStaysLiftedOverARestart(t *testing.T) {
 func TestAReleasedBanEndsKnownGoodOverARestart(t *testing.T) {
 	n := newNight(t, nil)
 	for i := range 20 {
-		n.try(policy.AuthSuccess, nth(i), "1000")
+		n.try(policy.AuthSuccess, nth(i), fmt.Sprint("home", i))
 	}
+	n.pass(15 * time.Minute) // younger ones do not count for an outage
 	for i := range 20 {
-		n.try(policy.AuthFailure, nth(i), "1000")
+		n.try(policy.AuthFailure, nth(i), fmt.Sprint("home", i))
 	}
 	for i := range 4 {
 		n.try(policy.AuthFailure, nth(3), string(rune('a'+i)))
@@ -261,7 +264,7 @@ func TestTheOutageGuardsLimitIsTheSameAfterARestart(t *testing.T) {
 	n := newNight(t, nil)
 	n.now = n.now.Truncate(time.Hour).Add(30 * time.Minute)
 	for i := range 1000 {
-		n.try(policy.AuthSuccess, nth(i), "1000")
+		n.try(policy.AuthSuccess, nth(i), fmt.Sprint("home", i))
 	}
 	want := n.engine.Guards()[policy.OutageGuard].Limit
 	n.restart()
