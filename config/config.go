@@ -36,6 +36,7 @@ type Config struct {
 	CTILog     CTILog     `yaml:"cti_log"`
 	CTIEvent   CTIEvent   `yaml:"cti_event"`
 	Calls      Calls      `yaml:"calls"`
+	SIP        SIP        `yaml:"sip"`
 	Policy     Policy     `yaml:"policy"`
 	Firewall   Firewall   `yaml:"firewall"`
 	Fleet      Fleet      `yaml:"fleet"`
@@ -203,6 +204,7 @@ func Default() Config {
 		FreeSWITCH: FreeSWITCH{Address: "127.0.0.1:8021", Password: "ClueCon", Log: true},
 		CTIEvent:   CTIEvent{Subclasses: []string{}, IPHeader: "ip", UserHeader: "user", ReasonHeader: "reason"},
 		Calls:      Calls{Contexts: []string{"public"}, DenyPrefix: []string{}, AllowPrefix: []string{}},
+		SIP:        SIP{Tap: TapAuto, Ports: []string{}, HEP: HEP{Listen: "127.0.0.1:9060", From: []string{}}},
 		Policy:     defaultPolicy(),
 		Firewall: Firewall{Enforce: true, Backend: BackendAuto, Chains: []string{"raw/PREROUTING"}, Ports: []string{},
 			Target:  string(firewall.Drop),

@@ -32,6 +32,7 @@ func (c *Config) validate(problem report) {
 	}
 	c.CTIEvent.validate(problem)
 	c.Calls.validate(problem)
+	c.SIP.validate(problem)
 	if !filepath.IsAbs(c.State.Directory) {
 		problem("state.directory", "%q is not an absolute path", c.State.Directory)
 	}
