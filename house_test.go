@@ -72,6 +72,7 @@ var mayImport = map[string][]string{
 	"replay":           {"fsban/config", "fsban/decide/sequence", "fsban/detect", "fsban/esl", "fsban/policy", "fsban/sipwire", "fsban/sipwire/pcap"}, // the daemon's decisions without its effects
 	"sipwire":          {},
 	"sipwire/nflog":    {"fsban/sipwire", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"},                                      // the kernel's copies of packets
+	"sipwire/hep":      {"fsban/sipwire", "golang.org/x/sys/unix"},                                                                     // the buffer of a socket, and its losses
 	"sipwire/pcap":     {"github.com/gopacket/gopacket", "github.com/gopacket/gopacket/layers", "github.com/gopacket/gopacket/pcapgo"}, // formats of captures
 	"top":              {"fsban/control", "fsban/internal/term", "charm.land/bubbletea/v2", "github.com/charmbracelet/x/ansi"},
 	"internal/logging": {"fsban/config", "fsban/internal/plainjson"},                 // level and format

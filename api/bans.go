@@ -193,6 +193,7 @@ func wireAttempts(attempts []policy.Attempt) (list []control.Attempt) {
 	for _, a := range attempts {
 		list = append(list, control.Attempt{
 			Addr: a.Addr, At: a.At, Kind: a.Kind.String(), Source: a.Source.String(), Method: a.Method.String(),
+			Transport: a.Transport.String(), Proof: a.Proof.String(),
 			User: a.User, Number: a.Number, Domain: a.Domain, Profile: a.Profile, UserAgent: a.UserAgent, Detail: a.Detail,
 		})
 	}

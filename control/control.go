@@ -287,12 +287,16 @@ type Attempt struct {
 	Kind      string     `json:"kind"`
 	Source    string     `json:"source"`
 	Method    string     `json:"method,omitempty"`
-	User      string     `json:"user,omitempty"`
-	Number    string     `json:"number,omitempty"`
-	Domain    string     `json:"domain,omitempty"`
-	Profile   string     `json:"profile,omitempty"`
-	UserAgent string     `json:"user_agent,omitempty"`
-	Detail    string     `json:"detail,omitempty"` // malformed: the fault; exploit: the advisory
+	Transport string     `json:"transport,omitempty"` // as a tap saw it
+	// Proof is the evidence that the address is the sender's own: tcp, nonce or password; none: a tap saw the request, and there is
+	// none; empty: unknown.
+	Proof     string `json:"proof,omitempty"`
+	User      string `json:"user,omitempty"`
+	Number    string `json:"number,omitempty"`
+	Domain    string `json:"domain,omitempty"`
+	Profile   string `json:"profile,omitempty"`
+	UserAgent string `json:"user_agent,omitempty"`
+	Detail    string `json:"detail,omitempty"` // malformed: the fault; exploit: the advisory
 }
 
 // A Top is the current activity.

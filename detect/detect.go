@@ -53,6 +53,8 @@ type Detector struct {
 	recent    [1024]credentials // by hash of address and port; a newer pair replaces an older one
 	seed      maphash.Seed
 	forced    func(profile string) string // nil: none is known
+	login     LoginID                     // of the last event
+	hasLogin  bool
 }
 
 // ForceDomains makes d count users of a profile in the domain that forced returns for it, if that is not empty: see ParseDomains. Call it
@@ -105,6 +107,7 @@ var gatewayEvents = []string{"sofia::gateway_add", "sofia::gateway_delete"}
 // Event returns the attempt that ev, an event with d's Fields, reports. now replaces a time that is missing or further than
 // MaxSkew away.
 func (d *Detector) Event(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {
+	d.hasLogin = false
 	switch string(ev.Get(eventName)) {
 	case "CUSTOM":
 		return d.custom(ev, now)
@@ -117,6 +120,10 @@ func (d *Detector) Event(ev *esl.Event, now time.Time) (policy.Attempt, Outcome)
 	}
 	return policy.Attempt{}, NotForUs
 }
+
+// Login returns the request behind the failed login that the last event reported; ok is false if it reported none, or the request is
+// unknown.
+func (d *Detector) Login() (id LoginID, ok bool) { return d.login, d.hasLogin }
 
 // custom dispatches ev by its subclass. sofia's own come first: no configuration can hide them.
 func (d *Detector) custom(ev *esl.Event, now time.Time) (policy.Attempt, Outcome) {

@@ -39,6 +39,8 @@ type SIP struct {
 	agents       agents
 	own          ownAddrs
 	garbled      garbled
+	login        Login
+	hasLogin     bool
 }
 
 // NewSIP returns a SIP, for which policy.ScannerAgents are scanners.
@@ -89,7 +91,10 @@ func (s *SIP) Packet(p *sipwire.Packet, now time.Time) (policy.Attempt, Outcome)
 	if s.scans.began == 0 {
 		s.scans.began = at.UnixMicro()
 	}
-	if found := s.message(p, s.scanner.Scan(p.Payload), at, &a); found != Attempt {
+	m := s.scanner.Scan(p.Payload)
+	s.hasLogin = false
+	s.noteRequest(p, m, at)
+	if found := s.message(p, m, at, &a); found != Attempt {
 		return policy.Attempt{}, found
 	}
 	return a, outcome
@@ -120,6 +125,7 @@ func (s *SIP) message(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *po
 	if t == nil {
 		return NoAttempt
 	}
+	s.noteAnswer(t, m)
 	found := s.meaning(t, a)
 	s.own.learn(t)
 	if s.isServer(t.Client.Addr()) { // FreeSWITCH itself, as a client
@@ -137,7 +143,7 @@ func (s *SIP) message(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *po
 	}
 	a.Addr = t.Client.Addr()
 	s.texts.describe(a, t.User, t.ToUser, t.ToHost, t.UserAgent)
-	a.Method = methodOf(t.Method)
+	a.Method, a.Transport = methodOf(t.Method), transportOf(t.Transport)
 	return Attempt
 }
 
@@ -150,7 +156,7 @@ func (s *SIP) request(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *po
 	if found == Attempt {
 		s.claim(a, p.From.Addr(), p.Transport)
 		s.texts.describe(a, nil, m.ToUser, m.ToHost, m.UserAgent)
-		a.Method = methodOf(m.Method)
+		a.Method, a.Transport = methodOf(m.Method), transportOf(p.Transport)
 	}
 	return found
 }

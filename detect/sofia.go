@@ -39,6 +39,7 @@ const (
 	authResult
 	registrationType
 	realm
+	callID
 	endOfSofia
 )
 
@@ -57,6 +58,7 @@ var sofiaHeaders = [endOfSofia]string{
 	authResult:       "auth-result",
 	registrationType: "registration-type",
 	realm:            "realm",
+	callID:           "call-id",
 }
 
 // credentials are those of a register_attempt.
@@ -69,6 +71,8 @@ type credentials struct {
 	realm   string // of the digest
 	digest  bool   // user is the digest user
 	success bool   // counted as a success
+	refused bool
+	call    uint64 // hash of the Call-ID
 }
 
 // sameMoment is how far apart the events of one SIP transaction are at most.
@@ -137,6 +141,9 @@ func portOf(ev *esl.Event) uint16 {
 // peer, unless the profile has inbound-reg-force-matching-username.
 func (d *Detector) failure(ev *esl.Event, a *policy.Attempt, port uint16) {
 	a.Kind = policy.AuthFailure
+	if c := d.slot(a.Addr, port); c.refused && c.matches(a, port) {
+		d.login, d.hasLogin = LoginID{Addr: a.Addr, Port: port, Call: c.call}, true
+	}
 	if string(ev.Get(registrationType)) != "INVITE" {
 		a.Method = policy.Register
 		a.User = d.texts.keep(ev.Get(toUser))
@@ -163,8 +170,11 @@ func (d *Detector) credentials(ev *esl.Event, a *policy.Attempt, port uint16) bo
 	a.User = d.texts.keep(user)
 	result := string(ev.Get(authResult))
 	success := result == "SUCCESS" || result == "RENEWED"
-	*d.slot(a.Addr, port) = credentials{a.Addr, port, a.At.UnixMicro(), d.texts.keep(ev.Get(fromUser)), a.User,
-		d.texts.keep(ev.Get(realm)), digest, success}
+	*d.slot(a.Addr, port) = credentials{
+		addr: a.Addr, port: port, at: a.At.UnixMicro(), to: d.texts.keep(ev.Get(fromUser)), user: a.User,
+		realm: d.texts.keep(ev.Get(realm)), digest: digest, success: success,
+		refused: result == "FORBIDDEN", call: callOf(ev.Get(callID)),
+	}
 	a.Kind = policy.AuthSuccess
 	return success
 }

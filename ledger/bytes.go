@@ -8,12 +8,16 @@ import (
 	"fsban/policy"
 )
 
-// proofShift is the place of an attempt's proof in the byte of its method.
-const proofShift = 4
+// proofShift is the place of an attempt's proof in the byte of its method, transportShift that of its transport in the byte of its
+// source.
+const (
+	proofShift     = 4
+	transportShift = 5
+)
 
 // AppendAttempt writes all of a.
 func AppendAttempt(to []byte, a *policy.Attempt) []byte {
-	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source), byte(a.Method)|byte(a.Proof)<<proofShift)
+	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source)|byte(a.Transport)<<transportShift, byte(a.Method)|byte(a.Proof)<<proofShift)
 	to = AppendTime(AppendTime(to, a.At), a.ReportedAt)
 	to = AppendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
 	if a.Kind.Detailed() {
@@ -59,8 +63,11 @@ const maxNames = 1024
 // Attempt reads an attempt.
 func (r *Reader) Attempt() (a policy.Attempt) {
 	a.Addr = r.Addr()
-	a.Kind, a.Source = policy.Kind(r.Byte(int(policy.NumKinds))), policy.Source(r.Byte(int(policy.NumSources)))
-	b := r.Byte(int(policy.NumProofs) << proofShift)
+	a.Kind = policy.Kind(r.Byte(int(policy.NumKinds)))
+	b := r.Byte(int(policy.NumTransports) << transportShift)
+	a.Source, a.Transport = policy.Source(b&(1<<transportShift-1)), policy.Transport(b>>transportShift)
+	r.Bad = r.Bad || a.Source >= policy.NumSources
+	b = r.Byte(int(policy.NumProofs) << proofShift)
 	a.Method, a.Proof = policy.Method(b&(1<<proofShift-1)), policy.Proof(b>>proofShift)
 	r.Bad = r.Bad || a.Method >= policy.NumMethods
 	a.At, a.ReportedAt = r.Time(), r.Time()

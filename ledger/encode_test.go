@@ -15,7 +15,7 @@ func TestAnEntryIsReadAsItWasWritten(t *testing.T) {
 	entries := []Entry{
 		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.7"), At: start}},
 		{Attempt: policy.Attempt{
-			Addr: netip.MustParseAddr("2001:db8::7"), At: start.Add(123456789), Kind: policy.CallReject, Source: policy.SIP, Method: policy.OtherMethod, Proof: policy.PasswordProof,
+			Addr: netip.MustParseAddr("2001:db8::7"), At: start.Add(123456789), Kind: policy.CallReject, Source: policy.SIP, Method: policy.OtherMethod, Transport: policy.TLS, Proof: policy.PasswordProof,
 			User: "\x00\xff]", Number: strings.Repeat("0", 1000), Domain: "10.77.0.1", Profile: "internal", UserAgent: "Zoiper", ReportedAt: start.Add(-time.Hour),
 		}},
 		{Attempt: policy.Attempt{Addr: netip.MustParseAddr("192.0.2.8"), At: time.Date(-3, 1, 1, 0, 0, 0, 7, time.UTC), ReportedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}},
@@ -107,9 +107,12 @@ func TestNumbersInTheFileKeepTheirMeaning(t *testing.T) {
 	for p := range policy.NumProofs {
 		names = append(names, p.String())
 	}
+	for tr := range policy.NumTransports {
+		names = append(names, tr.String())
+	}
 	got := strings.Join(names, " ")
 	const want = "auth_failure challenge auth_success violation acl_reject call_reject scan malformed flood exploit event operator kernel cti_log cti_event esl_log fleet sip " +
-		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other OPTIONS  tcp nonce password none"
+		" REGISTER INVITE SUBSCRIBE MESSAGE PUBLISH other OPTIONS  tcp nonce password none  UDP TCP TLS"
 	if got != want {
 		t.Errorf("%s\nwas %s: add new ones at the end", got, want)
 	}

@@ -22,6 +22,7 @@ type Attempt struct {
 	Kind       Kind       `json:"kind"`
 	Source     Source     `json:"source"`
 	Method     Method     `json:"method,omitempty"`
+	Transport  Transport  `json:"transport,omitempty"`
 	Proof      Proof      `json:"proof,omitempty"`
 	User       string     `json:"user,omitempty"`   // as claimed by the peer: untrusted, may be empty, never a label, quoted when logged
 	Number     string     `json:"number,omitempty"` // user of To, if it is not User: the number that a call dialled; as untrusted as User
@@ -137,6 +138,30 @@ func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // UnmarshalText reads the name.
 func (m *Method) UnmarshalText(text []byte) error { return fromName(m, text, methodNames[:], "method") }
+
+// A Transport is the transport of the SIP request that carried the attempt, if a tap saw it.
+type Transport uint8
+
+// The transports. WebSocket connections count as TCP or TLS.
+const (
+	UnknownTransport Transport = iota
+	UDP
+	TCP
+	TLS
+	NumTransports
+)
+
+var transportNames = [NumTransports]string{"", "UDP", "TCP", "TLS"}
+
+func (t Transport) String() string { return transportNames[t] }
+
+// MarshalText writes the name.
+func (t Transport) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads the name.
+func (t *Transport) UnmarshalText(text []byte) error {
+	return fromName(t, text, transportNames[:], "transport")
+}
 
 // A Proof is the evidence that the sender of an attempt has its address: source addresses of UDP packets can be forged.
 type Proof uint8

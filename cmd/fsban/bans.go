@@ -145,6 +145,7 @@ func attemptLine(s *term.Screen, a *control.Attempt) string {
 	if a.Method != "" {
 		text += " " + s.Clean(a.Method)
 	}
+	text += onWire(s, a)
 	text += " user " + s.Quote(a.User, 40)
 	if a.Number != "" {
 		text += " to " + s.Quote(a.Number, 40)
@@ -158,6 +159,22 @@ func kindOf(s *term.Screen, a *control.Attempt) string {
 		return s.Clean(a.Kind)
 	}
 	return s.Clean(a.Kind) + " (" + s.Clean(a.Detail) + ")"
+}
+
+// onWire renders what a tap saw of an attempt's request: its transport, and the evidence for its address.
+func onWire(s *term.Screen, a *control.Attempt) string {
+	text := ""
+	if a.Transport != "" {
+		text = " over " + s.Clean(a.Transport)
+	}
+	switch a.Proof {
+	case "":
+	case "none":
+		text += ", address unproven,"
+	default:
+		text += ", address proven (" + s.Clean(a.Proof) + "),"
+	}
+	return text
 }
 
 // userList names the first three users, each once.
