@@ -28,17 +28,21 @@ type Status struct {
 
 // A Source is one place where attempts come from.
 type Source struct {
-	Name       string    `json:"name"`
-	Address    string    `json:"address"`
-	Up         bool      `json:"up"`
-	ActiveFor  []string  `json:"active_for"` // the kinds for which it is the active source
-	Since      time.Time `json:"since"`
-	Error      string    `json:"error,omitempty"`
-	Retry      time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes
-	LastEvent  time.Time `json:"last_event,omitzero"` // FreeSWITCH's clock
-	Connects   uint64    `json:"connects"`
-	Dropped    uint64    `json:"dropped"` // attempts lost because the queue was full
-	NotAllowed []string  `json:"not_allowed,omitempty"`
+	Name      string    `json:"name"`
+	Address   string    `json:"address"`
+	Up        bool      `json:"up"`
+	ActiveFor []string  `json:"active_for"` // the kinds for which it is the active source
+	Since     time.Time `json:"since"`
+	Error     string    `json:"error,omitempty"`
+	Retry     time.Time `json:"retry,omitzero"`      // when the next attempt to connect comes
+	LastEvent time.Time `json:"last_event,omitzero"` // FreeSWITCH's clock
+	Connects  uint64    `json:"connects"`
+	Dropped   uint64    `json:"dropped"` // attempts lost because the queue was full
+	// Of a tap: SIP messages received, and those that were lost on the way; why it is not up, although it listens.
+	Messages   uint64   `json:"messages,omitempty"`
+	Lost       uint64   `json:"lost,omitempty"`
+	Waiting    string   `json:"waiting,omitempty"`
+	NotAllowed []string `json:"not_allowed,omitempty"`
 	// Unconfirmed counts reports that the active source never confirmed: they did not count.
 	Unconfirmed uint64 `json:"unconfirmed"`
 }

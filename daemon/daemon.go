@@ -1,7 +1,8 @@
 // Package daemon wires the packages together: it owns all lifetimes, reload, the connection to systemd, HTTP and metrics.
 //
 // One attempt's way is esl.Client → detect.Detector (both in the reader's goroutine) → decide.Loop (bounded queue, policy,
-// book) → firewall.Enforcer → kernel.
+// book) → firewall.Enforcer → kernel. On that way a failed login gets its proof from the tap, whose readers pass SIP messages to
+// detect.SIP; its own attempts go to the same queue.
 package daemon
 
 import (
@@ -204,6 +205,9 @@ func (d *Daemon) run(ctx context.Context) error {
 	defer d.sources.stopAt(ctx)()
 	readers.Go(func() error { return d.sources.client.Run(ctx) })
 	readers.Go(func() error { return d.sources.followLog(ctx) })
+	if d.sources.tap != nil {
+		readers.Go(func() error { return d.sources.tap.run(ctx) })
+	}
 	readers.Go(func() error { return d.server.Serve(ctx, controlListener) })
 	readers.Go(func() error { return d.serveReloads(ctx) })
 	readers.Go(func() error { return d.watchdog(ctx) })
@@ -262,6 +266,7 @@ func (d *Daemon) problems() []string {
 	if problem := d.sources.logProblem(); problem != "" {
 		list = append(list, problem)
 	}
+	list = append(list, d.sources.tap.problems()...)
 	list = append(list, d.watch.problems()...)
 	list = append(list, d.reloader.problems()...)
 	if problem := d.leftover.Load(); problem != nil {
@@ -305,6 +310,9 @@ func configuredSources(cfg *config.Config) []policy.Source {
 	}
 	if cfg.CTILog.File() != "" {
 		list = append(list, policy.CTILog)
+	}
+	if cfg.SIP.Tap != config.TapOff {
+		list = append(list, policy.SIP)
 	}
 	return list
 }

@@ -82,7 +82,7 @@ func guard(t testing.TB, redis *redisserver.Server, name string, change ...func(
 		t.Fatal(err)
 	}
 	cfg := config.Default()
-	cfg.Firewall.Backend, cfg.HTTP.Listen = config.BackendIPTables, ""
+	cfg.Firewall.Backend, cfg.HTTP.Listen, cfg.SIP.Tap = config.BackendIPTables, "", config.TapOff
 	cfg.State.Directory, cfg.Control.Socket = dir, filepath.Join(dir, "s")
 	cfg.Fleet.Redis, cfg.Fleet.Node = "unix://"+redis.Socket, name
 	for _, f := range change {

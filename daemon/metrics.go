@@ -22,6 +22,8 @@ type metrics struct {
 	events   map[detect.Outcome]prometheus.Counter
 	frames   map[detect.Outcome]prometheus.Counter // of FreeSWITCH's log
 	lines    map[detect.Outcome]prometheus.Counter // of mod_cti's log
+	packets  map[detect.Outcome]prometheus.Counter // SIP messages of a tap
+	joined   prometheus.Histogram
 	verdicts map[policy.Verdict]prometheus.Counter
 	whileBan prometheus.Counter
 	details  map[policy.Kind]map[string]prometheus.Counter
@@ -63,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon) *metrics {
 	m.ofAttempts(t, d)
 	m.ofBans(t, d)
 	m.ofSources(t, d)
+	m.ofTap(t, d)
 	m.ofPolicy(t, d)
 	m.ofFirewall(t, d)
 	m.ofOperation(t, d)
@@ -88,7 +91,10 @@ func (m *metrics) ofAttempts(t table, d *Daemon) {
 		policy.CTIEvent: {policy.AuthFailure, policy.Violation},
 		policy.ESLLog:   {policy.AuthFailure, policy.Violation, policy.ACLReject},
 		policy.CTILog:   {policy.AuthFailure, policy.Violation},
-		policy.Fleet:    {policy.AuthFailure, policy.Violation},
+		policy.SIP: {
+			policy.AuthFailure, policy.Challenge, policy.AuthSuccess, policy.Scan, policy.Malformed, policy.Flood, policy.Exploit,
+		},
+		policy.Fleet: {policy.AuthFailure, policy.Violation},
 	} {
 		m.attempts[source] = make(map[policy.Kind]prometheus.Counter)
 		for _, k := range kinds {
@@ -175,7 +181,7 @@ func (m *metrics) ofSources(t table, d *Daemon) {
 	}
 	countersOf(t, "fsban_attempts_unconfirmed_total",
 		"Attempts reported by a source in reserve that the active source never reported. They are not counted by the policy.",
-		"source", []policy.Source{policy.CTIEvent, policy.ESLLog, policy.CTILog},
+		"source", []policy.Source{policy.SIP, policy.CTIEvent, policy.ESLLog, policy.CTILog},
 		func(s policy.Source) uint64 { return d.loop.Observed().Unconfirmed[s] })
 	t.counterOf("fsban_event_socket_connects_total", "Successful connections to the event socket.",
 		func() uint64 { return d.sources.client.State().Connects })

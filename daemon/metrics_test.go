@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite testdata/metrics.golden and the
 func everything(t testing.TB) *Daemon {
 	t.Helper()
 	cfg := configFor(t, fakeswitch.New(fakeswitch.Options{}))
+	cfg.SIP.Tap = config.TapHEP // opened, and not run
 	cfg.CTIEvent.Subclasses, cfg.CTIEvent.IPHeader, cfg.CTIEvent.UserHeader, cfg.CTIEvent.ReasonHeader = []string{"cti::fail2ban"}, "network-ip", "to-user", "reason"
 	cfg.CTILog.Path = filepath.Join(cfg.State.Directory, "cti_fail2ban.log")
 	cfg.Fleet.Redis = "redis://127.0.0.1:1"

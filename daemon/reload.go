@@ -168,6 +168,7 @@ func (d *Daemon) apply(ctx context.Context, now *config.Config) error {
 	}
 	d.watchPeer()
 	d.sources.resubscribe(was, now)
+	d.sources.tap.configure(now)
 	if was.CTILog.Path != now.CTILog.Path {
 		return d.sources.switchLog(ctx, now)
 	}

@@ -102,6 +102,7 @@ func configFor(t testing.TB, fs *fakeswitch.Switch) config.Config {
 	cfg.State.Directory = dir
 	cfg.Control.Socket = filepath.Join(dir, "s")
 	cfg.HTTP.Listen = ""
+	cfg.SIP.Tap = config.TapOff // the address of its listener is that of one daemon of the host
 	return cfg
 }
 

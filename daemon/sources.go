@@ -75,6 +75,8 @@ type sources struct {
 	failed   string // last error logged; the event socket's goroutine's own
 	domains  domains
 
+	tap *tap // nil: none
+
 	follower   atomic.Pointer[ctilog.Follower] // of mod_cti's log; nil: none
 	switches   chan *logSwitch
 	lines      *detect.LogReader // the follower's goroutine's own
@@ -85,6 +87,7 @@ type sources struct {
 func newSources(o sourceOptions) *sources {
 	s := &sources{parts: o, switches: make(chan *logSwitch), lines: detect.NewLogReader(), halt: make(chan struct{}), domains: newDomains()}
 	cfg := o.config()
+	s.tap = newTap(o)
 	s.client = esl.NewClient(cfg.FreeSWITCH.Address, s.socket(cfg, s.newDetector(cfg)))
 	return s
 }
@@ -125,7 +128,10 @@ func (s *sources) onEvent(detector *detect.Detector, ev *esl.Event) {
 	s.parts.metrics.events[outcome].Inc()
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
-		s.offer(a, now)
+		s.count(&a, now)
+		if id, ok := detector.Login(); !ok || s.tap.ready(&a, id, now) {
+			s.parts.loop.Offer(a, now)
+		}
 	case detect.GatewayChanged:
 		s.parts.gatewayChanged()
 	}
@@ -206,6 +212,8 @@ func (s *sources) status() []control.Source {
 			s.socketStatus(&st, cfg)
 		case policy.CTIEvent:
 			st.Address = strings.Join(cfg.CTIEvent.Subclasses, " ")
+		case policy.SIP:
+			s.tap.status(&st)
 		case policy.CTILog:
 			s.logStatus(&st, cfg)
 		}

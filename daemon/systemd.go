@@ -8,6 +8,8 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"fsban/policy"
 )
 
 // readiness is the part of the state that systemd is notified of.
@@ -47,7 +49,7 @@ func (d *Daemon) unprotected() []string {
 	if s := d.enforcer.Status(); !s.Enforcing {
 		why = append(why, fmt.Sprintf("bans are not enforced: %v", s.Err))
 	}
-	if s := d.sources.client.State(); !s.Up && !d.sources.followsLog() {
+	if s := d.sources.client.State(); !s.Up && !d.sources.followsLog() && !d.loop.Alive(policy.SIP) {
 		if s.Err != nil {
 			why = append(why, "no source of attempts is alive: "+s.Err.Error())
 		} else {

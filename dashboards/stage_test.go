@@ -96,6 +96,7 @@ func (s *stage) guard(change func(*config.Config)) *guard {
 	g.cfg.State.Directory = filepath.Join(s.dir, strconv.Itoa(n))
 	g.cfg.Control.Socket = filepath.Join(s.dir, strconv.Itoa(n)+".sock")
 	g.cfg.HTTP.Listen = g.listen
+	g.cfg.SIP.Tap = config.TapOff
 	g.cfg.CTILog.Path = config.CTILogOff
 	change(&g.cfg)
 	if err := os.Mkdir(g.cfg.State.Directory, 0o700); err != nil {

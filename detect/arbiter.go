@@ -25,10 +25,8 @@ var orders = [policy.NumKinds][]policy.Source{
 	policy.Exploit:     {policy.SIP},
 }
 
-// Sources returns the sources of a daemon that can report k, the preferred one first. SIP is a source of recordings only.
-func Sources(k policy.Kind) []policy.Source {
-	return slices.DeleteFunc(slices.Clone(orders[k]), func(s policy.Source) bool { return s == policy.SIP })
-}
+// Sources returns the sources that can report k, the preferred one first.
+func Sources(k policy.Kind) []policy.Source { return slices.Clone(orders[k]) }
 
 // An Arbiter counts each failure once, however many sources report it. For each kind the preferred source that is alive is active:
 // its reports count. Reports of the others are remembered, so that another source can take over at once.

@@ -208,7 +208,7 @@ func (j *Join) note(key uint64, l *Login, now time.Time) *seenLogin {
 		*e = seenLogin{key: key, proof: policy.NoProof}
 	}
 	e.at = us
-	if e.proof == policy.NoProof {
+	if e.proof == policy.NoProof || l.Proof == policy.TCPProof {
 		e.transport, e.proof = l.Transport, l.Proof
 	}
 	return e

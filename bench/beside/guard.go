@@ -274,7 +274,7 @@ func newFsban(dir, log, path string, events bool) (*fsban, error) {
 	}
 	// auto selects this backend if iptables works; without iptables there is nothing to compare.
 	config := fmt.Sprintf("freeswitch: {address: %q}\ncti_log: {path: %q}\npolicy: {ban_rate: 0}\nfirewall: {backend: iptables}\n"+
-		"state: {directory: %q}\ncontrol: {socket: %q}\n", address, log, dir, filepath.Join(dir, "s"))
+		"state: {directory: %q}\ncontrol: {socket: %q}\nsip: {tap: off}\n", address, log, dir, filepath.Join(dir, "s"))
 	return f, os.WriteFile(filepath.Join(dir, "config.yaml"), []byte(config), 0o600)
 }
 

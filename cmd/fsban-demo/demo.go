@@ -142,7 +142,7 @@ func (d *demo) config(eventSocket string) []byte {
 	enforce := !d.dryRun
 	return fmt.Appendf(nil,
 		"freeswitch: {address: %q}\nfirewall: {backend: iptables, enforce: %v, check: 2s}\nstate: {directory: %q}\ncontrol: {socket: "+
-			"%q}\nhttp: {listen: %q}\n",
+			"%q}\nhttp: {listen: %q}\nsip: {tap: off}\n",
 		eventSocket, enforce, d.dir, filepath.Join(d.dir, "fsban.sock"), d.listen())
 }
 

@@ -117,7 +117,7 @@ func (g *guarded) file() string { return filepath.Join(g.dir, "config.yaml") }
 func (g *guarded) configure(more string) {
 	g.t.Helper()
 	text := fmt.Sprintf("freeswitch: {address: %q, password: %s}\nfleet: {redis: redis://%s, password: %s}\nstate: {directory: %s}\n"+
-		"control: {socket: %s/s}\nhttp: {listen: %q}\nlog: {level: debug}\n%s", g.fs.Addr(), socketSecret, g.redis.Addr(), redisSecret, g.dir, g.dir, g.listen, more)
+		"control: {socket: %s/s}\nhttp: {listen: %q}\nlog: {level: debug}\nsip: {tap: off}\n%s", g.fs.Addr(), socketSecret, g.redis.Addr(), redisSecret, g.dir, g.dir, g.listen, more)
 	if err := os.WriteFile(g.file(), []byte(text), 0o600); err != nil {
 		g.t.Fatal(err)
 	}

@@ -189,6 +189,8 @@ func sourceLine(src *control.Source, problems []string, now time.Time) string {
 		line += "up"
 	case src.Up:
 		line += "up for " + term.Duration(now.Sub(src.Since))
+	case src.Waiting != "":
+		line += "waiting, " + src.Waiting
 	case src.Retry.After(now):
 		line += "down, next try in " + term.Duration(src.Retry.Sub(now)+time.Second)
 	default:
@@ -200,6 +202,12 @@ func sourceLine(src *control.Source, problems []string, now time.Time) string {
 	}
 	if !src.LastEvent.IsZero() {
 		line += ", last event " + term.Duration(now.Sub(src.LastEvent)) + " ago"
+	}
+	if src.Messages > 0 {
+		line += fmt.Sprintf(", %d messages", src.Messages)
+	}
+	if src.Lost > 0 {
+		line += fmt.Sprintf(", %d lost", src.Lost)
 	}
 	switch {
 	case len(src.ActiveFor) > 0:

@@ -52,6 +52,20 @@ type Stats struct {
 	Last          time.Time // of the last SIP message
 }
 
+// Add adds the counts of an earlier Listener.
+func (s *Stats) Add(o *Stats) {
+	s.Datagrams += o.Datagrams
+	s.Lost += o.Lost
+	s.Forwarded += o.Forwarded
+	s.ForwardFailed += o.ForwardFailed
+	for r := range s.Refused {
+		s.Refused[r] += o.Refused[r]
+	}
+	if s.Last.IsZero() {
+		s.Last = o.Last
+	}
+}
+
 // A Listener receives HEP datagrams at one address. Stats and Set may be called from any goroutine.
 type Listener struct {
 	conn   *net.UDPConn
