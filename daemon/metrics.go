@@ -22,8 +22,7 @@ type metrics struct {
 	events   map[detect.Outcome]prometheus.Counter
 	frames   map[detect.Outcome]prometheus.Counter // of FreeSWITCH's log
 	lines    map[detect.Outcome]prometheus.Counter // of mod_cti's log
-	packets  map[detect.Outcome]prometheus.Counter // SIP messages of a tap
-	joined   prometheus.Histogram
+	tap      tapMetrics
 	verdicts map[policy.Verdict]prometheus.Counter
 	whileBan prometheus.Counter
 	details  map[policy.Kind]map[string]prometheus.Counter

@@ -1,10 +1,18 @@
 package daemon
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"fsban/detect"
 	"fsban/policy"
 	"fsban/sipwire/hep"
 )
+
+// tapMetrics count SIP messages of the taps by outcome, and observe how long failed logins waited for their requests.
+type tapMetrics struct {
+	messages map[detect.Outcome]prometheus.Counter
+	joined   prometheus.Histogram
+}
 
 // joinNames are the values of label proof.
 var joinNames = map[policy.Proof]string{
@@ -13,9 +21,9 @@ var joinNames = map[policy.Proof]string{
 
 func (m *metrics) ofTap(t table, d *Daemon) {
 	tap := func() *tap { return d.sources.tap }
-	m.packets = counters(t, "fsban_sip_messages_total",
+	m.tap.messages = counters(t, "fsban_sip_messages_total",
 		"SIP messages that the taps received, by outcome.", "outcome", detect.WireOutcomes)
-	m.joined = t.histogram(seconds("fsban_sip_join_seconds",
+	m.tap.joined = t.histogram(seconds("fsban_sip_join_seconds",
 		"Time that failed logins of the event socket waited for their SIP request, while a tap was alive.",
 		.0001, .0005, .001, .005, .01, .02, .05, .1))
 	for proof, name := range joinNames {

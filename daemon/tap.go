@@ -66,7 +66,7 @@ func (t *tap) take(p *sipwire.Packet) {
 	if l, ok := t.sip.Login(); ok {
 		t.offerJoined(t.join.Saw(l, now), now)
 	}
-	t.parts.metrics.packets[outcome].Inc()
+	t.parts.metrics.tap.messages[outcome].Inc()
 	if outcome == detect.Attempt || outcome == detect.ClockAdrift {
 		t.parts.metrics.attempts[a.Source][a.Kind].Inc()
 		t.parts.loop.Reported(a.Source, now)
@@ -86,7 +86,7 @@ func (t *tap) ready(a *policy.Attempt, id detect.LoginID, read time.Time) bool {
 		return true
 	}
 	if t.join.Attempt(a, id, read) {
-		t.parts.metrics.joined.Observe(0)
+		t.parts.metrics.tap.joined.Observe(0)
 		return true
 	}
 	select {
@@ -99,7 +99,7 @@ func (t *tap) ready(a *policy.Attempt, id detect.LoginID, read time.Time) bool {
 // offerJoined offers failed logins that wait no more.
 func (t *tap) offerJoined(joined []detect.Joined, now time.Time) {
 	for i := range joined {
-		t.parts.metrics.joined.Observe(now.Sub(joined[i].Read).Seconds())
+		t.parts.metrics.tap.joined.Observe(now.Sub(joined[i].Read).Seconds())
 		t.parts.loop.Offer(joined[i].Attempt, joined[i].Read)
 	}
 }
