@@ -135,7 +135,7 @@ func TestAHostileFloodMakesNoSeries(t *testing.T) {
 	if want := maxProfiles * len(policy.Kinds()); names != want {
 		t.Errorf("%d series of profiles were added, want %d: %d names, and no more", names, want, maxProfiles)
 	}
-	if len(after) > 400 {
+	if len(after) > 480 {
 		t.Errorf("%d series in all", len(after))
 	}
 	sum := func(name string) (n float64) {

@@ -158,6 +158,30 @@ func TestRecordingsThroughTheDaemon(t *testing.T) {
 	}
 }
 
+// Forged failures are never proven, and ban nobody: three packets with the nonce of another address.
+func TestForgedFailuresAreUnproven(t *testing.T) {
+	t.Parallel()
+	r := tapped(t, nil)
+	const recording = "hep-forged-nonce-of-another-address"
+	for range 3 { // nine failures within findtime
+		r.mirror(datagrams(t, recording)...)
+		r.fs.EmitRaw(eventFrames(t, recording))
+	}
+	r.joined()
+	r.metricHas("fsban_sip_joined_total", "proof=none 9")
+	if got := r.metric("fsban_sip_joined_total"); !strings.Contains(got, "proof=nonce 0\n") || !strings.Contains(got, "proof=unknown 0\n") {
+		t.Errorf("joined:\n%s", got)
+	}
+	for _, f := range r.failures("10.77.0.200") {
+		if f != "REGISTER UDP none" {
+			t.Errorf("failure %q", f)
+		}
+	}
+	if got := r.banned(); len(got) > 0 {
+		t.Errorf("banned %v", got)
+	}
+}
+
 // When the event socket is down, the tap's failures count, and each once when both report it.
 func TestTheTapTakesOverFromTheEventSocket(t *testing.T) {
 	t.Parallel()

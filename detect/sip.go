@@ -11,21 +11,20 @@ import (
 )
 
 // WireOutcomes lists the outcomes of packets.
-var WireOutcomes = []Outcome{Attempt, ClockAdrift, NoAttempt, KeepAlive, Malformed, Unproven}
+var WireOutcomes = []Outcome{Attempt, ClockAdrift, NoAttempt, KeepAlive, Malformed}
 
 // The outcomes of packets, besides Attempt, ClockAdrift and NoAttempt.
 const (
 	KeepAlive Outcome = "keep_alive" // no message: it keeps a NAT binding
 	Malformed Outcome = "malformed"
-	Unproven  Outcome = "unproven" // credentials were refused, and nothing proves that their sender has its address
 )
 
 // A SIP turns SIP messages, as they cross the wire, into attempts: refused credentials of every method, of REGISTER also challenges and
 // accepted ones; scans, floods, malformed messages and published attacks.
 //
 // FreeSWITCH answers 403 to wrong passwords of REGISTER and INVITE, and a bare 401 to those of other methods. It also answers 401 to an
-// expired or invented nonce. So a refusal counts only if its credentials answer a nonce that the server issued recently. Over UDP the
-// nonce must have been sent to the same address: then the sender has received a packet there.
+// expired or invented nonce. So a refusal counts only if its credentials answer a nonce that the server issued recently. Over UDP it is
+// proven if the nonce was sent to the same address: then the sender has received a packet there.
 //
 // It allocates nothing for texts and addresses that it has seen lately, and is not safe for concurrent use.
 type SIP struct {
@@ -284,8 +283,12 @@ func (s *SIP) refused(t *sipwire.Transaction, a *policy.Attempt) Outcome {
 	switch {
 	case a.Proof != policy.UnknownProof:
 		return Attempt
+	case t.Status == 403 && t.Transport.Connected():
+		a.Proof = policy.TCPProof
+		return Attempt
 	case recent || t.Status == 403:
-		return Unproven
+		a.Proof = policy.NoProof
+		return Attempt
 	}
 	return NoAttempt
 }

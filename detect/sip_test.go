@@ -75,7 +75,7 @@ func TestRecordedMessagesGiveTheAttemptsTheyShould(t *testing.T) {
 		"call-registered-user-national":               phone("1000", "10.77.0.3"),
 		"call-wrong-password-abroad":                  {"auth_failure INVITE 1001 10.77.0.9 nonce"},
 		"hep-behind-proxy-two-vias":                   {"challenge REGISTER 1000 10.77.0.18", "auth_failure REGISTER 1000 10.77.0.18 nonce"},
-		"hep-forged-nonce-of-another-address":         {"challenge REGISTER 1000 10.77.0.2", "3 unproven"},
+		"hep-forged-nonce-of-another-address":         {"challenge REGISTER 1000 10.77.0.2", "auth_failure REGISTER 1000 10.77.0.200 none", "auth_failure REGISTER 1000 10.77.0.200 none", "auth_failure REGISTER 1000 10.77.0.200 none"},
 		"hep-invite-wrong-password":                   {"auth_failure INVITE 1000 10.77.0.7 nonce"},
 		"hep-ipv6-register-wrong":                     {"challenge REGISTER 1000 fd77::2", "auth_failure REGISTER 1000 fd77::2 nonce"},
 		"hep-malformed": {
@@ -189,18 +189,18 @@ var refusals = map[string]struct {
 		"auth_failure SUBSCRIBE 1000 198.51.100.9 nonce", "auth_failure MESSAGE 1000 198.51.100.9 nonce", "auth_failure PUBLISH 1000 198.51.100.9 nonce",
 		"auth_failure other 1000 198.51.100.9 nonce", "auth_failure other 1000 198.51.100.9 nonce",
 	}},
-	"one forged packet": {func(d *dialogue) { d.exchange("REGISTER", answer("unknown"), forbidden) }, []string{"1 unproven"}},
+	"one forged packet": {func(d *dialogue) { d.exchange("REGISTER", answer("unknown"), forbidden) }, []string{"auth_failure REGISTER 1000 198.51.100.9 none"}},
 	"one forged packet over TCP": {func(d *dialogue) {
 		d.tcp = sipwire.TCP
 		d.exchange("REGISTER", answer("unknown"), forbidden)
-	}, []string{"1 unproven"}},
+	}, []string{"auth_failure REGISTER 1000 198.51.100.9 tcp"}},
 	"a stale nonce": {func(d *dialogue) { d.exchange("REGISTER", answer("old"), stale("new")) }, []string{"challenge REGISTER 1000 198.51.100.9"}},
 	"the nonce of another address": {func(d *dialogue) {
 		d.exchange("SUBSCRIBE", "", challenge("a"))
 		d.client = netip.MustParseAddrPort(victim)
 		d.exchange("SUBSCRIBE", answer("a"), bare)
 		d.exchange("REGISTER", answer("a"), forbidden)
-	}, []string{"2 unproven"}},
+	}, []string{"auth_failure SUBSCRIBE 1000 203.0.113.50 none", "auth_failure REGISTER 1000 203.0.113.50 none"}},
 	"the nonce of another address over TLS": {func(d *dialogue) {
 		d.exchange("SUBSCRIBE", "", challenge("a"))
 		d.client, d.tcp = netip.MustParseAddrPort(victim), sipwire.TLS
@@ -317,7 +317,7 @@ var refusals = map[string]struct {
 	}, nil},
 }
 
-func TestARefusalCountsOnlyWithProof(t *testing.T) {
+func TestRefusedCredentialsAndTheirProof(t *testing.T) {
 	for name, tc := range refusals {
 		t.Run(name, func(t *testing.T) {
 			d := newDialogue(attacker)

@@ -54,6 +54,7 @@ type replayer struct {
 	lines    *detect.LogReader
 	sip      *detect.SIP // nil: no recording holds SIP messages
 	scanners []*regexp.Regexp
+	join     *detect.Join
 	arbiter  *detect.Arbiter
 	engine   *policy.Engine
 	sequence *sequence.Sequence
@@ -118,7 +119,7 @@ func (r *replayer) sources(inputs []*input) (list []policy.Source) {
 	}
 	if slices.ContainsFunc(inputs, func(in *input) bool { return in.wire != nil }) {
 		list = append(list, policy.SIP)
-		r.sip = detect.NewSIP()
+		r.sip, r.join = detect.NewSIP(), detect.NewJoin()
 		r.sip.SetScanners(r.scanners...)
 	}
 	return list
@@ -167,6 +168,7 @@ func (r *replayer) play(inputs []*input) error {
 
 // pass lets virtual time pass.
 func (r *replayer) pass(to time.Time) {
+	r.endWaits(to)
 	if to.After(r.now) {
 		r.now = to
 	}
@@ -282,6 +284,10 @@ func (r *replayer) event(in *input) {
 	*a, outcome = r.detector.Event(in.event, at)
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
+		if r.waits(a) {
+			r.result.understood(in)
+			return
+		}
 		r.attempt(in, a, in.record.text)
 	case detect.NoAddress:
 		r.result.notUnderstood(in, in.record.text)
@@ -330,6 +336,7 @@ func (r *replayer) finish() {
 		return
 	}
 	r.ended = true
+	r.endWaits(r.now.Add(detect.JoinTime))
 	r.sequence.CountMissed(r.now.Add(detect.ConfirmTime + time.Second))
 	r.sequence.Advance(r.now.Add(r.wait + time.Second))
 	r.result.Duplicates = r.reports

@@ -34,7 +34,7 @@ type Result struct {
 	Held          int            `json:"held"`               // bans that a guard would have held
 	Noticed       []string       `json:"noticed,omitempty"`  // reports without a ban: untrusted
 	Messages      int            `json:"sip_messages"`
-	Unproven      int            `json:"unproven"`       // refused credentials whose sender's address may be forged
+	Unproven      int            `json:"unproven"`       // refused credentials on the wire whose sender's address may be forged
 	Zone          string         `json:"zone,omitempty"` // time zone assumed for attempts in log lines that state none
 	Bans          []Ban          `json:"bans"`
 

@@ -3,6 +3,7 @@ package replay
 import (
 	"errors"
 	"io"
+	"time"
 
 	"fsban/detect"
 	"fsban/policy"
@@ -96,12 +97,43 @@ func (in *input) nextPacket() error {
 	return nil
 }
 
+// waits reports whether a failed login of the event socket waits for its SIP request, as in the daemon. Otherwise it has its proof.
+func (r *replayer) waits(a *policy.Attempt) bool {
+	id, ok := r.detector.Login()
+	return ok && r.alive[policy.SIP] > 0 && !r.join.Attempt(a, id, r.now)
+}
+
+// joined decides on failed logins that wait no more.
+func (r *replayer) joined(list []detect.Joined) {
+	for i := range list {
+		r.reports++
+		r.sequence.Attempt(&list[i].Attempt, r.now)
+	}
+}
+
+// endWaits ends the waits that are due until a time.
+func (r *replayer) endWaits(to time.Time) {
+	for r.join != nil {
+		due, waits := r.join.Next()
+		if !waits || due.After(to) {
+			return
+		}
+		if due.After(r.now) {
+			r.now = due
+		}
+		r.joined(r.join.Due(due))
+	}
+}
+
 // packet replays a SIP message, at its own time.
 func (r *replayer) packet(in *input) {
 	r.result.Messages++
 	a := &in.record.attempt
 	var outcome detect.Outcome
 	*a, outcome = r.sip.Packet(&in.record.packet, in.record.at)
+	if l, ok := r.sip.Login(); ok {
+		r.joined(r.join.Saw(l, r.now))
+	}
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
 		if a.Kind == policy.Malformed { // an attempt, but not understood
@@ -110,12 +142,12 @@ func (r *replayer) packet(in *input) {
 			r.sequence.Attempt(a, r.now)
 			return
 		}
+		if a.Kind == policy.AuthFailure && a.Proof == policy.NoProof {
+			r.result.Unproven++
+		}
 		r.attempt(in, a, nil)
 	case detect.Malformed:
 		r.malformed(in)
-	case detect.Unproven:
-		r.result.understood(in)
-		r.result.Unproven++
 	default:
 		r.result.understood(in)
 	}

@@ -223,7 +223,7 @@ func printReplay(s *term.Screen, r *replay.Result) {
 		{r.Unconfirmed, "reports that the preferred source did not confirm: not counted"},
 		{r.Repeated, "lines that were in the log before: not counted"},
 		{r.Outdated, "lines far older than the lines before them: not counted"},
-		{r.Unproven, "refused logins of addresses without proof, perhaps forged: not counted"},
+		{r.Unproven, "refused logins on the wire whose address nothing proves, perhaps forged: only rule unproven counts them"},
 		{r.Unanswered, "challenges unanswered at the end: counted as if no credentials followed"},
 	} {
 		if n.count > 0 {
