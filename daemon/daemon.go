@@ -203,11 +203,13 @@ func (d *Daemon) run(ctx context.Context) error {
 
 	readers, ctx := errgroup.WithContext(ctx)
 	defer d.sources.stopAt(ctx)()
-	readers.Go(func() error { return d.sources.client.Run(ctx) })
+	socket, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	readers.Go(func() error { return d.sources.client.Run(socket) })
+	readers.Go(func() error {
+		defer hangUp() // last: the tap may have to switch FreeSWITCH's capture off
+		return d.sources.tap.run(ctx)
+	})
 	readers.Go(func() error { return d.sources.followLog(ctx) })
-	if d.sources.tap != nil {
-		readers.Go(func() error { return d.sources.tap.run(ctx) })
-	}
 	readers.Go(func() error { return d.server.Serve(ctx, controlListener) })
 	readers.Go(func() error { return d.serveReloads(ctx) })
 	readers.Go(func() error { return d.watchdog(ctx) })

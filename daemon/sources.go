@@ -89,6 +89,9 @@ func newSources(o sourceOptions) *sources {
 	cfg := o.config()
 	s.tap = newTap(o)
 	s.client = esl.NewClient(cfg.FreeSWITCH.Address, s.socket(cfg, s.newDetector(cfg)))
+	if s.tap != nil {
+		s.tap.capture = newCapture(s.tap, s.client)
+	}
 	return s
 }
 
@@ -181,6 +184,7 @@ func (s *sources) onState(state esl.State) {
 			s.parts.log.Warn("this login may not see all events (esl-allowed-events in the directory)", "not_allowed", missed)
 		}
 		s.parts.connected()
+		s.tap.connected()
 		s.failed = ""
 	case state.Err != nil:
 		s.parts.metrics.sourceErrs[state.Err.Reason].Inc()

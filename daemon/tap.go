@@ -27,6 +27,7 @@ type tap struct {
 	parts sourceOptions
 	wake  chan struct{} // a failed login waits
 
+	capture *capture
 	hep     atomic.Pointer[hep.Listener] // nil: not listening
 	problem atomic.Pointer[string]       // why it does not listen
 	logged  string                       // the last problem; the listener's goroutine's own
@@ -48,9 +49,14 @@ func newTap(o sourceOptions) *tap {
 
 // run reads SIP messages until ctx ends. Then it lets the failed logins that wait go.
 func (t *tap) run(ctx context.Context) error {
+	if t == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return t.serveHEP(ctx) })
 	group.Go(func() error { return t.serveWaiting(ctx) })
+	group.Go(func() error { return t.capture.run(ctx) })
 	return group.Wait()
 }
 
@@ -170,6 +176,7 @@ func (t *tap) listen(ctx context.Context) error {
 	t.problem.Store(nil)
 	t.logged = ""
 	t.parts.log.Info("listening for HEP", "address", l.Addr())
+	t.capture.wake()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.Run(ctx, t.take) })
 	group.Go(func() error { return t.watchAlive(ctx, l) })
@@ -187,6 +194,13 @@ func hepOptions(cfg *config.HEP) hep.Options {
 	return hep.Options{From: cfg.Senders(), Forward: cfg.Collector()}
 }
 
+// connected runs in the event socket's goroutine: FreeSWITCH may have restarted.
+func (t *tap) connected() {
+	if t != nil {
+		t.capture.wake()
+	}
+}
+
 // configure takes over the settings that a reload changes.
 func (t *tap) configure(cfg *config.Config) {
 	if t == nil {
@@ -195,6 +209,7 @@ func (t *tap) configure(cfg *config.Config) {
 	if l := t.hep.Load(); l != nil {
 		l.Set(hepOptions(&cfg.SIP.HEP))
 	}
+	t.capture.wake()
 }
 
 // watchAlive notices that messages have stopped coming.
@@ -247,10 +262,13 @@ func (t *tap) problems() []string {
 	if t == nil {
 		return nil
 	}
-	if problem := t.problem.Load(); problem != nil {
-		return []string{*problem}
+	var list []string
+	for _, problem := range []*string{t.problem.Load(), t.capture.problem.Load()} {
+		if problem != nil {
+			list = append(list, *problem)
+		}
 	}
-	return nil
+	return list
 }
 
 // hepStats are the counts of all listeners for HEP so far.

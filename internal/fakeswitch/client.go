@@ -280,6 +280,9 @@ func (c *client) run(command string) {
 		c.reply("-ERR permission denied")
 		return
 	}
+	if len(c.s.ran) < maxRan {
+		c.s.ran = append(c.s.ran, command)
+	}
 	text, ok := c.s.replies[command]
 	if !ok {
 		text = fmt.Sprintf("-ERR %s Command not found!\n", name)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,7 @@ type Switch struct {
 	changed  chan struct{} // closed and replaced on each change that a Wait method waits for
 	fault    Fault
 	replies  map[string]string
+	ran      []string // api commands, at most maxRan
 	sequence uint64
 	dropped  uint64
 }
@@ -196,6 +198,16 @@ func (s *Switch) SetReply(command, reply string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replies[command] = reply
+}
+
+// maxRan bounds the api commands that are remembered.
+const maxRan = 1000
+
+// Ran returns the first api commands that clients have run, with their arguments.
+func (s *Switch) Ran() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ran)
 }
 
 // Clients returns the number of connected clients, logged in or not.
