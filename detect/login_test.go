@@ -58,71 +58,72 @@ func (j *joiner) pass(d time.Duration) {
 	}
 }
 
+var joinScripts = map[string]struct {
+	script func(*joiner)
+	want   []string
+}{
+	"the request came first": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.fail("a", 5060, "c")
+	}, []string{"a UDP nonce after 0s"}},
+	"the event came first": {func(j *joiner) {
+		j.fail("a", 5060, "c")
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+	}, []string{"a UDP nonce after 1ms"}},
+	"two events of one request, and its copy": {func(j *joiner) {
+		j.fail("a", 5060, "c")
+		j.fail("b", 5060, "c")
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.fail("c", 5060, "c")
+	}, []string{"a UDP nonce after 2ms", "b UDP nonce after 1ms", "c UDP nonce after 0s"}},
+	"the answer proves a connection": {func(j *joiner) {
+		j.saw(5060, "c", policy.TCP, policy.NoProof)
+		j.fail("a", 5060, "c")
+		j.saw(5060, "c", policy.TCP, policy.TCPProof)
+	}, []string{"a TCP tcp after 1ms"}},
+	"no request": {func(j *joiner) { j.fail("a", 5060, "c") }, []string{"a   after 50ms"}},
+	"a forged request": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NoProof)
+		j.fail("a", 5060, "c")
+	}, []string{"a UDP none after 50ms"}},
+	"a forged request whose Call-ID the event has in another form": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NoProof)
+		j.fail("a", 5060, "other")
+	}, []string{"a UDP none after 50ms"}},
+	"a proven request of the same address and port lends no proof": {func(j *joiner) {
+		j.saw(5060, "honest", policy.UDP, policy.NonceProof)
+		j.saw(5060, "forged", policy.UDP, policy.NoProof)
+		j.fail("a", 5060, "forged")
+	}, []string{"a UDP none after 50ms"}},
+	"nor does one of another port": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.fail("a", 5061, "c")
+	}, []string{"a   after 50ms"}},
+	"a forged copy hides no guess": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NoProof)
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.saw(5060, "c", policy.UDP, policy.NoProof)
+		j.fail("a", 5060, "c")
+	}, []string{"a UDP nonce after 0s"}},
+	"a request of long ago": {func(j *joiner) {
+		j.saw(5060, "c", policy.UDP, policy.NonceProof)
+		j.pass(loginTime)
+		j.fail("a", 5060, "c")
+	}, []string{"a   after 50ms"}},
+	"the one behind it does not wait longer": {func(j *joiner) {
+		j.fail("a", 5060, "c")
+		j.fail("b", 5061, "d")
+		j.saw(5061, "d", policy.UDP, policy.NonceProof)
+	}, []string{"b UDP nonce after 1ms", "a   after 50ms"}},
+	"a Call-ID with an escape": {func(j *joiner) {
+		j.saw(5060, "c%4A%4a%%", policy.UDP, policy.NonceProof) // the event's value is decoded
+		j.fail("a", 5060, "cJ%4a%%")
+	}, []string{"a UDP nonce after 0s"}},
+}
+
 func TestFailedLoginsAreJoinedWithTheirRequests(t *testing.T) {
-	const none = policy.NoProof
-	for name, test := range map[string]struct {
-		script func(*joiner)
-		want   []string
-	}{
-		"the request came first": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.fail("a", 5060, "c")
-		}, []string{"a UDP nonce after 0s"}},
-		"the event came first": {func(j *joiner) {
-			j.fail("a", 5060, "c")
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-		}, []string{"a UDP nonce after 1ms"}},
-		"two events of one request, and its copy": {func(j *joiner) {
-			j.fail("a", 5060, "c")
-			j.fail("b", 5060, "c")
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.fail("c", 5060, "c")
-		}, []string{"a UDP nonce after 2ms", "b UDP nonce after 1ms", "c UDP nonce after 0s"}},
-		"the answer proves a connection": {func(j *joiner) {
-			j.saw(5060, "c", policy.TCP, none)
-			j.fail("a", 5060, "c")
-			j.saw(5060, "c", policy.TCP, policy.TCPProof)
-		}, []string{"a TCP tcp after 1ms"}},
-		"no request": {func(j *joiner) { j.fail("a", 5060, "c") }, []string{"a   after 50ms"}},
-		"a forged request": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, none)
-			j.fail("a", 5060, "c")
-		}, []string{"a UDP none after 50ms"}},
-		"a forged request whose Call-ID the event has in another form": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, none)
-			j.fail("a", 5060, "other")
-		}, []string{"a UDP none after 50ms"}},
-		"a proven request of the same address and port lends no proof": {func(j *joiner) {
-			j.saw(5060, "honest", policy.UDP, policy.NonceProof)
-			j.saw(5060, "forged", policy.UDP, none)
-			j.fail("a", 5060, "forged")
-		}, []string{"a UDP none after 50ms"}},
-		"nor does one of another port": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.fail("a", 5061, "c")
-		}, []string{"a   after 50ms"}},
-		"a forged copy hides no guess": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, none)
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.saw(5060, "c", policy.UDP, none)
-			j.fail("a", 5060, "c")
-		}, []string{"a UDP nonce after 0s"}},
-		"a request of long ago": {func(j *joiner) {
-			j.saw(5060, "c", policy.UDP, policy.NonceProof)
-			j.pass(loginTime)
-			j.fail("a", 5060, "c")
-		}, []string{"a   after 50ms"}},
-		"the one behind it does not wait longer": {func(j *joiner) {
-			j.fail("a", 5060, "c")
-			j.fail("b", 5061, "d")
-			j.saw(5061, "d", policy.UDP, policy.NonceProof)
-		}, []string{"b UDP nonce after 1ms", "a   after 50ms"}},
-		"a Call-ID with an escape": {func(j *joiner) {
-			j.saw(5060, "c%4A%4a%%", policy.UDP, policy.NonceProof) // the event's value is decoded
-			j.fail("a", 5060, "cJ%4a%%")
-		}, []string{"a UDP nonce after 0s"}},
-	} {
+	for name, test := range joinScripts {
 		t.Run(name, func(t *testing.T) {
 			j := &joiner{Join: NewJoin(), now: joinNow}
 			test.script(j)
