@@ -25,7 +25,6 @@ type metrics struct {
 	tap      tapMetrics
 	verdicts map[policy.Verdict]prometheus.Counter
 	whileBan prometheus.Counter
-	details  map[policy.Kind]map[string]prometheus.Counter
 
 	bans    *prometheus.CounterVec // by rule
 	unbans  map[book.Cause]prometheus.Counter
@@ -122,7 +121,7 @@ func (m *metrics) ofAttempts(t table, d *Daemon) {
 			"address that a rule would ban; held: a guard holds the ban; excused: unbanned a moment ago; forged: a tap saw a "+
 			"failure of a known-good or never-ban address, and nothing proves that it sent it.", "verdict", verdicts)
 	m.whileBan = t.counter("fsban_attempts_while_banned_total", "Attempts of addresses that were already banned.")
-	m.details = map[policy.Kind]map[string]prometheus.Counter{
+	m.tap.details = map[policy.Kind]map[string]prometheus.Counter{
 		policy.Malformed: counters(t, "fsban_malformed_messages_total", "Malformed SIP messages that count as attempts, by fault.", "fault", detect.Faults),
 		policy.Exploit: counters(t, "fsban_exploits_total",
 			"SIP requests that match a published attack on FreeSWITCH itself, by advisory.", "advisory", advisory.Recognised()),

@@ -8,9 +8,11 @@ import (
 	"fsban/sipwire/hep"
 )
 
-// tapMetrics count SIP messages of the taps by outcome, and observe how long failed logins waited for their requests.
+// tapMetrics count SIP messages of the taps by outcome, and details of attempts on the wire, and observe how long failed logins waited
+// for their requests.
 type tapMetrics struct {
 	messages map[detect.Outcome]prometheus.Counter
+	details  map[policy.Kind]map[string]prometheus.Counter
 	joined   prometheus.Histogram
 }
 

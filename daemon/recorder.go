@@ -15,7 +15,7 @@ func (m *metrics) Counted(profile string, k policy.Kind) { m.profiles.count(prof
 
 // Detailed counts the detail of an attempt.
 func (m *metrics) Detailed(k policy.Kind, detail string) {
-	if c := m.details[k][detail]; c != nil {
+	if c := m.tap.details[k][detail]; c != nil {
 		c.Inc()
 	}
 }
