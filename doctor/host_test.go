@@ -173,8 +173,8 @@ func TestHosts(t *testing.T) {
 		{"a closed log", Host{CTILog: &File{Path: "/ddt/fs/log/x", Closed: "/ddt", Exists: true}}, []string{"warning cti-log-permissions"}},
 		{"SELinux", Host{SELinux: "enforcing", CTILog: &File{Path: "/ddt/fs/log/x", Exists: true, Label: "u:r:t"}}, []string{"note selinux"}},
 		{"sshd without LoginGraceTime", Host{LoginGraceTime: new(time.Duration)}, []string{"warning ssh-grace"}},
-		{"sshd with a long one", Host{LoginGraceTime: after(10 * time.Minute)}, []string{"note ssh-grace"}},
-		{"sshd with its default", Host{LoginGraceTime: after(2 * time.Minute)}, nil},
+		{"sshd with a long one", Host{LoginGraceTime: new(10 * time.Minute)}, []string{"note ssh-grace"}},
+		{"sshd with its default", Host{LoginGraceTime: new(2 * time.Minute)}, nil},
 		{"SELinux without a log", Host{SELinux: "enforcing"}, nil},
 		{"others", Host{Programs: []string{"fail2ban"}, Firewall: []string{"A chain f2b-sshd is there."}}, []string{"note other-guards", "note firewall"}},
 	} {
@@ -188,8 +188,6 @@ func TestHosts(t *testing.T) {
 		}
 	}
 }
-
-func after(d time.Duration) *time.Duration { return &d }
 
 func TestWithoutAFreeSWITCHTheHostIsExamined(t *testing.T) {
 	host := Host{CTILog: &File{Path: "/log/x"}, Saved: saved.Rules{Stale: []string{"/etc/ipset.conf"}}, SELinux: "enforcing"}

@@ -116,7 +116,7 @@ func sshdTime(text string) (time.Duration, error) {
 		}
 		unit := time.Second
 		if rest = rest[digits:]; rest != "" {
-			known := false
+			var known bool
 			if unit, known = units[rest[0]]; !known {
 				return 0, wrong
 			}

@@ -159,7 +159,8 @@ func (e *Engine) banWide(p netip.Prefix, r *wideRecord, s *observation, rule *Ru
 	case len(pieces) == 0: // everything in it is an exception, or there are too many: look again after as much evidence
 		*r = wideRecord{since: s.ms}
 		return
-	case proof != allHits && !(persists && e.guards.rate.allowPersistent(e.now)) && !e.guards.rate.allow(e.now):
+	case proof == allHits, persists && e.guards.rate.allowPersistent(e.now), e.guards.rate.allow(e.now):
+	default:
 		return
 	}
 	*r = wideRecord{since: s.ms}

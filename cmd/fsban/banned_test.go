@@ -81,7 +81,7 @@ func TestEnforceReportsBansWithoutRoom(t *testing.T) {
 	root.SetArgs([]string{"--socket", socket, "enforce", "--keep", "--yes"})
 	err := root.ExecuteContext(t.Context())
 	const want = "enforcing, with 2000 bans; 0 watched bans ended\n" +
-		"No room for 1 ban, those nearest to their end: see firewall.max_bans and firewall.backend.\n"
+		"No room for 1 ban, those with the least evidence: see firewall.max_bans and firewall.backend.\n"
 	if err != nil || out.String() != want {
 		t.Errorf("%q, %v", out.String(), err)
 	}

@@ -58,7 +58,7 @@ fsban enforces after a restart too. --revoke withdraws that: the next start foll
 			}
 			fmt.Fprintf(out, "enforcing, with %s; %s ended\n", plural(result.Kept, "ban"), plural(result.Ended, "watched ban"))
 			if result.Evicted > 0 {
-				fmt.Fprintf(out, "No room for %s, those nearest to their end: see firewall.max_bans and firewall.backend.\n",
+				fmt.Fprintf(out, "No room for %s, those with the least evidence: see firewall.max_bans and firewall.backend.\n",
 					plural(result.Evicted, "ban"))
 			}
 			if !result.FileAgrees {
