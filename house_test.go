@@ -63,7 +63,7 @@ var mayImport = map[string][]string{
 	},
 	"daemon": { // wiring
 		"fsban/advisory", "fsban/api", "fsban/config", "fsban/control", "fsban/ctilog", "fsban/decide", "fsban/decide/book", "fsban/detect", "fsban/doctor/fsxml", "fsban/esl", "fsban/firewall", "fsban/firewall/backend",
-		"fsban/fleet", "fsban/fleet/merge", "fsban/ledger", "fsban/neverban", "fsban/policy", "fsban/sipwire", "fsban/sipwire/hep",
+		"fsban/fleet", "fsban/fleet/merge", "fsban/ledger", "fsban/neverban", "fsban/policy", "fsban/sipwire", "fsban/sipwire/hep", "fsban/sipwire/nflog",
 		"github.com/coreos/go-systemd/v22/daemon", "github.com/prometheus/client_golang/prometheus",
 		"github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp",
 		"github.com/prometheus/exporter-toolkit/web", "golang.org/x/sync/errgroup",

@@ -12,7 +12,7 @@ var live = []string{
 	"cti_log.path",
 	"cti_event.subclasses", "cti_event.ip_header", "cti_event.user_header", "cti_event.reason_header",
 	"calls.contexts", "calls.deny_prefix", "calls.allow_prefix", "calls.destination_number_max_len",
-	"sip.hep.enable", "sip.hep.from", "sip.hep.forward",
+	"sip.ports", "sip.hep.enable", "sip.hep.from", "sip.hep.forward",
 	"policy.findtime", "policy.maxretry", "policy.bantime",
 	"policy.ignoreip", "policy.ignore_file", "policy.ignoreself", "policy.ignore_gateways", "policy.ignore_acls", "policy.ignore_ssh",
 	"policy.ssh_ports",
@@ -35,7 +35,7 @@ var live = []string{
 // restart are the keys that need a restart: attempts are counted by prefix; a chain, a port or a target is better changed at one
 // moment than while bans arrive; and the sockets must stay reachable.
 var restart = []string{
-	"sip.tap", "sip.ports", "sip.hep.listen",
+	"sip.tap", "sip.hep.listen",
 	"policy.ipv4_prefix", "policy.ipv6_prefix", "policy.nat64_prefixes",
 	"firewall.enforce", "firewall.backend", "firewall.chains", "firewall.ports", "firewall.target",
 	"fleet.redis", "fleet.sentinel", "fleet.cluster", "fleet.username", "fleet.password", "fleet.password_file",

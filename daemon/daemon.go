@@ -137,6 +137,10 @@ func (d *Daemon) wire(mode decide.Mode) {
 	d.sources = newSources(sourceOptions{
 		config: d.cfg, log: d.log, loop: d.loop, metrics: d.metrics, tune: d.opts.tune,
 		changed: d.readiness.check, connected: d.onConnected, gatewayChanged: func() { d.neverBan.watcher.Refresh() },
+		setTap: d.enforcer.SetTap, enforces: d.watch.ended,
+		api: func(ctx context.Context, name, arguments string) ([]byte, error) {
+			return d.sources.client.API(ctx, name, arguments)
+		},
 	})
 	d.neverBan = newNeverBan(cfg, d.sources.client, d.loop, d.log)
 	d.server = control.NewServer(cfg.Control.Socket, d.opts.Version, api.New(api.Options{

@@ -35,6 +35,7 @@ func (d *Daemon) newEnforcer() *firewall.Enforcer {
 			}
 		},
 		Changed: func(s firewall.Status) { logged = d.onFirewall(s, logged) },
+		Tapped:  func(s firewall.TapStatus) { d.sources.tap.onRules(s) },
 		Check:   time.Duration(d.cfg().Firewall.Check),
 	})
 }

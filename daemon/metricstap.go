@@ -49,6 +49,12 @@ func (m *metrics) ofTap(t table, d *Daemon) {
 			}
 			return 0
 		})
+	m.ofKernelTap(t, func() *kernelTap {
+		if tap() == nil {
+			return nil
+		}
+		return tap().kernel
+	})
 	reasons := make([]hep.Reason, hep.NumReasons)
 	for r := range reasons {
 		reasons[r] = hep.Reason(r)

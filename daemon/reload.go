@@ -194,6 +194,7 @@ func (d *Daemon) onConnected() {
 	d.watchPeer()
 	d.neverBan.watcher.Refresh()
 	d.sources.domains.refresh()
+	d.sources.tap.ask()
 }
 
 // watchPeer adds the event socket's other end to the never-ban list, or removes it, as configured.

@@ -15,6 +15,7 @@ import (
 	"fsban/decide"
 	"fsban/detect"
 	"fsban/esl"
+	"fsban/firewall"
 	"fsban/policy"
 )
 
@@ -64,6 +65,10 @@ type sourceOptions struct {
 	changed        func() // readiness may have changed
 	connected      func() // the event socket has come up
 	gatewayChanged func()
+
+	setTap   func(context.Context, firewall.Tap) error // what the kernel copies
+	api      func(ctx context.Context, name, arguments string) ([]byte, error)
+	enforces <-chan struct{} // closed once fsban enforces
 }
 
 // sources reads attempts from the event socket and from mod_cti's log, and offers them to the decision loop.

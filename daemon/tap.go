@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,8 +25,9 @@ const quietTime = 2 * time.Minute
 // A tap turns SIP messages, as they cross the wire, into attempts, and joins failed logins that the event socket reports with their
 // requests. One detect.SIP reads the messages of all readers, so that a message that two of them see counts once.
 type tap struct {
-	parts sourceOptions
-	wake  chan struct{} // a failed login waits
+	parts  sourceOptions
+	wake   chan struct{} // a failed login waits
+	kernel *kernelTap    // nil: sip.tap is hep
 
 	capture *capture
 	hep     atomic.Pointer[hep.Listener] // nil: not listening
@@ -44,7 +46,11 @@ func newTap(o sourceOptions) *tap {
 	if o.config().SIP.Tap == config.TapOff {
 		return nil
 	}
-	return &tap{parts: o, wake: make(chan struct{}, 1), sip: detect.NewSIP(), join: detect.NewJoin()}
+	t := &tap{parts: o, wake: make(chan struct{}, 1), sip: detect.NewSIP(), join: detect.NewJoin()}
+	if o.config().SIP.Tap != config.TapHEP {
+		t.kernel = newKernelTap(&o, t)
+	}
+	return t
 }
 
 // run reads SIP messages until ctx ends. Then it lets the failed logins that wait go.
@@ -54,6 +60,9 @@ func (t *tap) run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	if t.kernel != nil {
+		group.Go(func() error { return t.kernel.run(ctx) })
+	}
 	group.Go(func() error { return t.serveHEP(ctx) })
 	group.Go(func() error { return t.serveWaiting(ctx) })
 	group.Go(func() error { return t.capture.run(ctx) })
@@ -140,8 +149,30 @@ func (t *tap) serveWaiting(ctx context.Context) error {
 // retryListen is the pause between two attempts to listen, checkAlive that between two looks at the last message.
 const retryListen, checkAlive = 10 * time.Second, time.Second
 
-// serveHEP listens for HEP until ctx ends. That it cannot is an open problem, and it tries again.
+// awaitHEP waits until HEP is to be listened for: with sip.tap auto, until SIP cannot be received from the kernel or sip.hep.enable is set.
+func (t *tap) awaitHEP(ctx context.Context) error {
+	ticker := time.NewTicker(checkAlive)
+	defer ticker.Stop()
+	for t.mode() == config.TapAuto && !t.parts.config().SIP.HEP.Enable && !t.kernel.failed() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
+
+func (t *tap) mode() string { return t.parts.config().SIP.Tap }
+
+// serveHEP listens for HEP until ctx ends, if sip.tap wants it. That it cannot is an open problem, and it tries again.
 func (t *tap) serveHEP(ctx context.Context) error {
+	if t.mode() == config.TapNFLOG {
+		return nil
+	}
+	if err := t.awaitHEP(ctx); err != nil {
+		return err
+	}
 	for {
 		err := t.listen(ctx)
 		if ctx.Err() != nil {
@@ -178,7 +209,7 @@ func (t *tap) listen(ctx context.Context) error {
 	t.parts.log.Info("listening for HEP", "address", l.Addr())
 	t.capture.wake()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return l.Run(ctx, t.take) })
+	group.Go(func() error { return l.Run(ctx, t.takeHEP) })
 	group.Go(func() error { return t.watchAlive(ctx, l) })
 	err = group.Wait()
 	t.mu.Lock()
@@ -186,8 +217,17 @@ func (t *tap) listen(ctx context.Context) error {
 	t.past.Add(&stats)
 	t.hep.Store(nil)
 	t.mu.Unlock()
-	t.setAlive(false)
+	t.setAlive(t.kernel.up())
 	return err
+}
+
+// takeHEP takes in a SIP message that was mirrored, unless the kernel copies it, too: mod_sofia leaves out addresses of IPv6, so that the
+// two are not recognised as one message.
+func (t *tap) takeHEP(p *sipwire.Packet) {
+	if p.From.Addr().IsUnspecified() && t.kernel.covers(p) {
+		return
+	}
+	t.take(p)
 }
 
 func hepOptions(cfg *config.HEP) hep.Options {
@@ -210,6 +250,7 @@ func (t *tap) configure(cfg *config.Config) {
 		l.Set(hepOptions(&cfg.SIP.HEP))
 	}
 	t.capture.wake()
+	t.kernel.configure()
 }
 
 // watchAlive notices that messages have stopped coming.
@@ -221,7 +262,7 @@ func (t *tap) watchAlive(ctx context.Context, l *hep.Listener) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-ticker.C:
-			if t.parts.loop.Alive(policy.SIP) && now.Sub(l.Stats().Last) > quietTime {
+			if t.parts.loop.Alive(policy.SIP) && now.Sub(l.Stats().Last) > quietTime && !t.kernel.up() {
 				t.setAlive(false)
 			}
 		}
@@ -238,16 +279,27 @@ func (t *tap) status(st *control.Source) {
 	if t == nil {
 		return
 	}
-	st.Address = "hep " + t.parts.config().SIP.HEP.Listen
 	l := t.hep.Load()
+	if t.kernel != nil {
+		s := t.kernel.stats()
+		st.Address, st.Messages, st.Lost, st.LastEvent, st.Error = t.kernel.address(), s.Packets, s.Lost, s.Last, t.kernel.problem()
+		if l == nil && t.problem.Load() == nil {
+			return
+		}
+		st.Address += ", "
+	}
+	st.Address += "hep " + t.parts.config().SIP.HEP.Listen
 	if l == nil {
 		if problem := t.problem.Load(); problem != nil {
-			st.Error = *problem
+			st.Error = strings.TrimPrefix(st.Error+"; "+*problem, "; ")
 		}
 		return
 	}
 	s := l.Stats()
-	st.LastEvent, st.Messages, st.Lost = s.Last, s.Datagrams, s.Lost
+	st.Messages, st.Lost = st.Messages+s.Datagrams, st.Lost+s.Lost
+	if s.Last.After(st.LastEvent) {
+		st.LastEvent = s.Last
+	}
 	switch {
 	case st.Up:
 	case s.Last.IsZero():
@@ -267,6 +319,15 @@ func (t *tap) problems() []string {
 		if problem != nil {
 			list = append(list, *problem)
 		}
+	}
+	mode, failure := t.mode(), t.kernel.problem()
+	switch {
+	case t.kernel == nil, mode == config.TapAuto && t.parts.loop.Alive(policy.SIP): // one tap is enough
+	case failure != "":
+		list = append(list, "SIP is not read from the kernel: "+failure+" (trying again)")
+	case mode != config.TapAuto && !t.kernel.enforcing():
+		list = append(list, fmt.Sprintf("sip.tap is %s, and an fsban that watches makes no rules, so the kernel copies no SIP: set it to auto or "+
+			"hep, or run fsban enforce", mode))
 	}
 	return list
 }

@@ -2,7 +2,6 @@ package firewall_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -78,52 +77,9 @@ type path struct {
 // newPath makes a veth pair and a namespace for its other end, where everybody in 10.0.0.0/8 lives.
 func newPath(b *testing.B) *path {
 	b.Helper()
-	work, done := make(chan func()), make(chan struct{})
-	go func() { // the only thread of the other namespace; it ends with the goroutine
-		defer close(done)
-		runtime.LockOSThread()
-		for f := range work {
-			f()
-		}
-	}()
-	b.Cleanup(func() { close(work); <-done })
-	kerneltest.Command(b, "ip link add fsban0 type veth peer name fsban1")
-	b.Cleanup(func() {
-		if err := exec.CommandContext(context.Background(), "ip", "link", "del", "fsban0").Run(); err != nil {
-			b.Errorf("ip link del fsban0: %v", err)
-		}
-	})
-	there := func(f func() error) {
-		b.Helper()
-		failed := make(chan error)
-		work <- func() { failed <- f() }
-		if err := <-failed; err != nil {
-			b.Fatal(err)
-		}
-	}
-	run := func(line string) error {
-		words := strings.Fields(line)
-		if out, err := exec.CommandContext(b.Context(), words[0], words[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-		return nil
-	}
-	var thread int
-	there(func() error {
-		thread = unix.Gettid()
-		return unix.Unshare(unix.CLONE_NEWNET)
-	})
-	for _, line := range []string{
-		fmt.Sprintf("ip link set fsban1 netns %d", thread), "ip addr add 203.0.113.1/24 dev fsban0", "ip link set fsban0 up",
-		"ip route add 10.0.0.0/8 via 203.0.113.2",
-	} {
-		kerneltest.Command(b, line)
-	}
-	for _, line := range []string{
-		"ip link set lo up", "ip addr add 203.0.113.2/24 dev fsban1", "ip link set fsban1 up", "ip addr add 10.0.0.1/8 dev lo",
-	} {
-		there(func() error { return run(line) })
-	}
+	there := kerneltest.Beside(b, []string{"203.0.113.1/24"}, []string{"203.0.113.2/24", "10.0.0.1/32"})
+	kerneltest.Command(b, "ip route add 10.0.0.0/8 via 203.0.113.2")
+	there(func() error { return exec.CommandContext(b.Context(), "ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo").Run() })
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
 		b.Cleanup(func() { _ = unix.Close(socket) })
