@@ -79,7 +79,9 @@ func newPath(b *testing.B) *path {
 	b.Helper()
 	there := kerneltest.Beside(b, []string{"203.0.113.1/24"}, []string{"203.0.113.2/24", "10.0.0.1/32"})
 	kerneltest.Command(b, "ip route add 10.0.0.0/8 via 203.0.113.2")
-	there(func() error { return exec.CommandContext(b.Context(), "ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo").Run() })
+	there(func() error {
+		return exec.CommandContext(b.Context(), "ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo").Run()
+	})
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
 		b.Cleanup(func() { _ = unix.Close(socket) })
