@@ -248,7 +248,8 @@ func (m *metrics) ofPolicy(t table, d *Daemon) {
 	gauges(t, "fsban_guard_active",
 		"1 if the guard holds bans back, 0 otherwise. outage: many known-good addresses fail at once; ban_rate: more bans a "+
 			"minute than policy.ban_rate; known_good: more bans of known-good addresses than policy.known_good.ban_rate.", "guard",
-		[]policy.Guard{policy.OutageGuard, policy.RateGuard, policy.KnownGoodGuard}, func(g policy.Guard) float64 { return boolean(d.loop.Observed().Guards[g]) })
+		[]policy.Guard{policy.OutageGuard, policy.RateGuard, policy.KnownGoodGuard},
+		func(g policy.Guard) float64 { return boolean(d.loop.Observed().Guards[g]) })
 	m.observations.stuck = t.counter("fsban_stuck_phone_reports_total", "Reports of stuck phones.")
 	m.observations.suspicious = counters(t, "fsban_suspicious_logins_total",
 		"Logins from a new address with evidence that the password was guessed.", "grade", []string{"likely", "possible"})

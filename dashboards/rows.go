@@ -113,7 +113,8 @@ func firstLook(l *layout) {
 			query("", inRange(sel("fsban_decisions_total", `verdict="spared_ban"`))).thresholds(green, step{1, orange}).size(6, 4).
 			alerts("FsbanNeverBanAttacks"),
 		stat("Known-good addresses banned",
-			"Bans of known-good addresses by rules: customers that are cut off. More than a few are forged, or the directory is down.", "short", "none").
+			"Bans of known-good addresses by rules: customers that are cut off. More than a few are forged, or the directory "+
+				"is down.", "short", "none").
 			query("", inRange(sel("fsban_known_good_bans_total"))).thresholds(green, step{1, orange}).size(6, 4).
 			alerts("FsbanKnownGoodBanned"),
 		stat("Stuck phones",
@@ -163,7 +164,8 @@ func attacks(l *layout) {
 			query("{{kind}}", minutely("kind", ofProfile(`kind=~".+"`))).colors(kindColors...).size(12, 8),
 		lines("Decisions by verdict",
 			"Decisions per minute. counted: counts towards a ban; ban: triggers a ban; spared: never-ban address; held: a "+
-				"guard holds the ban; excused: unbanned a moment ago; forged: not counted, in the name of a protected address.", perMinute, "no attempts").
+				"guard holds the ban; excused: unbanned a moment ago; forged: not counted, in the name of a protected address.",
+			perMinute, "no attempts").
 			query("{{verdict}}", minutely("verdict", sel("fsban_decisions_total"))).
 			colors("pass", green, "counted", yellow, "ban", red, "spared", blue, "spared_ban", orange, "held", purple).size(12, 8).
 			alerts("FsbanNeverBanAttacks"),
