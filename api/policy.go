@@ -93,8 +93,8 @@ func policyProblems(p *control.Policy) []string {
 		}
 	}
 	if f := p.Forged; f != nil {
-		list = append(list, fmt.Sprintf("%d forged failures of known-good or never-ban addresses since %s, the last of %v: nobody is banned for them",
-			f.Count, f.Since.Local().Format(time.TimeOnly), f.Addr))
+		list = append(list, fmt.Sprintf("%d forged failures of known-good or never-ban addresses since %s, the last of %v: nobody is banned "+
+			"for them", f.Count, f.Since.Local().Format(time.TimeOnly), f.Addr))
 	}
 	for _, s := range p.Suspicious {
 		list = append(list, suspiciousProblem(&s))
@@ -129,7 +129,8 @@ func guardProblem(g *control.Guard) string {
 		return fmt.Sprintf("%d known-good addresses fail together: is the directory back end down? Their bans are held (%d)", g.Now, g.Held)
 	}
 	if g.Name == policy.KnownGoodGuard.String() {
-		return fmt.Sprintf("more than %d bans of known-good addresses: the rest is held (%d). Forged failures? fsban held shows them", g.Limit, g.Held)
+		return fmt.Sprintf("more than %d bans of known-good addresses: the rest is held (%d). Forged failures? fsban held shows them",
+			g.Limit, g.Held)
 	}
 	return fmt.Sprintf("more than %d bans a minute: the rest is held (%d). fsban held shows them", g.Limit, g.Held)
 }

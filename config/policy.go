@@ -111,7 +111,8 @@ func defaultPolicy() Policy {
 			UnprovenBanTime: Duration(o.UnprovenBanTime), UnprovenMaxBanTime: Duration(o.UnprovenMaxBanTime),
 		},
 		KnownGood: KnownGood{
-			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxPerAccount: o.MaxPerAccount, MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
+			Expire: Duration(o.KnownFor), Max: o.MaxKnown, MaxPerAccount: o.MaxPerAccount,
+			MaxRetry: o.OfficeMaxRetry, FindTime: Duration(o.OfficeFindTime),
 			BanTime: Duration(o.OfficeBanTime), BanRate: o.KnownGoodBanRate, StuckAfter: o.StuckAfter,
 		},
 		SuspiciousLogin: SuspiciousLogin{
@@ -119,7 +120,8 @@ func defaultPolicy() Policy {
 		},
 		DistributedAttack: DistributedAttack{After: o.DistributedAfter, FindTime: Duration(o.DistributedFindTime)},
 		OutageGuard: OutageGuard{
-			Enabled: true, Min: o.OutageMin, Share: o.OutageShare, KnownFor: Duration(o.OutageKnownFor), Window: Duration(o.OutageWindow), Hold: Duration(o.OutageHold),
+			Enabled: true, Min: o.OutageMin, Share: o.OutageShare, KnownFor: Duration(o.OutageKnownFor),
+			Window: Duration(o.OutageWindow), Hold: Duration(o.OutageHold),
 		},
 		BanRate:       o.BanRate,
 		ChallengeWait: Duration(o.ChallengeWait),
@@ -141,7 +143,8 @@ func (p *Policy) Options() policy.Options {
 		KnownFor: zeroIsOff(time.Duration(p.KnownGood.Expire)), MaxKnown: p.KnownGood.Max,
 		MaxPerAccount:  p.KnownGood.MaxPerAccount,
 		OfficeMaxRetry: p.KnownGood.MaxRetry, OfficeFindTime: time.Duration(p.KnownGood.FindTime),
-		OfficeBanTime: time.Duration(p.KnownGood.BanTime), KnownGoodBanRate: zeroIsOff(p.KnownGood.BanRate), StuckAfter: zeroIsOff(p.KnownGood.StuckAfter),
+		OfficeBanTime: time.Duration(p.KnownGood.BanTime), KnownGoodBanRate: zeroIsOff(p.KnownGood.BanRate),
+		StuckAfter:      zeroIsOff(p.KnownGood.StuckAfter),
 		SuspiciousAfter: zeroIsOff(p.SuspiciousLogin.After), SuspiciousFindTime: time.Duration(p.SuspiciousLogin.FindTime),
 		TrustAfter:       time.Duration(p.SuspiciousLogin.TrustAfter),
 		DistributedAfter: zeroIsOff(p.DistributedAttack.After), DistributedFindTime: time.Duration(p.DistributedAttack.FindTime),

@@ -119,7 +119,8 @@ func (l *Loop) takeAttempt(s *merge.Statement, now time.Time) {
 
 // shareAttempt announces an attempt that counts, if the nodes share failures.
 func (l *Loop) shareAttempt(a *policy.Attempt) {
-	if !l.sharesFailures() || a.Source == policy.Fleet || a.Proof == policy.NoProof || a.Kind != policy.AuthFailure && a.Kind != policy.Violation {
+	if !l.sharesFailures() || a.Source == policy.Fleet || a.Proof == policy.NoProof ||
+		a.Kind != policy.AuthFailure && a.Kind != policy.Violation {
 		return
 	}
 	l.fleet.outbox.Announce(merge.Statement{

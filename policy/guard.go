@@ -240,7 +240,8 @@ func (e *Engine) startRateGuard(guard Guard) {
 	}
 }
 
-// endRateGuard ends a guard when it has held no other prefix for a minute. Held bans of known-good addresses that do not persist are dropped.
+// endRateGuard ends a guard when it has held no other prefix for a minute. Held bans of known-good addresses that do not persist are
+// dropped.
 func (e *Engine) endRateGuard(guard Guard) {
 	r := e.guards.of(guard)
 	if !r.active || e.now < r.lastHeld+minuteMS {

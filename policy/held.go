@@ -107,8 +107,8 @@ func (e *Engine) hold(k key, d *Decision, proof banProof, firings int) {
 const releaseTogether = 500
 
 // releaseHeld makes bans that a guard with a rate held, those with the most evidence first, as many as the rate allows and evenly: while
-// the guard is active, and of known-good addresses, only those that persist. New ones do not wait for them: they have a minute's allowance of their own. Those that will be over at
-// the time given are dropped.
+// the guard is active, and of known-good addresses, only those that persist. New ones do not wait for them: they have an allowance of their
+// own. Those that will be over at the time given are dropped.
 func (e *Engine) releaseHeld(guard Guard, until int64) {
 	r, all := e.guards.of(guard), &e.guards.held
 	if r.nextRelease > e.now || e.replay.active || all.releasable(guard, r.active) == 0 {

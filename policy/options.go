@@ -84,7 +84,8 @@ func DefaultOptions() Options {
 		StuckAfter:       5, StuckSilence: time.Hour, MaxStuck: 1000,
 		SuspiciousAfter: 3, SuspiciousFindTime: time.Hour, TrustAfter: day,
 		DistributedAfter: 20, DistributedFindTime: time.Hour, MaxUsers: 65_536,
-		OutageMin: 10, OutageShare: 0.05, OutageKnownFor: 15 * minute, OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
+		OutageMin: 10, OutageShare: 0.05, OutageKnownFor: 15 * minute,
+		OutageWindow: 5 * minute, OutageHold: 2 * minute, BanRate: 100, MaxHeld: 10_000,
 	}
 }
 

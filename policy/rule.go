@@ -81,8 +81,9 @@ func (r *Rule) sameCounting(other *Rule) bool {
 		}
 		return re.String()
 	}
-	return r.Name == other.Name && r.DistinctUsers == other.DistinctUsers && r.Unproven == other.Unproven && slices.Equal(r.Kinds, other.Kinds) &&
-		(r.UserAgent == nil) == (other.UserAgent == nil) && text(r.UserAgent) == text(other.UserAgent) && slices.Equal(r.Profiles, other.Profiles)
+	return r.Name == other.Name && r.DistinctUsers == other.DistinctUsers && r.Unproven == other.Unproven &&
+		slices.Equal(r.Kinds, other.Kinds) && (r.UserAgent == nil) == (other.UserAgent == nil) &&
+		text(r.UserAgent) == text(other.UserAgent) && slices.Equal(r.Profiles, other.Profiles)
 }
 
 // A ruleset is rules made ready: sets of rules are one bit each. The last of them is the office rule, which counts the
