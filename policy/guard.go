@@ -194,6 +194,16 @@ func (r *rate) add(at int64) {
 	}
 }
 
+// full reports whether as many bans as may be made in a period were made in the one before at.
+func (r *rate) full(at int64) bool {
+	for _, ban := range r.bans {
+		if ban > at || ban <= at-r.period {
+			return false
+		}
+	}
+	return len(r.bans) > 0
+}
+
 // inPeriod returns how many bans were made in the last period.
 func (r *rate) inPeriod(now int64) (n int) {
 	for _, at := range r.bans {
@@ -217,7 +227,7 @@ func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard
 	case s.known && e.guards.outage.active && s.Kind == AuthFailure && !s.ceiling:
 		return OutageGuard
 	case e.replay.active:
-		return RateGuard
+		return guard
 	case proof == allHits:
 		return NoGuard
 	case e.inForce(s.key, e.now):
@@ -230,11 +240,12 @@ func (e *Engine) holdingGuard(s *observation, proof banProof, firings int) Guard
 	return guard
 }
 
-// startRateGuard records that another prefix is held.
+// startRateGuard records that another prefix is held. In a replay the known_good guard starts and ends as it did, because its end drops
+// held bans.
 func (e *Engine) startRateGuard(guard Guard) {
 	r := e.guards.of(guard)
 	r.lastHeld = e.now
-	if !r.active && !e.replay.active {
+	if !r.active && (guard == KnownGoodGuard || !e.replay.active) {
 		r.active, r.since = true, e.now
 		e.pending.reports = append(e.pending.reports, e.guardChange(guard, 0))
 	}

@@ -16,6 +16,8 @@ type Offence struct {
 
 	Unproven      int       `json:"unproven,omitempty"` // short bans without proof, which are not in Count
 	UnprovenSince time.Time `json:"unproven_since,omitzero"`
+
+	KnownGood bool `json:"known_good,omitempty"` // the last ban was of a known-good address: the rate of those counts it
 }
 
 // Last returns the time of the last ban.
@@ -26,7 +28,8 @@ type offence struct {
 	since, until  int64 // until is 0 for a ban without end
 	unprovenSince int64
 	count         int32
-	unproven      int32 // short bans, which are not in count
+	unproven      int16 // short bans, which are not in count
+	known         bool  // the last ban was of a known-good address
 }
 
 // last returns the time of the last ban.
@@ -68,32 +71,38 @@ func (e *Engine) SetOffence(o Offence) {
 		since := unixMilli(o.Last())
 		*e.offences.touch(keyOf(o.Prefix.Masked())) = offence{
 			since: unixMilli(o.Since), until: unixMilli(o.Until), unprovenSince: unixMilli(o.UnprovenSince),
-			count: int32(min(o.Count, math.MaxInt32)), unproven: int32(min(o.Unproven, math.MaxInt32)),
+			count: int32(min(o.Count, math.MaxInt32)), unproven: int16(min(o.Unproven, math.MaxInt16)), known: o.KnownGood,
 		}
 		e.offences.newest, e.clock.newest = max(e.offences.newest, since), max(e.clock.newest, since)
 		if e.clock.last == 0 { // it was made here, by an earlier process
-			e.guards.rate.add(since)
+			r := &e.guards.rate
+			if o.KnownGood {
+				r = &e.guards.knownGood
+			}
+			r.add(since)
 		} else {
 			e.unsaved.markOffence(keyOf(o.Prefix.Masked()))
 		}
 	}
 }
 
-// recordOffence records the ban of k. It counts as of the newest attempt, though a late one may have completed it.
-func (e *Engine) recordOffence(k key, number int, newest, until int64, proof banProof) {
+// recordOffence records the ban of k, a known-good address or not. It counts as of the newest attempt, though a late one may have
+// completed it.
+func (e *Engine) recordOffence(k key, number int, newest, until int64, proof banProof, known bool) {
 	var o offence
 	if was := e.offences.get(k); was != nil && !e.offenceExpired(was, newest) {
 		o = *was
 	}
-	longerInForce := o.count+o.unproven > 0 && (o.until == 0 || o.until > until)
+	longerInForce := int(o.count)+int(o.unproven) > 0 && (o.until == 0 || o.until > until)
 	if proof == onlyUnproven {
-		o.unproven, o.unprovenSince = int32(number), newest
+		o.unproven, o.unprovenSince = int16(min(number, math.MaxInt16)), newest
 	} else {
 		o.count, o.since = int32(number), newest
 	}
 	if proof != onlyUnproven || !longerInForce {
 		o.until = until
 	}
+	o.known = known
 	*e.offences.touch(k) = o
 	e.offences.newest = max(e.offences.newest, newest)
 	e.unsaved.markOffence(k)
@@ -183,7 +192,7 @@ func (e *Engine) withdrawOffence(k key) (left Offence, changed bool) {
 		return Offence{Prefix: k.prefix()}, false
 	case !e.inForce(k, e.now):
 		return o.public(k), false
-	case o.count+o.unproven <= 1:
+	case int(o.count)+int(o.unproven) <= 1:
 		e.offences.remove(k)
 		return Offence{Prefix: k.prefix()}, true
 	case o.unproven > 0 && o.unprovenSince > o.since:
@@ -199,6 +208,6 @@ func (e *Engine) withdrawOffence(k key) (left Offence, changed bool) {
 func (o *offence) public(k key) Offence {
 	return Offence{
 		Prefix: k.prefix(), Count: int(o.count), Since: fromMilli(o.since), Until: fromMilli(o.until),
-		Unproven: int(o.unproven), UnprovenSince: fromMilli(o.unprovenSince),
+		Unproven: int(o.unproven), UnprovenSince: fromMilli(o.unprovenSince), KnownGood: o.known,
 	}
 }

@@ -238,9 +238,9 @@ func (e *Engine) applyRule(s *observation, t *tracker, proof banProof, d *Decisi
 		e.spared[s.never].Bans++
 		return
 	}
-	if e.replay.active && s.known && !e.guards.outage.active {
+	if e.replay.active && s.known && !e.guards.outage.active && !e.guards.knownGood.full(s.ms) {
 		e.resetCounts(s.key, allHits)
-		return // a ban would have ended known-good: a guard held this one, and has dropped it or will
+		return // a ban would have ended known-good: a guard held it, and has dropped it or will
 	}
 	firings := e.firings(s.key, &t.window) + 1
 	if d.Guard = e.holdingGuard(s, proof, firings); d.Guard != NoGuard {
@@ -296,7 +296,9 @@ func (e *Engine) resetCounts(k key, which banProof) {
 // makeBan makes the ban that d describes; newest is the time of its newest attempt.
 func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, d *Decision) {
 	d.Verdict, d.Offence, d.Short = BanNow, number, proof == onlyUnproven
-	e.recordOffence(k, number, newest, unixMilli(d.Until), proof)
+	was := e.known.get(home)
+	known := was != nil && e.isKnownRecord(was)
+	e.recordOffence(k, number, newest, unixMilli(d.Until), proof, known)
 	if proof == onlyUnproven {
 		e.resetCounts(k, onlyUnproven)
 	} else {
@@ -305,8 +307,8 @@ func (e *Engine) makeBan(k, home key, number int, newest int64, proof banProof, 
 	if h := e.guards.held.get(k); h != nil && (proof != onlyUnproven || h.proof == onlyUnproven) { // forged attempts drop no longer ban
 		e.guards.held.remove(k)
 	}
-	if was := e.known.get(home); was != nil {
-		if e.isKnownRecord(was) {
+	if was != nil {
+		if known {
 			e.guards.known++
 			if d.Guard == NoGuard {
 				e.rememberKnownBan(k, home, *was)
