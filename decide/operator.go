@@ -26,8 +26,8 @@ type BanOrder struct {
 	Since            time.Time // of an imported ban
 }
 
-// Ban makes an operator's ban and returns it. Omitted reason, end and evidence are those of the ban in force. A *book.Refusal
-// gives the reason if it was not made.
+// Ban makes an operator's ban and returns it. Omitted reason, end and evidence are those of the ban in force, and a local one stays
+// local. A *book.Refusal gives the reason if it was not made.
 func (l *Loop) Ban(ctx context.Context, o BanOrder) (b ledger.Ban, err error) {
 	var refused error
 	err = l.Do(ctx, func() { // the clock does not step here
@@ -64,6 +64,7 @@ func (l *Loop) entryOfOrder(o *BanOrder) book.Entry {
 		if o.BanTime == 0 && (old.Rule == book.RuleOperator || old.Until.IsZero() || old.Until.After(b.Until)) {
 			b.Until = old.Until
 		}
+		b.Local = b.Local || old.Rule == book.RuleOperator && old.Local
 		if old.Rule == book.RuleOperator && !o.Force { // with force: later than the allowance that it overrides
 			b.Since = old.Since
 		}
@@ -130,7 +131,7 @@ type AllowOrder struct {
 }
 
 // Allow puts a prefix onto the never-ban list by an operator's order, ends its bans, and returns the allowance. Omitted reason
-// and end are those of the allowance in force. still are bans that hold addresses of the prefix although it is allowed. A
+// and end are those of the allowance in force, and a local one stays local. still are bans that hold addresses of the prefix although it is allowed. A
 // *book.Refusal gives the reason if nothing was allowed.
 func (l *Loop) Allow(ctx context.Context, o AllowOrder) (a book.Allowance, still []ledger.Ban, err error) {
 	var refused error
@@ -141,7 +142,7 @@ func (l *Loop) Allow(ctx context.Context, o AllowOrder) (a book.Allowance, still
 			a.Until = now.Add(o.Time)
 		}
 		if old, ok := l.book.Allowance(o.Prefix); ok {
-			a.Reason = cmp.Or(a.Reason, old.Reason)
+			a.Reason, a.Local = cmp.Or(a.Reason, old.Reason), a.Local || old.Local
 			if o.Time == 0 {
 				a.Until = old.Until
 			}
@@ -207,6 +208,7 @@ func (l *Loop) Release(ctx context.Context, p netip.Prefix, by string) (n int, e
 			list = l.engine.ReleaseAll(now)
 		}
 		for i := range list {
+			l.recorder.Decided(list[i].Verdict)
 			l.act(&list[i], policy.Operator, firewall.Cause{Read: now})
 		}
 		n = len(list)

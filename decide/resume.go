@@ -246,6 +246,7 @@ func (l *Loop) restoreHeld() {
 		if d.Verdict != policy.BanNow {
 			continue
 		}
+		l.recorder.Decided(d.Verdict)
 		e := entryOf(&d, book.Replayed, policy.Event, firewall.Cause{Read: l.started})
 		if e.Ban.Over(l.started) {
 			continue

@@ -26,9 +26,9 @@ func newBan(s *settings) *cobra.Command {
 		Use:   "ban ADDRESS|PREFIX...",
 		Short: "Ban an address or prefix",
 		Long: `Ban addresses or prefixes by hand. A repeated ban changes only the given values: without --bantime its end stays, without
---reason its reason. A target that is on the never-ban list (fsban status --all), known-good or very wide (an IPv4 /16, an IPv6
-/32), or that holds such addresses, needs a confirmation on a terminal, or --force. After a refusal the others are still banned,
-and the exit code is 1.`,
+--reason its reason, and one made with --local stays local. A target that is on the never-ban list (fsban status --all),
+known-good or very wide (an IPv4 /16, an IPv6 /32), or that holds such addresses, needs a confirmation on a terminal, or --force.
+After a refusal the others are still banned, and the exit code is 1.`,
 		Example: "  fsban ban 192.0.2.7\n  fsban ban 192.0.2.0/24 --bantime 7d --reason \"scans since Monday\"",
 		Args:    someArgs,
 		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
