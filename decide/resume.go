@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -234,11 +235,14 @@ func (l *Loop) restorePosition(r *replay) (p position, lines detect.LinesTaken) 
 	return p, lines
 }
 
-// restoreHeld drops held bans that are in force. Others are made from now on, as far as the ban rate allows: a guard held them, or
+// restoreHeld drops held bans that are in force or have ended. Others are made from now on, as far as the ban rate allows: a guard held them, or
 // the rules have changed since.
 func (l *Loop) restoreHeld() {
-	for _, h := range l.engine.Held() {
-		if _, banned := l.ledger.Get(h.Prefix); banned {
+	held := l.engine.Held()
+	ended := l.endedFor(held)
+	for _, h := range held {
+		_, banned := l.ledger.Get(h.Prefix)
+		if since, found := ended[h.Prefix]; banned || found && !since.Before(newestEvidence(&h)) {
 			l.engine.Discard(h.Prefix)
 		}
 	}
@@ -253,6 +257,40 @@ func (l *Loop) restoreHeld() {
 		}
 		l.reportRefusal(d.Prefix, l.book.Replay(e))
 	}
+}
+
+// endedFor returns the start of the newest ended ban of each held prefix. Attempts that such a ban punished count again if the policy has
+// forgotten the offence.
+func (l *Loop) endedFor(held []policy.HeldBan) map[netip.Prefix]time.Time {
+	if len(held) == 0 {
+		return nil
+	}
+	wanted, q := make(map[netip.Prefix]bool, len(held)), ledger.Query{Since: newestEvidence(&held[0])}
+	for i := range held {
+		wanted[held[i].Prefix] = true
+		if at := newestEvidence(&held[i]); at.Before(q.Since) {
+			q.Since = at
+		}
+	}
+	newest := make(map[netip.Prefix]time.Time)
+	q.Match = func(e *ledger.EndedBan) bool {
+		if wanted[e.Prefix] {
+			newest[e.Prefix] = later(newest[e.Prefix], e.Since)
+		}
+		return false
+	}
+	if _, unreadable, err := l.ledger.History(q); err != nil || unreadable > 0 {
+		l.log.Warn("cannot read all ended bans", "unreadable", unreadable, "error", err)
+	}
+	return newest
+}
+
+// newestEvidence returns the time of the last attempt of a held ban.
+func newestEvidence(h *policy.HeldBan) time.Time {
+	if n := len(h.Evidence); n > 0 {
+		return h.Evidence[n-1].At
+	}
+	return h.Since
 }
 
 // restoreAll passes the records of a shelf to put, the oldest first.
