@@ -131,8 +131,8 @@ type AllowOrder struct {
 }
 
 // Allow puts a prefix onto the never-ban list by an operator's order, ends its bans, and returns the allowance. Omitted reason
-// and end are those of the allowance in force, and a local one stays local. still are bans that hold addresses of the prefix although it is allowed. A
-// *book.Refusal gives the reason if nothing was allowed.
+// and end are those of the allowance in force, and a local one stays local. still are bans that hold addresses of the prefix
+// although it is allowed. A *book.Refusal gives the reason if nothing was allowed.
 func (l *Loop) Allow(ctx context.Context, o AllowOrder) (a book.Allowance, still []ledger.Ban, err error) {
 	var refused error
 	err = l.change(ctx, func() {

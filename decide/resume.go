@@ -235,8 +235,8 @@ func (l *Loop) restorePosition(r *replay) (p position, lines detect.LinesTaken) 
 	return p, lines
 }
 
-// restoreHeld drops held bans that are in force or have ended. Others are made from now on, as far as the ban rate allows: a guard held them, or
-// the rules have changed since.
+// restoreHeld drops held bans that are in force or have ended. Others are made from now on, as far as the ban rate allows: a guard
+// held them, or the rules have changed since.
 func (l *Loop) restoreHeld() {
 	held := l.engine.Held()
 	ended := l.endedFor(held)
