@@ -213,7 +213,8 @@ func (k *kernelTap) askPorts(ctx context.Context) []firewall.Ports {
 }
 
 // A running profile in the answer to sofia xmlstatus. That of a TLS port ends in (TLS): its packets are encrypted.
-var runningProfile = regexp.MustCompile(`<type>profile</type>\s*<data>sips?:[^<]*?(?::(\d{1,5}))?</data>\s*<state>RUNNING \(\d+\)( \(TLS\))?</state>`)
+var runningProfile = regexp.MustCompile(`<type>profile</type>\s*<data>sips?:[^<]*?(?::(\d{1,5}))?</data>\s*` +
+	`<state>RUNNING \(\d+\)( \(TLS\))?</state>`)
 
 // profilePorts returns the ports of the running profiles in the answer to sofia xmlstatus, of UDP and TCP, in order. Those beyond
 // firewall.MaxTapPorts are left out.

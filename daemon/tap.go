@@ -326,8 +326,8 @@ func (t *tap) problems() []string {
 	case failure != "":
 		list = append(list, "SIP is not read from the kernel: "+failure+" (trying again)")
 	case mode != config.TapAuto && !t.kernel.enforcing():
-		list = append(list, fmt.Sprintf("sip.tap is %s, and an fsban that watches makes no rules, so the kernel copies no SIP: set it to auto or "+
-			"hep, or run fsban enforce", mode))
+		list = append(list, fmt.Sprintf("sip.tap is %s, and an fsban that watches makes no rules, so the kernel copies no SIP: set it to auto "+
+			"or hep, or run fsban enforce", mode))
 	}
 	return list
 }
