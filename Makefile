@@ -112,7 +112,8 @@ soak: tools-test
 
 EACH ?= 60s
 fuzz:
-	$(GO) test -count=1 -timeout 0 ./policy -run 'TestTheEngineDecides|TestTheNextFailure|SimulatedMonths' -search 10
+	$(GO) test -count=1 -timeout 0 ./policy -run 'TestTheEngineDecides|TestTheNextFailure|SimulatedMonths|TestARestart|TestAStepOfTheClock' -search 10
+	$(GO) test -count=1 -timeout 0 ./decide -run 'TestARestartAmid' -search 40
 	$(GO) test -count=1 -timeout 0 -v ./decide -run 'TestNodesConverge$$' -converge.for $(EACH)
 	@grep -ro '^func Fuzz[A-Za-z]*' --include=*_test.go . | sort | sed 's|/[^/]*:func | |' | while read -r room target; do \
 		out=$$($(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(EACH) -fuzzminimizetime 1x "$$room" 2>&1); code=$$?; \
