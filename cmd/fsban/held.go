@@ -84,4 +84,5 @@ func printHeld(s *term.Screen, held []control.HeldBan) {
 			strconv.Itoa(h.Firings), userList(s, usersOf(h.Evidence)))
 	}
 	t.Print(s)
+	fmt.Fprintln(s.Out, plural(len(held), "held ban"))
 }

@@ -137,6 +137,9 @@ func printHistoryCSV(out io.Writer, ended []control.EndedBan) {
 	}
 }
 
+// wideHistory is the width of a screen from which operator and reason of an end are in its column, instead of on a line of their own.
+const wideHistory = 120
+
 func printHistory(s *term.Screen, ended []control.EndedBan, evidence bool) {
 	if len(ended) == 0 {
 		fmt.Fprintln(s.Out, "no ended bans")
@@ -161,8 +164,16 @@ func printHistory(s *term.Screen, ended []control.EndedBan, evidence bool) {
 		default:
 			why = userList(s, usersOf(e.Evidence))
 		}
+		end := endingOf(s, e)
+		long := s.Width > 0 && s.Width < wideHistory && term.Width(end) > 14
+		if long { // or it would leave no room for WHY
+			end = s.Clean(e.Cause)
+		}
 		t.Add(e.Ended.Local().Format("01-02 15:04"), term.Prefix(e.Prefix), s.Clean(e.Rule), e.Since.Local().Format("01-02 15:04"), attempts,
-			endingOf(s, e), why)
+			end, why)
+		if long {
+			t.Note("    " + endingOf(s, e))
+		}
 		if evidence {
 			for k := range e.Evidence {
 				t.Note("    " + attemptLine(s, &e.Evidence[k]))
@@ -241,6 +252,7 @@ func printAllowed(s *term.Screen, allowed []control.Allowance, now time.Time) {
 		t.Add(cells...)
 	}
 	t.Print(s)
+	fmt.Fprintln(s.Out, plural(len(allowed), "allowance"))
 }
 
 // confirmed calls do without force, and once more with it if the operator confirms a doubt of the daemon on a terminal.
