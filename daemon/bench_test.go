@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -109,4 +111,75 @@ func (a *appliedBans) Observe(seconds float64) {
 	a.own = append(a.own, time.Duration(seconds*float64(time.Second)))
 	a.Histogram.Observe(seconds)
 	a.at <- now
+}
+
+// BenchmarkBanLatencyWithATap measures the same, every other ban with a tap: FreeSWITCH mirrors the request, writes its events, and
+// mirrors the answer. Without a tap nothing waits. ratio is the quotient of the two medians.
+func BenchmarkBanLatencyWithATap(b *testing.B) {
+	b.Cleanup(func() { // after the daemon's
+		if _, _, err := backend.Teardown(); err != nil {
+			b.Error(err)
+		}
+	})
+	fs := newSwitch(b, fakeswitch.Options{})
+	cfg := configFor(b, fs)
+	cfg.Firewall.Backend = config.BackendIPTables
+	cfg.Policy.BanRate = 0 // no held bans
+	cfg.SIP.Tap, cfg.SIP.HEP.Listen = config.TapHEP, "127.0.0.1:0"
+	applied := &appliedBans{at: make(chan time.Time, 1)}
+	r := startWith(b, fs, cfg, Options{}, func(d *Daemon) {
+		applied.Histogram, d.metrics.latency = d.metrics.latency, applied
+	})
+	r.ready()
+	r.eventually("it listens for HEP", func() bool { return r.sources.tap.hep.Load() != nil })
+	conn, err := net.Dial("udp", r.sources.tap.hep.Load().Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	addr := netip.MustParseAddr("11.0.0.0")
+	var without, with []time.Duration
+	for i := range 1000 {
+		addr = addr.Next()
+		frames := fakeswitch.Frames(fakeswitch.WrongPassword, fakeswitch.Caller{Addr: addr, User: "1000"}, time.Now())
+		r.eventually("the tap is idle", func() bool { return r.sources.tap.hepStats().Datagrams == uint64(len(with)*6) })
+		r.sources.tap.joinStats() // the last message was taken in, too
+		r.sources.tap.setAlive(false)
+		if tapped := i%2 == 1; tapped {
+			sip := onWire(b, frames, addr)
+			r.mirror(sip.challenge, sip.challenged, sip.answer, sip.refused)
+			r.fail(addr.String(), 4)
+			r.settled()
+			_, _ = conn.Write(sip.answer)
+			began := time.Now()
+			fs.EmitRaw(frames)
+			_, _ = conn.Write(sip.refused)
+			with = append(with, applied.next(b).Sub(began))
+			continue
+		}
+		r.fail(addr.String(), 4)
+		r.settled()
+		began := time.Now()
+		fs.EmitRaw(frames)
+		without = append(without, applied.next(b).Sub(began))
+	}
+	if got := r.metric("fsban_sip_joined_total"); !strings.Contains(got, "proof=nonce 2500\n") {
+		b.Fatalf("not every failure was joined with its request:\n%s", got)
+	}
+	report(b, "without-", without)
+	report(b, "with-", with)
+	b.ReportMetric(float64(with[len(with)/2])/float64(without[len(without)/2]), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// next waits for the next ban.
+func (a *appliedBans) next(b *testing.B) time.Time {
+	b.Helper()
+	select {
+	case at := <-a.at:
+		return at
+	case <-time.After(20 * time.Second):
+		b.Fatal("never in the kernel")
+		return time.Time{}
+	}
 }

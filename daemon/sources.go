@@ -137,6 +137,7 @@ func (s *sources) onEvent(detector *detect.Detector, ev *esl.Event) {
 	switch outcome {
 	case detect.Attempt, detect.ClockAdrift:
 		s.count(&a, now)
+		s.tap.know(&a, now)
 		if id, ok := detector.Login(); !ok || s.tap.ready(&a, id, now) {
 			s.parts.loop.Offer(a, now)
 		}

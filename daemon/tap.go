@@ -50,7 +50,18 @@ func newTap(o sourceOptions) *tap {
 	if o.config().SIP.Tap != config.TapHEP {
 		t.kernel = newKernelTap(&o, t)
 	}
+	t.sip.SetScanners(detect.Scanners(o.config().Policy.Rules())...)
 	return t
+}
+
+// know notes a login that the event socket reported: requests of its address are no scan.
+func (t *tap) know(a *policy.Attempt, now time.Time) {
+	if t == nil || a.Kind != policy.AuthSuccess {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sip.Know(a.Addr, now)
 }
 
 // run reads SIP messages until ctx ends. Then it lets the failed logins that wait go.
@@ -249,6 +260,9 @@ func (t *tap) configure(cfg *config.Config) {
 	if l := t.hep.Load(); l != nil {
 		l.Set(hepOptions(&cfg.SIP.HEP))
 	}
+	t.mu.Lock()
+	t.sip.SetScanners(detect.Scanners(cfg.Policy.Rules())...)
+	t.mu.Unlock()
 	t.capture.wake()
 	t.kernel.configure()
 }

@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -234,4 +236,56 @@ func TestAnAddressInUseIsAnOpenProblem(t *testing.T) {
 	r.metricIs("fsban_hep_listening", "0\n")
 	r.fail("192.0.2.7", 5)
 	r.eventually("banned", func() bool { return slices.Equal(r.banned(), []string{"192.0.2.7/32"}) })
+}
+
+// A caller's wrong password on the wire: as HEP, a challenge, the answer to it, and its refusal.
+type wrongPassword struct{ challenge, challenged, answer, refused []byte }
+
+// onWire returns the SIP of WrongPassword as fakeswitch reports it for a caller.
+func onWire(t testing.TB, frames []byte, addr netip.Addr) wrongPassword {
+	t.Helper()
+	header := func(name string) string {
+		_, attempt, _ := bytes.Cut(frames, []byte("register_attempt"))
+		_, value, found := bytes.Cut(attempt, []byte("\n"+name+": "))
+		value, _, _ = bytes.Cut(value, []byte("\n"))
+		if !found {
+			t.Fatalf("no %s in %s", name, frames)
+		}
+		return string(value)
+	}
+	port, err := strconv.ParseUint(header("network-port"), 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, server := netip.AddrPortFrom(addr, uint16(port)), netip.MustParseAddrPort("192.0.2.1:5060")
+	message := func(first string, cseq int, more string) string {
+		return fmt.Sprintf("%s\r\nVia: SIP/2.0/UDP %v;branch=z9hG4bK%s%d;rport\r\nFrom: <sip:1000@pbx>;tag=f\r\nTo: <sip:1000@pbx>\r\nCall-ID: %s\r\n"+
+			"CSeq: %d REGISTER\r\n%s\r\n", first, client, addr, cseq, header("call-id"), cseq, more)
+	}
+	const request = "REGISTER sip:pbx SIP/2.0"
+	nonce := "n" + addr.String()
+	return wrongPassword{
+		challenge:  hep3(client, server, message(request, 1, "")),
+		challenged: hep3(server, client, message("SIP/2.0 401 Unauthorized", 1, fmt.Sprintf("WWW-Authenticate: Digest realm=\"pbx\", nonce=\"%s\"\r\n", nonce))),
+		answer: hep3(client, server, message(request, 2, fmt.Sprintf("Authorization: Digest username=\"1000\", realm=\"pbx\", nonce=\"%s\", uri=\"sip:pbx\", "+
+			"response=\"0\"\r\n", nonce))),
+		refused: hep3(server, client, message("SIP/2.0 403 Forbidden", 2, "")),
+	}
+}
+
+// hep3 returns a datagram of HEP 3, of UDP over IPv4.
+func hep3(from, to netip.AddrPort, payload string) []byte {
+	chunk := func(kind uint16, value []byte) []byte {
+		b := binary.BigEndian.AppendUint16([]byte{0, 0}, kind)
+		return append(binary.BigEndian.AppendUint16(b, uint16(6+len(value))), value...)
+	}
+	port := func(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
+	var body []byte
+	for _, c := range [][]byte{
+		chunk(1, []byte{2}), chunk(2, []byte{17}), chunk(3, from.Addr().AsSlice()), chunk(4, to.Addr().AsSlice()), chunk(7, port(from.Port())),
+		chunk(8, port(to.Port())), chunk(11, []byte{1}), chunk(15, []byte(payload)),
+	} {
+		body = append(body, c...)
+	}
+	return append(binary.BigEndian.AppendUint16([]byte("HEP3"), uint16(6+len(body))), body...)
 }
