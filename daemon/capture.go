@@ -86,8 +86,8 @@ func (c *capture) look(ctx context.Context, now time.Time) {
 		c.asked = now
 		c.conclude(c.on(ctx))
 	case missed && now.Sub(c.asked) >= captureCalm:
-		c.conclude(fmt.Errorf("FreeSWITCH was asked for its capture, and reports logins, but no SIP message arrives at %s: see FreeSWITCH's log, "+
-			"and restart the profile", c.tap.parts.config().SIP.HEP.Listen))
+		c.conclude(fmt.Errorf("FreeSWITCH was asked for its capture, and reports logins, but no SIP message arrives at %s: see FreeSWITCH's "+
+			"log, and restart the profile", c.tap.parts.config().SIP.HEP.Listen))
 	case last.After(c.asked):
 		c.problem.Store(nil)
 	}
@@ -219,12 +219,13 @@ func (c *capture) checkServer(server string) error {
 	to, err := netip.ParseAddrPort(place)
 	switch {
 	case err != nil:
-		return fmt.Errorf("the capture-server of sofia.conf.xml, %.80q, is no address that fsban can compare with its own: write %s", server, want)
+		return fmt.Errorf("the capture-server of sofia.conf.xml, %.80q, is no address that fsban can compare with its own: write %s",
+			server, want)
 	case to == listen, listen.Addr().IsUnspecified() && to.Port() == listen.Port():
 		return nil
 	}
-	return fmt.Errorf("FreeSWITCH sends its capture to %v, and fsban listens at %v: write %s in sofia.conf.xml, and if %v is a collector, write it into "+
-		"sip.hep.forward", to, listen, want, to)
+	return fmt.Errorf("FreeSWITCH sends its capture to %v, and fsban listens at %v: write %s in sofia.conf.xml, and if %v is a collector, "+
+		"write it into sip.hep.forward", to, listen, want, to)
 }
 
 // hepAddr returns the address at which the tap listens.

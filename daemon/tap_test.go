@@ -21,16 +21,13 @@ import (
 	"fsban/sipwire"
 )
 
-// tapped starts a daemon with a tap for HEP at a port of its own. Rules ban by default.
-func tapped(t testing.TB, change func(*config.Config)) *rig {
+// tapped starts a daemon with a tap for HEP at a port of its own.
+func tapped(t testing.TB) *rig {
 	t.Helper()
 	fs := newSwitch(t, fakeswitch.Options{})
 	cfg := configFor(t, fs)
 	cfg.SIP.Tap, cfg.SIP.HEP.Listen = config.TapHEP, "127.0.0.1:0"
 	cfg.CTILog.Path = config.CTILogOff
-	if change != nil {
-		change(&cfg)
-	}
 	r := start(t, fs, cfg)
 	r.ready()
 	r.eventually("it listens for HEP", func() bool { return r.sources.tap.hep.Load() != nil })
@@ -143,7 +140,7 @@ func TestRecordingsThroughTheDaemon(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := tapped(t, nil)
+			r := tapped(t)
 			r.replay(name)
 			r.eventually("the failures count", func() bool { return len(r.failures(test.addr)) >= len(test.failures) })
 			r.joined()
@@ -163,7 +160,7 @@ func TestRecordingsThroughTheDaemon(t *testing.T) {
 // Forged failures are never proven, and ban nobody: three packets with the nonce of another address.
 func TestForgedFailuresAreUnproven(t *testing.T) {
 	t.Parallel()
-	r := tapped(t, nil)
+	r := tapped(t)
 	const recording = "hep-forged-nonce-of-another-address"
 	for range 3 { // nine failures within findtime
 		r.mirror(datagrams(t, recording)...)
@@ -187,7 +184,7 @@ func TestForgedFailuresAreUnproven(t *testing.T) {
 // When the event socket is down, the tap's failures count, and each once when both report it.
 func TestTheTapTakesOverFromTheEventSocket(t *testing.T) {
 	t.Parallel()
-	r := tapped(t, nil)
+	r := tapped(t)
 	const recording = "hep-register-wrong-x5-one-nonce"
 	r.fs.SetFault(fakeswitch.RefusePassword)
 	r.fs.End(fakeswitch.Kill)
@@ -207,7 +204,7 @@ func TestTheTapTakesOverFromTheEventSocket(t *testing.T) {
 // A failed login whose request no tap sees waits, counts without proof, and is not lost at a stop.
 func TestAFailureWithoutItsRequestCounts(t *testing.T) {
 	t.Parallel()
-	r := tapped(t, nil)
+	r := tapped(t)
 	r.mirror(datagrams(t, "hep-options-svmap")...) // the tap is alive
 	r.fail("192.0.2.7", 4)
 	r.joined()
@@ -265,16 +262,16 @@ func onWire(t testing.TB, frames []byte, addr netip.Addr) wrongPassword {
 	const request = "REGISTER sip:pbx SIP/2.0"
 	nonce := "n" + addr.String()
 	return wrongPassword{
-		challenge:  hep3(client, server, message(request, 1, "")),
-		challenged: hep3(server, client, message("SIP/2.0 401 Unauthorized", 1, fmt.Sprintf("WWW-Authenticate: Digest realm=\"pbx\", nonce=\"%s\"\r\n", nonce))),
-		answer: hep3(client, server, message(request, 2, fmt.Sprintf("Authorization: Digest username=\"1000\", realm=\"pbx\", nonce=\"%s\", uri=\"sip:pbx\", "+
+		challenge:  hepDatagram(client, server, message(request, 1, "")),
+		challenged: hepDatagram(server, client, message("SIP/2.0 401 Unauthorized", 1, fmt.Sprintf("WWW-Authenticate: Digest realm=\"pbx\", nonce=\"%s\"\r\n", nonce))),
+		answer: hepDatagram(client, server, message(request, 2, fmt.Sprintf("Authorization: Digest username=\"1000\", realm=\"pbx\", nonce=\"%s\", uri=\"sip:pbx\", "+
 			"response=\"0\"\r\n", nonce))),
-		refused: hep3(server, client, message("SIP/2.0 403 Forbidden", 2, "")),
+		refused: hepDatagram(server, client, message("SIP/2.0 403 Forbidden", 2, "")),
 	}
 }
 
-// hep3 returns a datagram of HEP 3, of UDP over IPv4.
-func hep3(from, to netip.AddrPort, payload string) []byte {
+// hepDatagram returns a datagram of HEP 3, of UDP over IPv4.
+func hepDatagram(from, to netip.AddrPort, payload string) []byte {
 	chunk := func(kind uint16, value []byte) []byte {
 		b := binary.BigEndian.AppendUint16([]byte{0, 0}, kind)
 		return append(binary.BigEndian.AppendUint16(b, uint16(6+len(value))), value...)

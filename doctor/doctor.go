@@ -58,6 +58,7 @@ type Options struct {
 	Denied   []string // events, and "log", that the login of fsban may not see
 	Required string   // the event without which fsban cannot guard
 	LoggedIn string   // user@domain, or empty for the event socket's own password
+	NoTap    bool     // fsban reads no SIP messages
 
 	// Patience is how long one command may take. 10s when it is zero.
 	Patience time.Duration
@@ -103,6 +104,7 @@ func (s *system) findings(host *Host, opts *Options) []Finding {
 	all = append(all, s.clockFindings(host)...)
 	all = append(all, host.findings()...)
 	all = append(all, s.blindSpots(opts)...)
+	all = append(all, opts.tapFindings()...)
 	all = append(all, s.unseenFindings()...)
 	return sorted(all)
 }

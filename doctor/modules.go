@@ -38,6 +38,19 @@ func missingModules(root string, groups [][]string) (missing []string) {
 	return missing
 }
 
+// tapFindings recommend a tap where there is none.
+func (o *Options) tapFindings() []Finding {
+	if !o.NoTap {
+		return nil
+	}
+	return []Finding{{
+		Check: "no-tap", Severity: Warning, Title: "fsban reads no SIP messages", Seen: "sip.tap is off.",
+		Why: "fsban cannot tell forged failed logins from real ones, so that five packets can ban an innocent address, and does not see " +
+			"passwords that are guessed with SUBSCRIBE or MESSAGE.",
+		Change: "sip: {tap: auto}; docs/what-fsban-sees.md compares the taps.",
+	}}
+}
+
 // tapFindings report a kernel that cannot copy SIP packets.
 func (h *Host) tapFindings() []Finding {
 	if len(h.NoModules) == 0 {

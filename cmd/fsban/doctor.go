@@ -119,6 +119,7 @@ func examine(ctx context.Context, cfg *config.Config) ([]doctor.Finding, error) 
 		}
 		findings := doctor.Examine(ctx, client, host, doctor.Options{
 			Contexts: cfg.Calls.Contexts, Denied: state.Denied, Required: detect.Required, LoggedIn: cfg.FreeSWITCH.User,
+			NoTap: cfg.SIP.Tap == config.TapOff,
 		})
 		if err := ctx.Err(); errors.Is(err, context.Canceled) {
 			return nil, err // interrupted: half a look is no diagnosis

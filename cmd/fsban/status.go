@@ -141,6 +141,9 @@ func printStatus(s *term.Screen, st *control.Status, top *control.Top, all bool,
 	for i := range st.Sources {
 		row("source", "%s", sourceLine(&st.Sources[i], st.Problems, now))
 	}
+	if len(st.Sources) > 0 && !slices.ContainsFunc(st.Sources, func(src control.Source) bool { return src.Name == policy.SIP.String() }) {
+		row("no tap", "forged failed logins look like real ones: set sip.tap to auto")
+	}
 	if text := withoutSource(st.ActiveSources); text != "" && (all || strings.HasPrefix(text, policy.AuthFailure.String())) {
 		row("no source", "%s", text)
 	}

@@ -185,7 +185,9 @@ func TestLossIsCounted(t *testing.T) {
 		return s.Lost > 0
 	})
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 	if s := l.Stats(); s.Lost+s.Datagrams < sent {
 		t.Errorf("of %d: %+v", sent, s)
 	}
