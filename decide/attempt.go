@@ -203,7 +203,7 @@ func (l *Loop) act(d *policy.Decision, source policy.Source, cause firewall.Caus
 		l.log.Warn("attacked from an address that is never banned", "addr", d.Prefix, "because", d.Never.Origin, "rule", d.Rule.Name, "attempts",
 			d.Count, book.Text("user", book.LastUser(d.Evidence)))
 	case policy.BanNow:
-		l.ban(d, source, cause)
+		l.ban(d, source, cause, "")
 	case policy.Held:
 		l.log.Warn("a ban is held", "addr", d.Prefix, "guard", d.Guard, "rule", d.Rule.Name, "attempts", d.Count)
 	case policy.Lift:
@@ -220,10 +220,11 @@ func (l *Loop) act(d *policy.Decision, source policy.Source, cause firewall.Caus
 	}
 }
 
-// ban makes the ban that a rule decided on, unless it is over, because an attempt that was read back may be old, or a ban that
-// lasts longer is in force.
-func (l *Loop) ban(d *policy.Decision, source policy.Source, cause firewall.Cause) {
+// ban makes the ban that a rule decided on, unless it is over, because an attempt that was read back may be old, or a ban that lasts
+// longer is in force. by is the operator who has released it, if any.
+func (l *Loop) ban(d *policy.Decision, source policy.Source, cause firewall.Cause, by string) {
 	e := entryOf(d, book.ByRule, source, cause)
+	e.Ban.By = by
 	if e.Ban.Over(cause.Read) {
 		return
 	}

@@ -193,7 +193,7 @@ func (l *Loop) Held(ctx context.Context) (list []policy.HeldBan, err error) {
 	return list, err
 }
 
-// Release makes the held ban of p, or all held bans if p is not valid, because an operator orders it.
+// Release makes the held ban of p, or all held bans if p is not valid, because an operator orders it. The bans bear that name.
 func (l *Loop) Release(ctx context.Context, p netip.Prefix, by string) (n int, err error) {
 	found := true
 	err = l.change(ctx, func() {
@@ -209,7 +209,7 @@ func (l *Loop) Release(ctx context.Context, p netip.Prefix, by string) (n int, e
 		}
 		for i := range list {
 			l.recorder.Decided(list[i].Verdict)
-			l.act(&list[i], policy.Operator, firewall.Cause{Read: now})
+			l.ban(&list[i], policy.Operator, firewall.Cause{Read: now}, by)
 		}
 		n = len(list)
 		l.log.Info("held bans released", "bans", n, "by", by)

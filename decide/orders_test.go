@@ -39,6 +39,11 @@ func TestAllDecisionsAreRecorded(t *testing.T) {
 	expect("under the guard", 1, 4)
 	order(func() (int, error) { return n.Release(t.Context(), netip.PrefixFrom(nth(101), 32), "anna") })
 	expect("released by an operator", 2, 4)
+	for i, by := range []string{"", "anna"} {
+		if b, _ := n.ledger.Get(netip.PrefixFrom(nth(100+i), 32)); b.By != by || b.Rule != "enumeration" {
+			t.Errorf("ban %+v, want one by %q", b, by)
+		}
+	}
 	order(func() (int, error) { return n.Discard(t.Context(), netip.PrefixFrom(nth(102), 32), "anna") })
 	expect("discarded", 2, 4)
 	n.stop()

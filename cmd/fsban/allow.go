@@ -22,9 +22,10 @@ func newAllow(s *settings) *cobra.Command {
 		Long: `Put an address or prefix onto the never-ban list, forever or for a time, and end all its bans, on all nodes of the fleet. If an
 operator has banned a wider prefix, the address stays banned: the message names that ban, and the exit code is 1.
 
-A repeated allow changes only the given values: without --for its end stays, without --reason its reason,
-and one made with --local stays local. A very wide prefix (an IPv4 /16, an IPv6 /32) needs a confirmation on a terminal, or --force. An allowance outlives a restart. Permanent
-entries belong into policy.ignoreip. fsban allowed lists the allowances, fsban status --all the whole never-ban list.`,
+A repeated allow changes only the given values: without --for its end stays, without --reason its reason, and one made
+with --local stays local. A very wide prefix (an IPv4 /16, an IPv6 /32) needs a confirmation on a terminal, or --force. An
+allowance outlives a restart. Permanent entries belong into policy.ignoreip. fsban allowed lists the allowances, fsban status
+--all the whole never-ban list.`,
 		Example: "  fsban allow 192.0.2.7\n  fsban allow 192.0.2.0/24 --for 7d --reason \"the new office moves in\"",
 		Args:    someArgs,
 		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {

@@ -146,7 +146,7 @@ func banRows(s *term.Screen, w *control.AddressState, b *control.Ban, now time.T
 	}
 	if b.Node != "" {
 		row("node", "%s", nodeOf(s, b))
-		if len(b.Evidence) == 0 && b.Attempts > 0 && b.By == "" {
+		if len(b.Evidence) == 0 && b.Attempts > 0 && b.Rule != "operator" {
 			row("evidence", "is on that node, run there: fsban why %v", w.Addr)
 		}
 	}
