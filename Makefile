@@ -112,7 +112,7 @@ soak: tools-test
 
 EACH ?= 60s
 fuzz:
-	$(GO) test -count=1 -timeout 0 ./policy -run 'TestTheEngineDecides|TestTheNextFailure|SimulatedMonths|TestARestart|TestAStepOfTheClock' -search 10
+	$(GO) test -count=1 -timeout 0 ./policy -run 'TestTheEngineDecides|TestTheNextFailure|SimulatedMonths|TestARestartChanges|TestAStepOfTheClock' -search 10
 	$(GO) test -count=1 -timeout 0 ./decide -run 'TestARestartAmid' -search 40
 	$(GO) test -count=1 -timeout 0 -v ./decide -run 'TestNodesConverge$$' -converge.for $(EACH)
 	@grep -ro '^func Fuzz[A-Za-z]*' --include=*_test.go . | sort | sed 's|/[^/]*:func | |' | while read -r room target; do \
