@@ -122,7 +122,8 @@ func (m *metrics) ofAttempts(t table, d *Daemon) {
 			"failure of a known-good or never-ban address, and nothing proves that it sent it.", "verdict", verdicts)
 	m.whileBan = t.counter("fsban_attempts_while_banned_total", "Attempts of addresses that were already banned.")
 	m.tap.details = map[policy.Kind]map[string]prometheus.Counter{
-		policy.Malformed: counters(t, "fsban_malformed_messages_total", "Malformed SIP messages that count as attempts, by fault.", "fault", detect.Faults),
+		policy.Malformed: counters(t, "fsban_malformed_messages_total",
+			"Malformed SIP messages that count as attempts, by fault.", "fault", detect.Faults),
 		policy.Exploit: counters(t, "fsban_exploits_total",
 			"SIP requests that match a published attack on FreeSWITCH itself, by advisory.", "advisory", advisory.Recognised()),
 	}

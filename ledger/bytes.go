@@ -17,7 +17,8 @@ const (
 
 // AppendAttempt writes all of a.
 func AppendAttempt(to []byte, a *policy.Attempt) []byte {
-	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source)|byte(a.Transport)<<transportShift, byte(a.Method)|byte(a.Proof)<<proofShift)
+	to = append(AppendAddr(to, a.Addr), byte(a.Kind), byte(a.Source)|byte(a.Transport)<<transportShift,
+		byte(a.Method)|byte(a.Proof)<<proofShift)
 	to = AppendTime(AppendTime(to, a.At), a.ReportedAt)
 	to = AppendTexts(to, a.User, a.Number, a.Domain, a.Profile, a.UserAgent)
 	if a.Kind.Detailed() {

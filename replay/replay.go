@@ -78,7 +78,8 @@ func newReplayer(cfg *config.Config, zone *time.Location) *replayer {
 		detector: detect.New(cfg.Detect()), lines: detect.NewLogReader(),
 		engine: policy.NewEngine(p.Rules(), policy.NewNeverBan(policy.NeverEntries("ignoreip", p.IgnorePrefixes()...)), p.Options()),
 		cti:    len(cfg.CTIEvent.Subclasses) > 0, findtime: p.LongestFindTime(), wait: p.Options().ChallengeWait, zone: zone,
-		scanners: detect.Scanners(p.Rules()), banned: make(map[netip.Prefix]time.Time), result: Result{Attempts: make(map[string]int), Bans: []Ban{}},
+		scanners: detect.Scanners(p.Rules()), banned: make(map[netip.Prefix]time.Time),
+		result: Result{Attempts: make(map[string]int), Bans: []Ban{}},
 	}
 	return r
 }

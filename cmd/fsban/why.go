@@ -107,8 +107,8 @@ func explain(s *term.Screen, w *control.AddressState, now time.Time) []string {
 		if a.Number != "" {
 			number = " to " + s.Quote(a.Number, 60)
 		}
-		row("attempt", "%s %s %s%s user %s%s, %s, reported by %s", stamp(a.At), kindOf(s, &a), s.Clean(a.Method), onWire(s, &a), s.Quote(a.User, 60), number,
-			s.Quote(a.UserAgent, 80), s.Clean(a.Source))
+		row("attempt", "%s %s %s%s user %s%s, %s, reported by %s", stamp(a.At), kindOf(s, &a), s.Clean(a.Method), onWire(s, &a),
+			s.Quote(a.User, 60), number, s.Quote(a.UserAgent, 80), s.Clean(a.Source))
 	}
 	for i := range w.History {
 		e := &w.History[i]
