@@ -142,7 +142,7 @@ func (d *Daemon) wire(mode decide.Mode) {
 			return d.sources.client.API(ctx, name, arguments)
 		},
 	})
-	d.neverBan = newNeverBan(cfg, d.sources.client, d.loop, d.log)
+	d.neverBan = newNeverBan(cfg, d.sources, d.loop, d.log)
 	d.server = control.NewServer(cfg.Control.Socket, d.opts.Version, api.New(api.Options{
 		Version: d.opts.Version, Started: d.started, Config: d.cfg, Loop: d.loop, Ledger: d.ledger, Enforcer: d.enforcer,
 		Fleet: func() *fleet.Fleet { return d.fleet }, Sources: d.sources.status, Unready: d.unprotected, Problems: d.problems,

@@ -23,6 +23,9 @@ var joinNames = map[policy.Proof]string{
 
 func (m *metrics) ofTap(t table, d *Daemon) {
 	tap := func() *tap { return d.sources.tap }
+	t.counterOf("fsban_sip_deaf_seconds_total",
+		"Seconds in which a port of FreeSWITCH got at least 500 SIP requests and answered less than half of them.",
+		func() uint64 { return tap().wireStats().Deaf })
 	m.tap.messages = counters(t, "fsban_sip_messages_total",
 		"SIP messages that the taps received, by outcome.", "outcome", detect.WireOutcomes)
 	m.tap.joined = t.histogram(seconds("fsban_sip_join_seconds",

@@ -20,13 +20,15 @@ type neverBan struct {
 	watcher *neverban.Watcher
 	client  *esl.Client
 	loop    *decide.Loop
+	tap     *tap // nil: none
 	log     *slog.Logger
 	logged  []string // problems; the watcher's goroutine's own
 }
 
-func newNeverBan(cfg *config.Config, client *esl.Client, loop *decide.Loop, log *slog.Logger) *neverBan {
-	n := &neverBan{client: client, loop: loop, log: log}
+func newNeverBan(cfg *config.Config, s *sources, loop *decide.Loop, log *slog.Logger) *neverBan {
+	n := &neverBan{client: s.client, loop: loop, tap: s.tap, log: log}
 	n.watcher = neverban.New(n.options(cfg))
+	n.tap.setOwn(n.watcher.Local())
 	return n
 }
 
@@ -57,6 +59,7 @@ func (n *neverBan) local() []policy.NeverEntry { return entriesOf(n.watcher.Loca
 // changed runs in the watcher's goroutine. The loop runs for as long as the watcher does.
 func (n *neverBan) changed(entries []neverban.Entry, problems []string) {
 	n.logProblems(problems)
+	n.tap.setOwn(entries)
 	_ = n.loop.SetNeverBan(context.Background(), entriesOf(entries))
 }
 

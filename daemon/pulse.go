@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -16,10 +17,13 @@ type pulse struct {
 	beat   atomic.Pointer[detect.Heartbeat]
 	beatAt atomic.Int64 // when it was read, unix microseconds
 	clock  clock
+
+	core    [64]byte // of the last event; the reader's own
+	coreLen int
 }
 
-// take takes in an event that has just been read.
-func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) {
+// take takes in an event that has just been read, and reports whether FreeSWITCH has restarted since the event before.
+func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) (restarted bool) {
 	p.last.Store(now.UnixMicro())
 	if at, ok := detect.EventTime(ev); ok {
 		p.clock.add(at, now)
@@ -29,6 +33,17 @@ func (p *pulse) take(d *detect.Detector, ev *esl.Event, now time.Time) {
 		p.beat.Store(&kept)
 		p.beatAt.Store(now.UnixMicro())
 	}
+	return p.noteCore(d.Core(ev))
+}
+
+// noteCore reports whether core identifies another process of FreeSWITCH than that of the event before.
+func (p *pulse) noteCore(core []byte) (restarted bool) {
+	if len(core) == 0 || len(core) > len(p.core) || bytes.Equal(core, p.core[:p.coreLen]) {
+		return false
+	}
+	restarted = p.coreLen > 0
+	p.coreLen = copy(p.core[:], core)
+	return restarted
 }
 
 // heartbeat is the last one, or zero.

@@ -47,6 +47,27 @@ func TestTheClockIsReadFromTheFreshestEvent(t *testing.T) {
 	}
 }
 
+func TestARestartOfFreeSWITCHShowsInItsEvents(t *testing.T) {
+	d := detect.New(detect.Options{})
+	ev := esl.NewEvent(d.Fields())
+	began := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	var p pulse
+	for i, step := range []struct {
+		core string
+		want bool
+	}{
+		{"Core-UUID: a\n", false}, {"Core-UUID: a\n", false}, {"", false}, {"Core-UUID: b\n", true}, {"Core-UUID: b\n", false},
+		{"Core-UUID: a\n", true}, {"Core-UUID: " + strings.Repeat("x", 65) + "\n", false},
+	} {
+		if err := ev.Parse([]byte("Event-Name: HEARTBEAT\n" + step.core)); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.take(d, ev, began.Add(time.Duration(i)*time.Second)); got != step.want {
+			t.Errorf("event %d: restarted %v", i, got)
+		}
+	}
+}
+
 func TestThePulseOfAnEventCostsNoAllocation(t *testing.T) {
 	d := detect.New(detect.Options{})
 	ev := esl.NewEvent(d.Fields())

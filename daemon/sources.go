@@ -131,7 +131,9 @@ func (s *sources) socket(cfg *config.Config, detector *detect.Detector) esl.Opti
 // onEvent runs in the reader's goroutine: detect, offer, never wait.
 func (s *sources) onEvent(detector *detect.Detector, ev *esl.Event) {
 	now := time.Now()
-	s.pulse.take(detector, ev, now)
+	if s.pulse.take(detector, ev, now) {
+		s.tap.restarted(now)
+	}
 	a, outcome := detector.Event(ev, now)
 	s.parts.metrics.events[outcome].Inc()
 	switch outcome {

@@ -179,6 +179,10 @@ func attacks(l *layout) {
 				"no protection.", perMinute, "none").
 			query("{{advisory}}", minutely("advisory", sel("fsban_exploits_total"))).
 			colors("CVE-2026-116779", red, "PR-3134", orange).size(12, 8).alerts("FsbanExploit"),
+		lines("Seconds without answers",
+			"Seconds per minute in which a port of FreeSWITCH answered less than half of at least 500 requests. Only a tap shows "+
+				"them.", "short", "none").
+			query("{{instance}}", "60*rate("+sel("fsban_sip_deaf_seconds_total")+"[$__rate_interval])").size(12, 8).alerts("FsbanFreeSWITCHDeaf"),
 		lines("Malformed messages by fault",
 			"Malformed SIP messages per minute, by the part that is missing or invalid. Only a tap shows them.", perMinute, "none").
 			query("{{fault}}", minutely("fault", sel("fsban_malformed_messages_total"))).size(12, 8),

@@ -43,6 +43,7 @@ var mayBeEmpty = map[string]string{
 var notPlayed = map[string]string{
 	"FsbanKnownGoodBanned": "policy/shieldknown_test.go has its counter, promtool the rule",
 	"FsbanForgedFailures":  "only a tap shows forged failures",
+	"FsbanFreeSWITCHDeaf":  "only a tap shows unanswered requests",
 	"FsbanExploit":         "only a tap shows attacks on FreeSWITCH itself",
 	"FsbanWatching":        "it fires after an hour, and no daemon of the stage watches; promtool tests the rule",
 	"FsbanAttemptsDropped": "fsban is faster than FreeSWITCH can be played",

@@ -16,6 +16,7 @@ const (
 	maxSessions
 	sessionsLastSecond
 	idleCPU
+	coreUUID // of every event
 	endOfHeartbeat
 )
 
@@ -25,6 +26,7 @@ var heartbeatHeaders = [endOfHeartbeat]string{
 	maxSessions:        "Max-Sessions",
 	sessionsLastSecond: "Session-Per-Sec-Last",
 	idleCPU:            "Idle-CPU",
+	coreUUID:           "Core-UUID",
 }
 
 // A Heartbeat is the state that FreeSWITCH reports every few seconds. Missing and invalid values are zero.
@@ -59,3 +61,6 @@ func (d *Detector) Heartbeat(ev *esl.Event) (beat Heartbeat, ok bool) {
 		SessionsPerSecond: number(sessionsLastSecond, math.MaxUint32), IdleCPU: number(idleCPU, 100) / 100,
 	}, true
 }
+
+// Core returns what identifies the process of FreeSWITCH that sent ev, an event with d's Fields: another one after each start.
+func (d *Detector) Core(ev *esl.Event) []byte { return ev.Get(d.heartbeat + coreUUID) }

@@ -131,7 +131,9 @@ func (s *SIP) message(p *sipwire.Packet, m *sipwire.Message, at time.Time, a *po
 		if !t.InDialog && t.Status < 300 {
 			s.scans.know(t.Server.Addr(), at)
 		}
-		return NoAttempt
+		if a.Kind.OnWire() || s.nonces.Serves(t.Client.Addr()) {
+			return NoAttempt
+		}
 	}
 	if p.To.Addr().IsUnspecified() && s.exploit(t.Client.Addr(), m.MethodName, t.ToUser, a) == Attempt { // its request had no address
 		s.answered(a, t)

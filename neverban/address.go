@@ -119,7 +119,7 @@ func addresses() ([]Entry, error) {
 			return nil, err
 		}
 		if addr.IsValid() {
-			entries = append(entries, single(addr, "own address"+name[binary.NativeEndian.Uint32(m.Data[4:])]))
+			entries = append(entries, single(addr, ownOrigin+name[binary.NativeEndian.Uint32(m.Data[4:])]))
 		}
 		if len(entries) > maxAddresses {
 			return nil, fmt.Errorf("more than %d", maxAddresses)

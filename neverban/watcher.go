@@ -25,6 +25,15 @@ type Entry struct {
 	Origin string       // reason for display: "own address eth0", "gateway carrier1 (sip.carrier.example)"
 }
 
+// Origins of FreeSWITCH's own addresses.
+const (
+	ownOrigin  = "own address"
+	peerOrigin = "event socket"
+)
+
+// Own reports whether e is an address of FreeSWITCH: of this host, or the peer of the event socket.
+func (e Entry) Own() bool { return e.Origin == peerOrigin || strings.HasPrefix(e.Origin, ownOrigin) }
+
 // Options select the sources of a Watcher. The zero value selects this host's own addresses and the peers of its sshd.
 type Options struct {
 	Prefixes []Entry  // the operator's, passed on unchanged
@@ -152,7 +161,7 @@ func (w *Watcher) Status() (entries []Entry, problems []string) {
 func (w *Watcher) SetPeer(addr netip.Addr) {
 	var r report
 	if addr.IsValid() {
-		r.entries = []Entry{single(addr, "event socket")}
+		r.entries = []Entry{single(addr, peerOrigin)}
 	}
 	w.put(peer, r)
 }
