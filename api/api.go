@@ -104,6 +104,10 @@ func (a *API) problems(s *control.Status) []string {
 		if src.Name == policy.CTILog.String() && slices.Contains(src.ActiveFor, policy.AuthFailure.String()) {
 			list = append(list, "the event socket is down, only mod_cti's log reports failed logins: "+s.Sources[0].Error)
 		}
+		if src.Name == policy.SIP.String() && slices.Contains(src.ActiveFor, policy.AuthFailure.String()) && s.Sources[0].Error != "" {
+			list = append(list, "the event socket is down, only SIP messages show failed logins, and not those over TLS unless FreeSWITCH "+
+				"captures them: "+s.Sources[0].Error)
+		}
 		if missed := Missed(src.NotAllowed); len(missed) > 0 {
 			list = append(list, fmt.Sprintf("the login to FreeSWITCH may not see %v (esl-allowed-events in the directory)", missed))
 		}

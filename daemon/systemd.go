@@ -8,8 +8,6 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
-
-	"fsban/policy"
 )
 
 // readiness is the part of the state that systemd is notified of.
@@ -49,7 +47,7 @@ func (d *Daemon) unprotected() []string {
 	if s := d.enforcer.Status(); !s.Enforcing {
 		why = append(why, fmt.Sprintf("bans are not enforced: %v", s.Err))
 	}
-	if s := d.sources.client.State(); !s.Up && !d.sources.followsLog() && !d.loop.Alive(policy.SIP) {
+	if s := d.sources.client.State(); !s.Up && !d.sources.followsLog() && !d.sources.tap.reads() {
 		if s.Err != nil {
 			why = append(why, "no source of attempts is alive: "+s.Err.Error())
 		} else {

@@ -27,6 +27,7 @@ const quietTime = 2 * time.Minute
 type tap struct {
 	parts  sourceOptions
 	wake   chan struct{} // a failed login waits
+	seen   atomic.Bool   // a SIP message
 	kernel *kernelTap    // nil: sip.tap is hep
 
 	capture *capture
@@ -83,7 +84,7 @@ func (t *tap) run(ctx context.Context) error {
 // take takes in a SIP message. It runs in a reader's goroutine: detect, offer, never wait.
 func (t *tap) take(p *sipwire.Packet) {
 	now := time.Now()
-	if !t.parts.loop.Alive(policy.SIP) {
+	if first := !t.seen.Swap(true); first || !t.parts.loop.Alive(policy.SIP) {
 		t.setAlive(true)
 	}
 	t.mu.Lock()
@@ -286,6 +287,11 @@ func (t *tap) watchAlive(ctx context.Context, l *hep.Listener) error {
 func (t *tap) setAlive(alive bool) {
 	t.parts.loop.SetAlive(policy.SIP, alive)
 	t.parts.changed()
+}
+
+// reads reports whether the tap is alive and has read a SIP message: rules of the kernel alone do not show that FreeSWITCH is behind them.
+func (t *tap) reads() bool {
+	return t != nil && t.seen.Load() && t.parts.loop.Alive(policy.SIP)
 }
 
 // status completes the state of the tap.

@@ -75,7 +75,10 @@ within stat -c '%n %U %G %a' /etc/fsban/config.yaml
 chroot "$root" fsban run 2>/dev/null &
 daemon=$!
 n=0
-until within iptables -t raw -S FSBAN 2>/dev/null | grep -q DROP && within ip6tables -t raw -S FSBAN 2>/dev/null | grep -q DROP; do
+enforced() {
+	within "$1" -t raw -S FSBAN 2>/dev/null | grep -q DROP && within "$1" -S OUTPUT 2>/dev/null | grep -q FSBAN-TAP-OUT
+}
+until enforced iptables && enforced ip6tables; do
 	n=$((n + 1))
 	[ $n -lt 600 ] || exit 1
 	sleep 0.1
@@ -94,9 +97,17 @@ log: {level: debug}
 /etc/fsban/config.yaml root fsban 640
 removed jump from ipv4 raw/PREROUTING
 removed ipv4 chain raw/FSBAN
+removed jump from ipv4 filter/INPUT to FSBAN-TAP-IN
+removed jump from ipv4 filter/OUTPUT to FSBAN-TAP-OUT
+removed ipv4 chain filter/FSBAN-TAP-IN
+removed ipv4 chain filter/FSBAN-TAP-OUT
 removed set fsban4
 removed jump from ipv6 raw/PREROUTING
 removed ipv6 chain raw/FSBAN
+removed jump from ipv6 filter/INPUT to FSBAN-TAP-IN
+removed jump from ipv6 filter/OUTPUT to FSBAN-TAP-OUT
+removed ipv6 chain filter/FSBAN-TAP-IN
+removed ipv6 chain filter/FSBAN-TAP-OUT
 removed set fsban6
 ./etc/fsban
 ./etc/fsban/config.yaml.rpmsave
