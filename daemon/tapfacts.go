@@ -9,8 +9,8 @@ import (
 
 // The tap is given facts that other parts of the daemon know.
 
-// restarted notes that FreeSWITCH has restarted, by its first event. That is a little late: nonces issued in between count as old too, which
-// misses a guess at worst.
+// restarted notes that FreeSWITCH has restarted, by its first event. That is a little late: nonces issued in between count as old too,
+// which misses a guess at worst.
 func (t *tap) restarted(now time.Time) {
 	if t == nil {
 		return
