@@ -7,14 +7,14 @@ import (
 	"fsban/sipwire"
 )
 
-// ownAddrs tell FreeSWITCH's addresses from those of its peers: its own requests are no attempts.
+// ownAddrs distinguishes FreeSWITCH's addresses from those of its peers: its own requests are no attempts.
 type ownAddrs struct {
-	given   []netip.Addr
-	clients map[netip.Addr]netip.Addr
-	many    map[netip.Addr]bool // an address that has answered several clients
+	given   []netip.Addr              // of SetOwn
+	clients map[netip.Addr]netip.Addr // the first client of each address that has answered a request
+	many    map[netip.Addr]bool       // addresses that have answered several clients
 }
 
-// maxOwn bounds the addresses of which it is learned whether they are FreeSWITCH's.
+// maxOwn bounds each table of learned addresses.
 const maxOwn = 4096
 
 // SetOwn sets FreeSWITCH's addresses. An address that answers requests of several clients is taken for one of them in any case.

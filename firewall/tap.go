@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// A Tap says which packets the kernel copies to a group of NFLOG: those to and from some ports of this host, behind the rules that
-// drop packets of banned addresses. Its zero value copies nothing.
+// A Tap selects the packets that the kernel copies to a group of NFLOG: those to and from some ports of this host, behind the rules
+// that drop packets of banned addresses. Its zero value copies nothing.
 type Tap struct {
 	Group     uint16
 	Threshold uint16  // packets that the kernel hands over at once

@@ -39,13 +39,13 @@ func (b *Backend) create(set *nftables.Set, elements []nftables.SetElement) erro
 		return err
 	}
 	subsystem := uint8(unix.NFNL_SUBSYS_NFTABLES)
-	limit := func(kind uint16) netlink.Message {
+	boundary := func(kind uint16) netlink.Message {
 		return netlink.Message{
 			Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request}, Data: []byte{0, unix.NFNETLINK_V0, 0, subsystem},
 		}
 	}
 	_, err = b.socket.SendMessages([]netlink.Message{
-		limit(unix.NFNL_MSG_BATCH_BEGIN),
+		boundary(unix.NFNL_MSG_BATCH_BEGIN),
 		{
 			Header: netlink.Header{
 				Type:  netlink.HeaderType(uint16(subsystem)<<8 | unix.NFT_MSG_NEWSETELEM),
@@ -53,7 +53,7 @@ func (b *Backend) create(set *nftables.Set, elements []nftables.SetElement) erro
 			},
 			Data: append([]byte{byte(set.Table.Family), unix.NFNETLINK_V0, 0, 0}, data...),
 		},
-		limit(unix.NFNL_MSG_BATCH_END),
+		boundary(unix.NFNL_MSG_BATCH_END),
 	})
 	if err != nil {
 		return err
