@@ -18,9 +18,9 @@ func newHeld(s *settings) *cobra.Command {
 		Use:   "held [ADDRESS|PREFIX...]",
 		Short: "List, release or discard bans held by a guard",
 		Long: `List the bans held by a guard: by the outage guard those of known-good addresses, when many of them fail together; by the
-ban-rate guard those beyond policy.ban_rate a minute. FIRED counts how often a rule wanted the ban: addresses that go on come
-first. --release makes the named bans now, --discard drops them; --all means
-every held ban.`,
+known-good guard those of known-good addresses beyond policy.known_good.ban_rate; by the ban-rate guard those beyond policy.ban_rate
+a minute. FIRED counts how often a rule wanted the ban: addresses that go on come first. --release makes the named bans now,
+--discard drops them; --all means every held ban.`,
 		Example:           "  fsban held\n  fsban held --release 192.0.2.7\n  fsban held --discard --all",
 		ValidArgsFunction: s.completing(0, heldNow),
 		RunE: s.asking(func(cmd *cobra.Command, args []string, client *control.Client) error {
