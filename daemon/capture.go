@@ -79,7 +79,7 @@ func (c *capture) look(ctx context.Context, now time.Time) {
 	missed := c.missed(last)
 	switch {
 	case c.tap.hep.Load() == nil || !c.client.State().Up: // problems of their own; without a collector FreeSWITCH logs an error a message
-	case c.asked.IsZero() && now.Sub(last) < captureCalm: // it is on
+	case c.asked.IsZero() && now.Sub(last) < captureCalm && last.After(c.client.State().Since): // on; a restart of FreeSWITCH ends it
 		c.asked = now
 		c.problem.Store(nil)
 	case c.asked.IsZero(), missed && now.Sub(c.asked) >= captureRetry:

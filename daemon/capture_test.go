@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"fsban/config"
+	"fsban/control"
 	"fsban/internal/fakeswitch"
 	"fsban/internal/testenv"
 )
@@ -99,4 +100,31 @@ func TestTheCaptureNeedsAServer(t *testing.T) {
 			r.eventually("the capture is on", func() bool { return slices.Contains(r.ran(), "sofia global capture on") })
 		})
 	}
+}
+
+// A FreeSWITCH that restarted has forgotten its capture, however short ago a message came.
+func TestARestartedFreeSWITCHIsAskedForItsCaptureAgain(t *testing.T) {
+	t.Parallel()
+	r, _ := enabling(t, func(listen string) string { return sofiaConfOf("udp:"+listen+";hep=3", "no") })
+	asked := func(times int) func() bool {
+		return func() bool {
+			n := 0
+			for _, command := range r.ran() {
+				if command == "sofia global capture on" {
+					n++
+				}
+			}
+			return n >= times
+		}
+	}
+	r.eventually("the capture is on", asked(1))
+	r.mirror(datagrams(t, "hep-options-svmap")...)
+	addr := r.fs.Addr()
+	r.fs.CloseListener()
+	r.fs.End(fakeswitch.Kill)
+	r.statusIs("the event socket is down", func(s control.Status) bool { return !s.Sources[0].Up })
+	if err := r.fs.Listen(addr); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the capture is on again", asked(2))
 }
